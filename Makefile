@@ -1,0 +1,46 @@
+# Everything a user needs: `make demo` (or `make help`). PYTHON=python3.12 picks another interpreter.
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test slow lint figures bench clean
+
+help:  ## show this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "gradprobe needs Python 3.11 or newer; type: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+.venv/developing: .venv/installed
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+demo: .venv/installed  ## install into .venv and measure: vpnoise against gumbel on the embedded model
+	$(BIN)/gradprobe coherence --op vpnoise --k 58
+
+test: .venv/developing  ## run the tests (the `real` ones if GRADPROBE_ASSETS or ../shared/assets is there)
+	$(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+
+slow: .venv/developing  ## run the long simulations, such as the coverage of the intervals
+	$(BIN)/pytest --numprocesses $(WORKERS) -m slow
+
+lint: .venv/developing  ## style, types and floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+figures: .venv/installed  ## draw every figure of experiments/ into figures/, computing only what is missing
+	$(BIN)/gradprobe figures
+
+bench: .venv/installed  ## speed, side by side with peers and with the bare forward pass
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+clean:  ## remove the virtual environment and caches
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -1,0 +1,40 @@
+"""gradprobe: measure which differentiable token-selection operator gives a gradient one can trust.
+
+Example:
+    >>> import torch, gradprobe as gp
+    >>> op = gp.build("vpnoise:tau=0.3")
+    >>> selection = op(torch.randn(2, 196, 32), torch.randn(2, 196), 58, noise=gp.Noise(0, (0, 1)))
+    >>> bool((selection.weights.sum(1) - 58).abs().max() < 1e-3)
+    True
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Backbone": "backbones",
+    "GradprobeError": "errors",
+    "Noise": "core",
+    "Operator": "core",
+    "Selection": "core",
+    "Store": "results",
+    "Tokens": "core",
+    "UsageError": "errors",
+    "build": "registry",
+    "classification": "tasks",
+    "coherence": "probes.coherence",
+    "soft_topk": "softtopk",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    """Resolve a public name on first use, so that importing gradprobe costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"gradprobe has no {name!r}; public names: {', '.join(__all__)}")
+    return getattr(importlib.import_module(f"gradprobe.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,66 @@
+"""The command line: parses, calls, prints. One file a command; heavy imports happen inside the command."""
+
+import sys
+
+import click
+import typer
+
+from gradprobe import __version__
+from gradprobe.cli.coherence import coherence
+from gradprobe.cli.figures import figures
+from gradprobe.cli.scenes import train_scenes
+from gradprobe.cli.store import list_results, show
+from gradprobe.errors import GradprobeError, UsageError
+
+app = typer.Typer(
+    name="gradprobe",
+    help="Measure which differentiable token-selection operator gives a gradient one can trust.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+app.command()(coherence)
+app.command("list")(list_results)
+app.command()(show)
+app.command()(figures)
+app.command("train-scenes")(train_scenes)
+
+
+def main() -> None:
+    """Run the command line; an error is one line, its exit code 2 for usage and 1 for failure."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]  # wherever it is written
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        sys.exit(app(arguments, standalone_mode=False) or 0)
+    except click.ClickException as error:
+        if debug:
+            raise
+        _fail(error.format_message(), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("stopped; what was stored stays, and the same command goes on from it", 130)
+    except GradprobeError as error:
+        if debug:
+            raise
+        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"gradprobe: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,57 @@
+"""``gradprobe figures``: draw the presets in experiments/, answering what is not stored yet."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradprobe.errors import GradprobeError, UsageError, nearest
+
+COMMITTED = Path("results")  # stored with the project; searched first, never written to
+
+
+def figures(
+    name: Annotated[
+        str | None, typer.Argument(help="One preset, e.g. fig1c_coherence; all of them without it.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("figures"),
+    presets: Annotated[Path, typer.Option(help="Folder of the presets.")] = Path("experiments"),
+    results: Annotated[Path, typer.Option(help="Where new answers are kept.")] = Path("runs"),
+    draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; draw what is stored.")] = False,
+) -> None:
+    """Draw the figures of the presets as png and svg; only questions without a stored answer are computed."""
+    from gradprobe.cli.progress import bars
+    from gradprobe.experiments import load_experiment, panels, run_experiment
+    from gradprobe.plotting.coherence import fig1c
+    from gradprobe.plotting.style import save_figure
+    from gradprobe.results import Store
+
+    known = {path.stem: path for path in sorted(presets.glob("*.toml"))}
+    if not known:
+        raise UsageError(f"no presets in {presets}; run this in a clone of gradprobe, or give --presets DIR")
+    if name is not None and name not in known:
+        raise UsageError(f"no preset {name!r} in {presets}: {nearest(name, known)}")
+    drawings = {"fig1c": fig1c}
+    chosen = [load_experiment(path) for stem, path in known.items() if name in (None, stem)]
+    for experiment in chosen:
+        if experiment.figure not in drawings:
+            raise UsageError(
+                f"{experiment.name}: no figure {experiment.figure!r}: {nearest(experiment.figure, drawings)}"
+            )
+    undrawn = []
+    for experiment in chosen:
+        with bars() as tell:
+            answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
+        computed = sum(answer.computed for answer in answers)
+        typer.echo(f"{experiment.name}: {len(answers) - computed} stored, {computed} computed, {len(missing)} missing")
+        for gap in missing:
+            panel = " ".join(gap.run.panel.split())
+            typer.echo(f"  missing: {gap.run.question.get('op')} in {panel}: {gap.reason}")
+        if not answers:
+            undrawn.append(experiment.name)
+            continue
+        figure = drawings[experiment.figure](panels(experiment, answers), experiment.paper)
+        for suffix in (".png", ".svg"):
+            typer.echo(f"  drawn: {save_figure(figure, out / f'{experiment.name}{suffix}')}")
+    if undrawn:
+        raise GradprobeError(f"no answers for {', '.join(undrawn)}, so nothing drawn; the lines above say why")

@@ -1,0 +1,25 @@
+"""Progress bars with the time left, on stderr."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+@contextmanager
+def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A function ``(what, done, of how many)`` that draws one bar for each ``what``."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
+        known = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in known:
+                known[what] = progress.add_task(what, total=total)
+            progress.update(known[what], completed=done, total=total)
+
+        yield tell

@@ -1,0 +1,23 @@
+"""``gradprobe train-scenes``: make the embedded model's weights anew."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train_scenes(
+    out: Annotated[Path, typer.Option(help="Folder for the weights, their card and the checkpoint.")] = Path("scenes"),
+    steps: Annotated[int, typer.Option(help="Optimiser steps of 64 scenes each.")] = 1200,
+    seed: Annotated[int, typer.Option(help="Of the initial weights and of the scenes seen.")] = 0,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; ignore the checkpoint in --out.")] = False,
+) -> None:
+    """Train the embedded scenes model from nothing (about 15 minutes on 2 cores); stopped, it goes on where it was."""
+    from gradprobe.pretrain import Recipe, pretrain
+
+    card = pretrain(Recipe(steps=steps, seed=seed), out, resume=not restart)
+    for rule, share in card["accuracy"].items():
+        kept = "all tokens" if rule == "unpruned" else f"{card['k']} tokens, {rule}"
+        sys.stdout.write(f"{kept}: {share:.1%} of {card['held_out_scenes']} held-out scenes\n")
+    sys.stdout.write(f"wrote {out / 'scenes.safetensors'} and {out / 'scenes.json'}\n")

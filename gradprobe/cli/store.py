@@ -1,0 +1,76 @@
+"""``gradprobe list`` and ``gradprobe show``: what is stored."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gradprobe.results import Store
+
+Results = Annotated[Path, typer.Option("--results", help="Where answers are kept.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def list_results(results: Results = Path("runs"), as_json: Json = False) -> None:
+    """List the stored results, oldest first."""
+    entries = Store(results).entries()
+    if as_json:
+        listed = [
+            {
+                "key": e.key, "probe": e.probe, "path": str(e.path), "question": e.question,
+                "environment": e.environment, "problem": e.problem or None,
+            }
+            for e in entries
+        ]  # fmt: skip
+        typer.echo(json.dumps(listed, indent=2))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    if not entries:
+        console.print(f"no results in {results}; gradprobe coherence --op vpnoise --k 58 makes one", highlight=False)
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("key", "probe", "operator", "K", "steps", "model", "batches", "date"):
+        table.add_column(name, overflow="fold", no_wrap=name in ("key", "date"))
+    for e in entries:
+        asked = {name: str(e.question.get(name, "–")) for name in ("op", "k", "steps", "backbone")}
+        size = f"{e.question.get('batches', '–')} x {e.question.get('batch_size', '–')}"
+        date = str(e.environment.get("date", "–"))[:10]
+        table.add_row(e.key, e.probe, *map(escape, asked.values()), size, date)
+    console.print(table)
+    for e in entries:
+        if e.problem:
+            console.print(e.problem, style="red", highlight=False, markup=False, soft_wrap=True)
+
+
+def show(
+    key: Annotated[str, typer.Argument(help="The first letters of a key, or a folder.")],
+    results: Results = Path("runs"),
+    as_json: Json = False,
+) -> None:
+    """Show a stored result: its question, its numbers recomputed, and where it lies."""
+    store = Store(results)
+    folder = store.locate(key)
+    result = store.load(folder)
+    rows = [result.row(path=folder)]
+    if as_json:
+        shown = {
+            "probe": result.probe, "key": folder.name.rpartition("-")[2], "path": str(folder),
+            "question": result.question, "environment": result.environment, "rows": rows,
+        }  # fmt: skip
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    from rich.console import Console
+
+    from gradprobe.plotting.tables import coherence_table
+
+    console = Console(highlight=False)
+    for name, value in {**result.question, **result.environment, "path": folder}.items():
+        text = ", ".join(f"{n} {v}" for n, v in value.items()) if isinstance(value, dict) else str(value)
+        console.print(f"{name:>13}  {text}", markup=False, soft_wrap=True)
+    console.print(coherence_table(rows))

@@ -1,0 +1,254 @@
+"""The vocabulary: tokens, selections, keyed noise, operators and tasks.
+
+Shapes use B images in a batch, N tokens an image, D channels a token, K tokens kept, M tokens sent on.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradprobe.errors import GradprobeError, UsageError
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What the frozen model produced up to the insertion point.
+
+    Attributes:
+        prefix: class and register tokens, ``(B, P0, D)``; P0 may be 0.
+        patches: the tokens that can be pruned, ``(B, N, D)``.
+    """
+
+    prefix: Tensor
+    patches: Tensor
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What the frozen model reads next.
+
+    Attributes:
+        tokens: ``(B, M, D)``.
+        weights: retention weights of all tokens, ``(B, N)`` in [0, 1].
+        index: which original each token is, ``(B, M)``; None: all N, in order.
+        key_bias: added to the attention logits of each token as a key, ``(B, M)``; None: nothing is added.
+        log_prob: log-probability of a sampled subset, ``(B,)``; None unless the relaxation is a score-function one.
+    """
+
+    tokens: Tensor
+    weights: Tensor
+    index: Tensor | None = None
+    key_bias: Tensor | None = None
+    log_prob: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Random numbers keyed by (seed, image id, draw): the same for an image in any batch, order, worker or device.
+
+    ``noise.draw(r)`` is the r-th independent copy, ``noise.stream(i)`` an independent source for the i-th consumer of
+    the same draw (a relaxation and a throttle never share numbers). Numbers are made on the CPU from a hash of the key,
+    so a GPU run sees the very same ones.
+
+    Attributes:
+        seed: a non-negative integer.
+        ids: one non-negative integer an image (B of them).
+
+    Example:
+        >>> one = Noise(0, (7, 8, 9)).normal((4,))
+        >>> other = Noise(0, (9, 7)).normal((4,))
+        >>> bool((one[2] == other[0]).all() and (one[0] == other[1]).all())
+        True
+    """
+
+    seed: int
+    ids: Sequence[int]
+    index: int = 0
+    source: int = 0
+
+    def draw(self, r: int) -> "Noise":
+        """The r-th independent copy of this noise."""
+        return replace(self, index=r)
+
+    def stream(self, source: int) -> "Noise":
+        """An independent source of numbers within the same draw."""
+        return replace(self, source=source)
+
+    def normal(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Standard Gaussian numbers, ``(B, *shape)``, with the dtype and device of ``like``."""
+        return self._fill(shape, like, lambda rng, n: rng.standard_normal(n, dtype=np.float32))
+
+    def uniform(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Uniform numbers in (0, 1), both ends excluded, ``(B, *shape)``."""
+        return self._fill(shape, like, lambda rng, n: (rng.integers(0, 1 << 23, n) + 0.5) / (1 << 23))
+
+    def gumbel(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Standard Gumbel numbers ``-log(-log u)``, ``(B, *shape)``."""
+        return self._fill(shape, like, lambda rng, n: rng.gumbel(size=n))
+
+    def _fill(self, shape, like, sample) -> Tensor:
+        size = int(np.prod(shape))
+        rows = [
+            sample(np.random.Generator(np.random.SFC64([self.seed, int(i), self.index, self.source])), size)
+            for i in self.ids
+        ]
+        values = torch.from_numpy(np.stack(rows)).reshape(len(rows), *shape)
+        return values.to(dtype=torch.float32) if like is None else values.to(dtype=like.dtype, device=like.device)
+
+
+@runtime_checkable
+class Relaxation(Protocol):
+    """How a score becomes a retention weight, and what gradient comes back."""
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        """Scores ``(B, N)`` -> weights ``(B, N)`` in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Throttle(Protocol):
+    """How a retention weight acts on a token."""
+
+    def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
+        """Patches ``(B, N, D)`` and weights ``(B, N)`` -> what the frozen model reads."""
+        ...
+
+
+@runtime_checkable
+class SelectionOperator(Protocol):
+    """Anything with the call of an operator is one."""
+
+    def __call__(self, patches: Tensor, scores: Tensor, k: int, noise: Noise) -> Selection:
+        """Patches ``(B, N, D)`` and scores ``(B, N)`` -> what the frozen model reads."""
+        ...
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A relaxation and a throttle: ``throttle(patches, relaxation(scores, k), k)``.
+
+    The two draw from separate streams of the same noise.
+
+    Example:
+        >>> import gradprobe as gp
+        >>> op = gp.build("vpnoise:tau=0.3")
+        >>> patches, scores = torch.randn(2, 9, 4), torch.randn(2, 9)
+        >>> op(patches, scores, 3, noise=gp.Noise(0, (0, 1))).tokens.shape
+        torch.Size([2, 9, 4])
+    """
+
+    relaxation: Relaxation
+    throttle: Throttle
+
+    def __call__(self, patches: Tensor, scores: Tensor, k: int, noise: Noise) -> Selection:
+        weights = self.relaxation(scores, k, noise.stream(0))
+        return self.throttle(patches, weights, k, noise.stream(1))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images as a task hands them to a probe.
+
+    Attributes:
+        ids: one integer an image, stable across batches, runs and machines: the key of its noise.
+        tokens: what the frozen model made of them up to the insertion point.
+        target: what the task's loss compares with (labels, or the unpruned log-probabilities).
+    """
+
+    ids: tuple[int, ...]
+    tokens: Tokens
+    target: Tensor
+
+
+class Task(Protocol):
+    """A frozen model, a scorer and data; all that a probe sees of them."""
+
+    scorer: nn.Module
+    n_tokens: int
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """What the task is, in JSON types: the part of a stored answer's key that a task decides."""
+        ...
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Inputs that could not be read so far and were passed over."""
+        ...
+
+    def running(self) -> AbstractContextManager[None]:
+        """The frozen model in evaluation mode; mode and flags are as found afterwards, also after an exception."""
+        ...
+
+    def batches(self, count: int, size: int, seed: int) -> Iterator[Batch]:
+        """The first ``count`` batches of ``size`` images in the order that ``seed`` gives, each made when asked for."""
+        ...
+
+    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        """An endless stream of training batches; the same from ``start`` on as when run from 0."""
+        ...
+
+    def losses(self, selection: Selection, batch: Batch) -> Tensor:
+        """The loss of each image, ``(B,)``, when the frozen model goes on with the selection."""
+        ...
+
+
+def check_k(k: int, n: int) -> None:
+    """Refuse a budget outside 1..N.
+
+    Raises:
+        UsageError: K is not a whole number between 1 and N.
+    """
+    if not isinstance(k, int) or not 1 <= k <= n:
+        raise UsageError(f"k={k} asks for {k} of {n} tokens; possible: --k 1 to --k {n}, or --keep with a share in (0, 1]")
+
+
+def apply(operator: SelectionOperator, patches: Tensor, scores: Tensor, k: int, noise: Noise, name: str) -> Selection:
+    """Call an operator and check what every caller relies on.
+
+    Raises:
+        GradprobeError: it changed its inputs, or what it returned does not have the promised shapes.
+    """
+    before = patches._version, scores._version
+    selection = operator(patches, scores, k, noise=noise)
+    if (patches._version, scores._version) != before:
+        raise GradprobeError(f"operator {name} changed its inputs in place; work on a copy (x.clone()) inside it")
+    if not isinstance(selection, Selection):
+        raise GradprobeError(f"operator {name} returned {type(selection).__name__}; return a gradprobe.Selection")
+    b, n, d = patches.shape
+    m = selection.tokens.shape[1] if selection.tokens.ndim == 3 else n
+    wanted = {"tokens": (b, m, d), "weights": (b, n), "index": (b, m), "key_bias": (b, m), "log_prob": (b,)}
+    for field, shape in wanted.items():
+        value = getattr(selection, field)
+        if value is not None and tuple(value.shape) != shape:
+            raise GradprobeError(f"operator {name} returned {field} of shape {tuple(value.shape)}; it must be {shape}")
+    if selection.index is None and m != n:
+        raise GradprobeError(f"operator {name} sent {m} of {n} tokens on without their index; give Selection(index=...)")
+    return selection
+
+
+def top_k(values: Tensor, k: int) -> Tensor:
+    """Indices of the K largest values of each row, in their original order; among equals the first come first.
+
+    Args:
+        values: ``(B, N)``.
+        k: how many, 1..N.
+
+    Returns:
+        ``(B, K)`` indices, ascending.
+
+    Example:
+        >>> top_k(torch.tensor([[3.0, 1.0, 3.0, 2.0]]), 2).tolist()
+        [[0, 2]]
+    """
+    return values.argsort(dim=-1, descending=True, stable=True)[..., :k].sort(dim=-1).values
+
+
+def top_k_mask(values: Tensor, k: int) -> Tensor:
+    """One at each of the K largest values of a row, zero elsewhere, ``(B, N)`` in the dtype of ``values``."""
+    return torch.zeros_like(values).scatter(-1, top_k(values.detach(), k), 1.0)

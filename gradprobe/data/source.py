@@ -1,0 +1,92 @@
+"""Where a task's images come from: a folder of photographs, or the embedded scenes."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from gradprobe.data.images import ImageFolder, Images
+from gradprobe.data.scenes import scenes
+
+
+class Source(Protocol):
+    """Images by position in a seeded order; probes and training read different orders."""
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Files that could not be read so far and were passed over."""
+        ...
+
+    def need(self, images: int) -> None:
+        """Refuse a question that needs more images than there are."""
+        ...
+
+    def probe(self, start: int, size: int, seed: int) -> Images:
+        """Images ``start .. start + size`` of the order that probes read."""
+        ...
+
+    def train(self, start: int, size: int, seed: int) -> Images:
+        """The same for training; the order never ends."""
+        ...
+
+
+@dataclass(frozen=True)
+class SceneSource:
+    """The embedded scenes: probes read scenes of held-out digits, training reads scenes of the others."""
+
+    skipped: tuple[str, ...] = ()
+
+    def need(self, images: int) -> None:
+        """There are always enough scenes."""
+
+    def probe(self, start: int, size: int, seed: int) -> Images:
+        """Scenes ``start .. start + size`` of the seed's own million."""
+        return self._take("heldout", seed * 1_000_000 + start, size)
+
+    def train(self, start: int, size: int, seed: int) -> Images:
+        """The same of digits that the model was trained on, in scenes that it was not."""
+        return self._take("train", (seed + 1_000) * 1_000_000 + start, size)
+
+    def _take(self, split: str, first: int, size: int) -> Images:
+        ids = range(first, first + size)
+        made = scenes(split, ids)
+        return Images(torch.from_numpy(made.images), torch.from_numpy(np.asarray(made.labels, np.int64)), tuple(ids))
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A folder of images in a seeded order; training goes round it in a new order each time."""
+
+    folder: ImageFolder
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Files that could not be read so far and were passed over."""
+        return self.folder.skipped
+
+    def need(self, images: int) -> None:
+        """Refuse a question that needs more images than the folder has.
+
+        Raises:
+            UsageError: it has fewer.
+        """
+        self.folder.need(images)
+
+    def probe(self, start: int, size: int, seed: int) -> Images:
+        """Images ``start .. start + size`` of the seed's permutation.
+
+        Raises:
+            GradprobeError: too few of them can be read.
+        """
+        return self.folder.take(self.folder.order(seed), start, size)
+
+    def train(self, start: int, size: int, seed: int) -> Images:
+        """The same going round and round, a new permutation each time."""
+        return self.folder.take(self._endless(seed), start, size)
+
+    def _endless(self, seed: int) -> Iterator[int]:
+        for epoch in count(seed + 1_000):
+            yield from self.folder.order(epoch)

@@ -1,0 +1,36 @@
+"""The one exception family: each error says what was asked, what is possible and what to type.
+
+``UsageError`` is a question that cannot be asked (the command line exits with 2); any other ``GradprobeError`` is a
+question that could not be answered (exit code 1).
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class GradprobeError(Exception):
+    """A question that gradprobe could not answer, told in one line."""
+
+
+class UsageError(GradprobeError):
+    """A question that cannot be asked: a wrong name, value or combination of options."""
+
+
+def nearest(asked: str, known: Iterable[str]) -> str:
+    """Words that end an error about an unknown name: the nearest known one, then all of them.
+
+    Args:
+        asked: the name that was typed.
+        known: the names that exist.
+
+    Returns:
+        Text such as ``did you mean 'vpnoise'? Known: gumbel, vpnoise``.
+
+    Example:
+        >>> nearest("vpnose", ["vpnoise", "gumbel"])
+        "did you mean 'vpnoise'? Known: gumbel, vpnoise"
+    """
+    names = sorted(known)
+    close = get_close_matches(asked, names, n=1)
+    guess = f"did you mean '{close[0]}'? " if close else ""
+    return f"{guess}Known: {', '.join(names)}"

@@ -1,0 +1,107 @@
+"""The look of the figures, the same on every machine: palette, sizes, and files that depend on the results alone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from matplotlib import style
+from matplotlib.figure import Figure
+
+from gradprobe.errors import GradprobeError, UsageError
+
+# Okabe and Ito, "Color universal design" (2008): told apart by all kinds of colour vision.
+BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
+    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
+)  # fmt: skip
+GREY = "#666666"
+OTHERS = (GREEN, PURPLE, SKY, VERMILION, YELLOW, GREY)  # after orange and blue, in this order
+
+COLUMN, PAGE = 3.4, 7.0  # inches: one column and the full width of a two-column paper
+
+STYLE: dict[str, Any] = {
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#333333",
+    "axes.grid": False,
+    "axes.labelsize": 8,
+    "axes.linewidth": 0.6,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 8.5,
+    "axes.titleweight": "bold",
+    "errorbar.capsize": 2,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 100,
+    "figure.titlesize": 9,
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
+    "font.size": 8,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.6,
+    "legend.fontsize": 7.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.0,
+    "pdf.fonttype": 42,  # text stays text: it can be searched and copied
+    "savefig.dpi": 300,
+    "svg.fonttype": "none",  # likewise
+    "svg.hashsalt": "gradprobe",  # else element names are random
+    "xtick.labelsize": 7.5,
+    "xtick.major.width": 0.6,
+    "ytick.labelsize": 7.5,
+    "ytick.major.width": 0.6,
+}
+
+# What a file says about itself: neither date nor version, so that the same results give the same bytes.
+METADATA: dict[str, dict[str, None]] = {
+    ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    ".png": {"Software": None},
+    ".svg": {"Creator": None, "Date": None},
+}
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """Draw in gradprobe's style, whatever the user's own settings are; they are back afterwards.
+
+    Example:
+        >>> import matplotlib
+        >>> with look():
+        ...     size = matplotlib.rcParams["font.size"]
+        >>> size
+        8.0
+    """
+    with style.context(STYLE, after_reset=True):
+        yield
+
+
+def check_path(path: Path | str) -> Path:
+    """Refuse a figure file whose suffix is of no known kind (before the work that it would show is done).
+
+    Raises:
+        UsageError: another suffix.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in METADATA:
+        raise UsageError(
+            f"cannot draw {path}: {path.suffix or 'no suffix'} is not a known kind; use .png, .svg or .pdf"
+        )
+    return path
+
+
+def save_figure(figure: Figure, path: Path | str) -> Path:
+    """Write a figure as png, svg or pdf, by suffix; the folder is made if need be.
+
+    Raises:
+        UsageError: another suffix.
+        GradprobeError: the file cannot be written.
+    """
+    path = check_path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with look():
+            figure.savefig(path, metadata=METADATA[path.suffix.lower()])
+    except OSError as error:
+        reason = error.strerror or error
+        raise GradprobeError(f"cannot write {path}: {reason}; name a file in a folder that can be written") from None
+    return path

@@ -1,0 +1,166 @@
+"""Rows of numbers -> tables for the terminal and for documents."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+Row = Mapping[str, Any]
+Cell = Callable[[Row], str]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number with a fixed count of decimals; an en dash where it is undefined.
+
+    Example:
+        >>> number(0.857), number(None), number(-0.0001), number(float("inf"))
+        ('0.86', '–', '0.00', '∞')
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    text = f"{value:.{digits}f}"
+    return text.removeprefix("-") if float(text) == 0 else text
+
+
+def short(value: float | None) -> str:
+    """A number of any size to three figures.
+
+    Example:
+        >>> short(1234.5), short(0.000123), short(5.25)
+        ('1.23e+03', '0.000123', '5.25')
+    """
+    return f"{value:.3g}" if value is not None and math.isfinite(value) else number(value)
+
+
+def interval(value: float | None, low: float | None, high: float | None) -> str:
+    """An estimate and its interval, with as many decimals as the width of the interval bears.
+
+    Example:
+        >>> interval(0.8571, 0.83, 0.8876), interval(0.0152, 0.0131, 0.0173), interval(28.41, 20.3, 39.9)
+        ('0.86 [0.83, 0.89]', '0.015 [0.013, 0.017]', '28.4 [20.3, 39.9]')
+    """
+    if value is None or low is None or high is None or not math.isfinite(high - low):
+        return number(value)
+    digits = 1 if high - low >= 2 else 2 if high - low >= 0.02 else 3
+    return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
+
+
+def names(rows: Sequence[Row]) -> list[str]:
+    """What tells the rows apart: the operator, and the training steps where these differ."""
+    several = len({row["steps"] for row in rows}) > 1
+    return [f"{row['op']} @{row['steps']}" if several else str(row["op"]) for row in rows]
+
+
+def setting(rows: Sequence[Row]) -> str:
+    """The sizes behind the numbers, a line for each kind; without them a coherence means nothing.
+
+    Example:
+        >>> setting([{"batches": 32, "batch_size": 16, "draws": 2}])
+        '32 batches of 16 images, 2 noise draws'
+    """
+    texts = [f"{r['batches']} batches of {r['batch_size']} images, {r['draws']} noise draws" for r in rows]
+    return "\n".join(dict.fromkeys(texts))
+
+
+def verdict(row: Row) -> tuple[str, str]:
+    """Why a compared row has no ratio, as a word and its explanation; both empty if it has one or none was asked."""
+    word, _, why = str(row["ratio_reason"] or "").partition(": ")
+    return (word, why) if why and row["ratio"] is None else ("", "")
+
+
+def ratio(row: Row) -> str:
+    """The ratio to the baseline with its interval, "unbounded", or an en dash where nothing was compared."""
+    if row["ratio"] is None:
+        return verdict(row)[0] or "–"
+    return interval(row["ratio"], row["ratio_low"], row["ratio_high"])
+
+
+AGREEMENT: dict[str, Cell] = {
+    "C [95 %]": lambda row: interval(row["coherence"], row["low"], row["high"]),
+    "centred [95 %]": lambda row: interval(row["centred"], row["centred_low"], row["centred_high"]),
+    "common": lambda row: number(row["common_mode"]),
+    "C_data": lambda row: number(row["c_data"]),
+    "C_op": lambda row: number(row["c_op"]),
+}
+STRENGTH: dict[str, Cell] = {
+    "|g|": lambda row: short(row["grad_norm"]),
+    "m-coh": lambda row: short(row["m_coherence"]),
+    "noise": lambda row: short(row["noise_scale"]),
+}
+SIZES: dict[str, Cell] = {
+    "batches": lambda row: str(row["batches"]),
+    "batch": lambda row: str(row["batch_size"]),
+    "draws": lambda row: str(row["draws"]),
+}
+COMPARED: dict[str, Cell] = {
+    "ratio [95 %]": ratio,
+    "difference [95 %]": lambda row: interval(row["difference"], row["difference_low"], row["difference_high"]),
+}
+
+
+def coherence_table(rows: Sequence[Row]) -> Group:
+    """Coherence of each operator in two tables, how far gradients agree and how strong they are; legible at 80 columns.
+
+    Args:
+        rows: as `gradprobe.results.CoherenceResult.row` makes them.
+
+    Returns:
+        What rich prints.
+    """
+    agreement = _table(rows, AGREEMENT)
+    agreement.caption = (
+        "C: other batch, other draw; C_data: other batch, same draw;\n"
+        "C_op: same batch, other draw; common: share of |u|^2 that moves all scores alike"
+    )
+    strength = _table(rows, STRENGTH | SIZES)
+    strength.caption = "g: scorer gradient of a batch; m-coh: batches that agree; noise: gradient noise scale in images"
+    return Group(agreement, strength)
+
+
+def ratio_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """A sentence for each row that was compared: the ratio to the baseline or, where it would mislead, the difference.
+
+    Example:
+        >>> row = {"op": "lapsum+vpnoise", "steps": 0, "ratio": 6.1, "ratio_low": 4.4, "ratio_high": 8.5}
+        >>> ratio_lines([row], "gumbel-ste+gather")
+        ['lapsum+vpnoise: C is 6.1 [4.4, 8.5] times that of gumbel-ste+gather']
+    """
+    lines = []
+    for name, row in zip(names(rows), rows, strict=True):
+        if row["ratio"] is not None:
+            lines.append(f"{name}: C is {ratio(row)} times that of {baseline}")
+        elif verdict(row)[0]:
+            word, why = verdict(row)
+            above = "" if row["difference"] is None else f"; C is {COMPARED['difference [95 %]'](row)} above it"
+            lines.append(f"{name}: ratio to {baseline} {word} ({why}){above}")
+    return lines
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """The same numbers as one Markdown table."""
+    columns = AGREEMENT | STRENGTH | (COMPARED if ratio_lines(rows, None) else {})
+    lines = [["operator", *columns], [":--", *["--:"] * len(columns)]]
+    lines += [[f"`{name}`", *_cells(row, columns)] for name, row in zip(names(rows), rows, strict=True)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def _table(rows: Sequence[Row], columns: Mapping[str, Cell]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column("operator", overflow="fold", min_width=16)
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, row in zip(names(rows), rows, strict=True):
+        table.add_row(escape(name), *_cells(row, columns))
+    return table
+
+
+def _cells(row: Row, columns: Mapping[str, Cell]) -> list[str]:
+    """The cells of a row; "none" where there is no gradient to speak of."""
+    undefined = AGREEMENT | STRENGTH if row["gradient"] == "none" else {}
+    return ["none" if name in undefined else cell(row) for name, cell in columns.items()]

@@ -1,0 +1,213 @@
+"""Coherence: do the gradients of different batches point the same way?"""
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gradprobe import registry
+from gradprobe.core import Batch, Noise, SelectionOperator, Task, check_k
+from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.probes.gradients import centred, gram_by_group, score_gradient, write_scorer_gradient
+from gradprobe.results import CoherenceResult
+from gradprobe.tasks import classification
+from gradprobe.train import LEARNING_RATE, training
+
+Progress = Callable[[str, int, int], None]
+
+
+def coherence(
+    task: Task,
+    operator: SelectionOperator,
+    k: int,
+    *,
+    batches: int = 32,
+    batch_size: int = 16,
+    draws: int = 2,
+    steps: int = 0,
+    learning_rate: float = LEARNING_RATE,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> CoherenceResult:
+    """Inner products of the scorer's gradients over batches and noise draws, theta fixed, raw and centred.
+
+    The coherence is the mean cosine over pairs of batches with other data and other noise,
+    ``C = mean_{b != b', r != r'} cos(g_br, g_b'r')``. Noise is keyed by an image's place in its batch, not by the image, so
+    that draw r is the same noise in every batch: only then does ``C_data`` (other batch, same draw) isolate the data.
+
+    Args:
+        task: frozen model, scorer and data; its scorer is trained in place if ``steps`` > 0.
+        operator: what selects.
+        k: tokens kept, 1..N.
+        batches: B, at least 3 for an interval.
+        batch_size: images in a batch.
+        draws: R, at least 2, so that the operator's own noise can be told from the data's.
+        steps: train the scorer through the operator this many steps first.
+        learning_rate: of that training.
+        seed: of the order of images, of the noise and of the training.
+        progress: called with (what, done, of how many).
+
+    Returns:
+        A result whose ``row()`` gives the table's numbers.
+
+    Raises:
+        UsageError: a number outside what is possible.
+        GradprobeError: a loss or gradient that is not finite, too few images, or an operator that breaks its contract.
+
+    Source: DiffPrune, section 3 and Fig. 1c, which gives no formula; this one fits its bars.
+    """
+    name = registry.label(operator)
+    question = question_of(
+        task, operator, k, batches=batches, batch_size=batch_size, draws=draws, steps=steps,
+        learning_rate=learning_rate, seed=seed,
+    )  # fmt: skip
+    tell = progress or (lambda what, done, total: None)
+    started = time.perf_counter()
+    probed = task.batches(batches, batch_size, seed)  # refuses at once if there are too few images
+    with task.running():
+        if steps:
+            trained = training(task, operator, k, name, seed=seed, batch_size=batch_size, learning_rate=learning_rate)
+            for step in trained:
+                tell(f"{name}: training", step, steps)
+                if step == steps:
+                    break
+        parameters = [p for p in task.scorer.parameters() if p.requires_grad]
+        rows = _Rows(batches, draws, parameters)
+        for b, batch in enumerate(probed):
+            _measure(task, operator, k, name, batch, b, seed, parameters, rows)
+            tell(f"{name}: gradients", b + 1, batches)
+    groups, sizes = _groups(task.scorer)
+    shape = (len(groups), batches, draws, batches, draws)
+    grams = [gram_by_group(part.flatten(0, 1), sizes).reshape(shape).numpy() for part in (rows.raw, rows.centred)]
+    return CoherenceResult(
+        question=question,
+        groups=groups,
+        gradient="yes" if rows.energy.any() else "none",
+        gram=np.stack(grams).astype(np.float32),  # a cosine needs no more, and the store is half as large
+        energy=rows.energy,
+        common=rows.common,
+        losses=rows.losses,
+        spread=rows.spread,
+        environment=_environment(time.perf_counter() - started) | {"skipped": list(task.skipped)},
+    )
+
+
+def question_of(
+    task: Task, operator: SelectionOperator, k: int, *, batches: int, batch_size: int, draws: int,
+    steps: int, learning_rate: float, seed: int,
+) -> dict[str, Any]:  # fmt: skip
+    """The question that a result answers: all that decides its numbers, in JSON types.
+
+    Raises:
+        UsageError: a number outside what is possible.
+    """
+    check_k(k, task.n_tokens)
+    for option, value, least in (("batches", batches, 3), ("batch-size", batch_size, 1), ("draws", draws, 2), ("steps", steps, 0)):
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"--{option} {value} is not possible; give a whole number of at least {least}")
+    asked = {
+        "probe": "coherence", "op": registry.label(operator), "k": k, "batches": batches, "batch_size": batch_size,
+        "draws": draws, "steps": steps, "seed": seed, **task.question,
+    }  # fmt: skip
+    if steps:
+        asked["learning_rate"] = learning_rate
+    code = registry.code_of(operator)
+    return asked | ({"op_code": code} if code else {})
+
+
+def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Progress | None = None) -> CoherenceResult:
+    """Answer a question as it is stored, with the files it is about.
+
+    Args:
+        question: as `question_of` writes it.
+        where: ``weights``, ``data`` and ``device``, where they differ from the defaults.
+        progress: called with (what, done, of how many).
+
+    Raises:
+        GradprobeError: it cannot be answered here, or it is about other weights or images than these.
+    """
+    q = question
+    weights = where.get("weights", "none" if str(q["weights"]).startswith("random:") else None)
+    task = classification(
+        q["backbone"], weights=weights, data=where.get("data"), layer=q["layer"], loss=q["loss"], scorer=q["scorer"],
+        seed=q["seed"], device=where.get("device", "cpu"), dtype=q["dtype"],
+    )  # fmt: skip
+    operator = registry.build(q["op"])
+    settings = {name: q[name] for name in ("k", "batches", "batch_size", "draws", "steps", "seed")}
+    settings["learning_rate"] = q.get("learning_rate", LEARNING_RATE)
+    here = question_of(task, operator, **settings)
+    if other := [name for name in sorted({*here, *q}) if here.get(name) != q.get(name)]:
+        told = ", ".join(f"{name} {q.get(name)} (here {here.get(name)})" for name in other)
+        raise GradprobeError(f"the question is about {told}; give the files that it is about")
+    return coherence(task, operator, **settings, progress=progress)
+
+
+class _Rows:
+    """Gradient rows of all batches and draws, and the per-batch numbers beside them."""
+
+    def __init__(self, batches: int, draws: int, parameters: list[nn.Parameter]):
+        shape = (batches, draws, sum(p.numel() for p in parameters))
+        self.raw = torch.zeros(shape, dtype=parameters[0].dtype)
+        self.centred = torch.zeros(shape, dtype=parameters[0].dtype)
+        self.energy, self.common, self.losses = (np.zeros((batches, draws)) for _ in range(3))
+        self.spread = np.zeros(batches)
+        self.deterministic = False
+
+    def repeat(self, b: int, r: int) -> None:
+        """Draw r of batch b is what draw 0 was."""
+        for each in (self.raw, self.centred, self.energy, self.common, self.losses):
+            each[b, r] = each[b, 0]
+
+
+def _measure(
+    task: Task, operator: SelectionOperator, k: int, name: str, batch: Batch, b: int, seed: int,
+    parameters: list[nn.Parameter], rows: _Rows,
+) -> None:  # fmt: skip
+    scores = task.scorer(batch.tokens.patches)
+    noise = Noise(seed, range(len(batch.ids)))
+    rows.spread[b] = float(scores.detach().std(-1).mean())
+    first: Tensor | None = None
+    for r in range(rows.raw.shape[1]):
+        if r and rows.deterministic:
+            rows.repeat(b, r)
+            continue
+        found = score_gradient(task, operator, k, batch, scores, noise.draw(r), f"{name} (batch {b + 1}, draw {r + 1})")
+        rows.losses[b, r] = float(found.losses.double().mean())
+        u = found.u
+        if u is None:
+            continue
+        if b == 0 and r == 1:  # the self-test: two draws of the first batch give the very same gradient
+            rows.deterministic = first is not None and torch.equal(u, first)
+        first = u if first is None else first
+        write_scorer_gradient(rows.raw[b, r], scores, parameters, u)
+        write_scorer_gradient(rows.centred[b, r], scores, parameters, centred(u))
+        rows.energy[b, r] = float(u.double().square().sum())
+        rows.common[b, r] = float(u.double().mean(-1).square().sum() * u.shape[-1])
+
+
+def _groups(scorer: nn.Module) -> tuple[tuple[str, ...], list[int]]:
+    """Parameter groups by module: ``hidden``, ``out``; ``blocks.0``, ``blocks.1``, ``norm``, ``out``."""
+    sizes: dict[str, int] = {}
+    for full, parameter in scorer.named_parameters():
+        if parameter.requires_grad:
+            head, *rest = full.split(".")
+            group = f"{head}.{rest[0]}" if rest and rest[0].isdigit() else head
+            sizes[group] = sizes.get(group, 0) + parameter.numel()
+    return tuple(sizes), list(sizes.values())
+
+
+def _environment(seconds: float) -> dict[str, Any]:
+    versions = {p: version(p) for p in ("gradprobe", "torch", "timm", "numpy")}
+    return {
+        "versions": versions,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "seconds": round(seconds, 2),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

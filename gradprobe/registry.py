@@ -1,0 +1,233 @@
+"""A name -> the object it names: built-in tables, entry points, ``path/file.py:Class``.
+
+An operator's name is ``relaxation[:field=value,...]+throttle[:field=value,...]`` or an alias; an alias takes the fields of
+both its parts. The canonical name (`label`) leaves defaults out and can be typed back.
+"""
+
+import dataclasses
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+import typing
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from gradprobe.errors import GradprobeError, UsageError, nearest
+
+RELAXATIONS = {
+    "hard": "gradprobe.relaxations.hard:Hard",
+    "lapsum": "gradprobe.relaxations.lapsum:LapSum",
+    "logistic": "gradprobe.relaxations.logistic:Logistic",
+    "gumbel-ste": "gradprobe.relaxations.gumbel_ste:GumbelSTE",
+    "random": "gradprobe.relaxations.random:Random",
+}
+THROTTLES = {
+    "gather": "gradprobe.throttles.gather:Gather",
+    "zero": "gradprobe.throttles.zero:Zero",
+    "scale": "gradprobe.throttles.scale:Scale",
+    "vpnoise": "gradprobe.throttles.vpnoise:VPNoise",
+    "scale-vpnoise": "gradprobe.throttles.scale_vpnoise:ScaleVPNoise",
+    "attention": "gradprobe.throttles.attention:Attention",
+    "mean": "gradprobe.throttles.mean:Mean",
+}
+ALIASES = {
+    "hard": "hard+gather",
+    "gumbel": "gumbel-ste+gather",
+    "scale": "lapsum+scale",
+    "vpnoise": "lapsum+vpnoise",
+    "softtopk": "lapsum+attention",
+    "vpscale": "lapsum+scale-vpnoise",
+}
+SCORERS = {"mlp": "gradprobe.scorers:MLP", "transformer": "gradprobe.scorers:Transformer"}
+TABLES = {"relaxation": RELAXATIONS, "throttle": THROTTLES, "scorer": SCORERS, "operator": {}}
+
+_FILE = re.compile(r"^(?P<file>[^:]+\.py):(?P<cls>\w+)$")
+_typed: dict[Any, str] = {}  # class or function -> the name it was asked for by, so that `label` can be typed back
+
+
+def names(kind: str) -> list[str]:
+    """Every name of a kind (``relaxation``, ``throttle``, ``scorer``, ``operator``), entry points included."""
+    found = {e.name for e in entry_points(group=f"gradprobe.{kind}s")} | set(TABLES[kind])
+    return sorted(found | set(ALIASES) if kind == "operator" else found)
+
+
+def build(spec: str) -> Any:
+    """The operator that a name means.
+
+    Args:
+        spec: ``vpnoise``, ``vpnoise:tau=0.3``, ``gumbel-ste:backward=soft+zero``, ``my_ops.py:MyOperator``, ...
+
+    Returns:
+        An `Operator`, or the third party's own callable.
+
+    Raises:
+        UsageError: an unknown name or field, or a value the field does not take.
+
+    Example:
+        >>> build("vpnoise:tau=0.3")
+        Operator(relaxation=LapSum(tau=0.3), throttle=VPNoise(sigma='rms'))
+    """
+    from gradprobe.core import Operator
+
+    first, plus, second = spec.partition("+")
+    if plus:
+        return Operator(part("relaxation", first), part("throttle", second))
+    name, fields = _split(spec)
+    if name not in ALIASES:
+        if name in RELAXATIONS or name in THROTTLES:
+            raise UsageError(f"operator {spec!r}: {name} is only one part; join a relaxation and a throttle, e.g. lapsum+vpnoise")
+        return part("operator", spec)
+    relaxation, throttle = (_find(kind, n) for kind, n in zip(("relaxation", "throttle"), ALIASES[name].split("+")))
+    own, other = _fields_of(relaxation), _fields_of(throttle)
+    for field in fields:
+        if field not in own and field not in other:
+            raise UsageError(f"operator {spec!r}: {name} has no field {field!r}; {nearest(field, {**own, **other})}")
+    return Operator(
+        _make(relaxation, {f: v for f, v in fields.items() if f in own}, spec),
+        _make(throttle, {f: v for f, v in fields.items() if f not in own}, spec),
+    )
+
+
+def part(kind: str, spec: str) -> Any:
+    """One relaxation, throttle, scorer or whole operator by name and fields.
+
+    Raises:
+        UsageError: an unknown name or field, or a value the field does not take.
+    """
+    name, fields = _split(spec)
+    return _make(_find(kind, name), fields, spec)
+
+
+def label(thing: Any) -> str:
+    """The canonical name of an operator, relaxation, throttle or scorer: fields in order, defaults left out.
+
+    Example:
+        >>> label(build("vpnoise:sigma=unit,tau=1"))
+        'lapsum+vpnoise:sigma=unit'
+    """
+    if type(thing).__name__ == "Operator" and hasattr(thing, "throttle"):
+        return f"{label(thing.relaxation)}+{label(thing.throttle)}"
+    cls = type(thing)
+    where = f"{cls.__module__}:{cls.__qualname__}"
+    built_in = {path: name for table in TABLES.values() for name, path in table.items()}
+    name = built_in.get(where) or _typed.get(thing if inspect.isfunction(thing) else cls, where)
+    if not dataclasses.is_dataclass(thing):
+        return name
+    changed = [
+        f"{f.name}={_text(getattr(thing, f.name))}"
+        for f in dataclasses.fields(thing)
+        if getattr(thing, f.name) != f.default
+    ]
+    return f"{name}:{','.join(changed)}" if changed else name
+
+
+def code_of(thing: Any) -> str | None:
+    """A hash of a third party's source file, None for built-ins: stored answers must not outlive a change of the code."""
+    parts = [thing.relaxation, thing.throttle] if type(thing).__name__ == "Operator" else [thing]
+    files = set()
+    for item in parts:
+        cls = item if inspect.isfunction(item) else type(item)
+        if not cls.__module__.startswith("gradprobe."):
+            files.add(inspect.getsourcefile(cls))
+    return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sorted(files))).hexdigest()[:16] if files else None
+
+
+def _split(spec: str) -> tuple[str, dict[str, str]]:
+    match = re.match(r"^(?P<name>[^:]+\.py:\w+|[^:]+)(?::(?P<fields>.*))?$", spec)
+    if not match:
+        raise UsageError(f"{spec!r} is no name; type for example vpnoise, lapsum:tau=0.3+gather or my_ops.py:MyOperator")
+    fields: dict[str, str] = {}
+    for item in filter(None, (match["fields"] or "").split(",")):
+        key, equals, value = item.partition("=")
+        if not equals or not value:
+            raise UsageError(f"{spec!r}: fields are written field=value,field=value; got {item!r}")
+        fields[key.strip()] = value.strip()
+    return match["name"].strip(), fields
+
+
+def _find(kind: str, name: str) -> Any:
+    if match := _FILE.match(name):
+        found = _from_file(Path(match["file"]), match["cls"])
+    elif name in TABLES[kind]:
+        module, _, attribute = TABLES[kind][name].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    else:
+        points = {e.name: e for e in entry_points(group=f"gradprobe.{kind}s")}
+        if name not in points:
+            raise UsageError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
+        found = points[name].load()
+    _typed[found] = name
+    return found
+
+
+def _from_file(path: Path, attribute: str) -> Any:
+    if not path.is_file():
+        raise UsageError(f"{path}:{attribute}: no such file; give the path of a Python file that defines {attribute}")
+    module_name = f"_gradprobe_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # dataclasses look their module up while they are made
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise GradprobeError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    module = sys.modules[module_name]
+    if not hasattr(module, attribute):
+        defined = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module_name]
+        raise UsageError(f"{path} defines no {attribute!r}; {nearest(attribute, defined)}")
+    return getattr(module, attribute)
+
+
+def _fields_of(cls: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    hints = typing.get_type_hints(cls)
+    return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
+
+
+def _make(cls: Any, fields: dict[str, str], spec: str) -> Any:
+    if not inspect.isclass(cls):
+        if fields:
+            raise UsageError(f"{spec!r}: a function has no fields; write a frozen dataclass to have some")
+        return cls
+    hints = _fields_of(cls)
+    values = {}
+    for field, text in fields.items():
+        if field not in hints:
+            known = nearest(field, hints) if hints else "it has none"
+            raise UsageError(f"{spec!r}: {cls.__name__} has no field {field!r}; {known}")
+        values[field] = _value(text, hints[field], f"{spec!r}: {field}={text}")
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise UsageError(f"{spec!r}: {error}; give every field that has no default") from error
+
+
+def _value(text: str, hint: Any, said: str) -> Any:
+    if typing.get_origin(hint) is typing.Literal:
+        if text not in typing.get_args(hint):
+            raise UsageError(f"{said} is not possible; {nearest(text, map(str, typing.get_args(hint)))}")
+        return text
+    kinds = typing.get_args(hint) or (hint,)
+    if bool in kinds and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for number in (int, float):
+        if number in kinds:
+            try:
+                return number(text)
+            except ValueError:
+                continue
+    if str in kinds:
+        return text
+    raise UsageError(f"{said} is not possible; it must be {' or '.join(getattr(k, '__name__', str(k)) for k in kinds)}")
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

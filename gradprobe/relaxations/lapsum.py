@@ -1,0 +1,29 @@
+"""LapSum: soft top-K with an exact budget and a closed form."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradprobe.core import Noise
+from gradprobe.errors import UsageError
+from gradprobe.softtopk import soft_topk
+
+
+@dataclass(frozen=True)
+class LapSum:
+    """Laplace soft top-K: ``alpha_i = F((s_i - b) / tau)`` with b such that ``sum_i alpha_i = K``.
+
+    Gradient: exact, ``J = (1/tau) (diag f - f f^T / sum f)``. Source: DiffPrune, Eq. 4; LapSum, arXiv 2503.06242.
+
+    Attributes:
+        tau: temperature in units of the scores, > 0.
+    """
+
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.tau > 0:
+            raise UsageError(f"lapsum:tau={self.tau:g}: the temperature must be positive, e.g. lapsum:tau=0.3")
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        return soft_topk(scores, k, self.tau, cdf="laplace")

@@ -1,0 +1,95 @@
+"""Scorers: the small networks whose gradients the probes look at.
+
+A scorer maps patches ``(B, N, D)`` to scores ``(B, N)``. Both kinds have 24 D^2 parameters by default, which at D = 768 is
+the paper's "roughly 14M"; the paper does not say which it means, so both are offered. Patches are normalised per token
+without parameters first, so that scores start at a comparable scale in every backbone.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gradprobe.errors import UsageError
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A two-layer scorer, token by token: ``s_i = w2 . gelu(W1 norm(x_i) + b1) + b2``.
+
+    Source: DiffPrune, section 3.2 ("a two-layer MLP scorer with roughly 14M parameters").
+
+    Attributes:
+        width: hidden width; 0 means 24 D (14.2M parameters at D = 768).
+    """
+
+    width: int = 0
+
+    def __post_init__(self) -> None:
+        if self.width < 0:
+            raise UsageError(f"mlp:width={self.width}: give a positive width, or 0 for 24 D")
+
+    def make(self, dim: int, seed: int) -> nn.Module:
+        """A freshly initialised scorer for tokens of ``dim`` channels; the global RNG is left as found."""
+        return _seeded(lambda: _MLP(dim, self.width or 24 * dim), seed)
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """Transformer blocks and a linear head, so that a score sees the other tokens.
+
+    Source: DiffPrune, section 4.2 and appendix A (two blocks, a linear projection to a scalar logit).
+
+    Attributes:
+        depth: number of blocks.
+        width: width of the blocks; 0 means D (14.2M parameters at D = 768).
+        heads: attention heads; 0 means one for every 64 channels.
+    """
+
+    depth: int = 2
+    width: int = 0
+    heads: int = 0
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or self.width < 0 or self.heads < 0:
+            raise UsageError("transformer: depth must be at least 1, width and heads positive or 0 for their defaults")
+
+    def make(self, dim: int, seed: int) -> nn.Module:
+        """A freshly initialised scorer for tokens of ``dim`` channels; the global RNG is left as found."""
+        width = self.width or dim
+        heads = self.heads or max(1, width // 64)
+        if width % heads:
+            raise UsageError(f"transformer: width {width} cannot be split into {heads} heads; give heads that divide it")
+        return _seeded(lambda: _Transformer(dim, self.depth, width, heads), seed)
+
+
+class _MLP(nn.Module):
+    def __init__(self, dim: int, width: int):
+        super().__init__()
+        self.hidden = nn.Linear(dim, width)
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.out(F.gelu(self.hidden(F.layer_norm(patches, patches.shape[-1:])))).squeeze(-1)
+
+
+class _Transformer(nn.Module):
+    def __init__(self, dim: int, depth: int, width: int, heads: int):
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        self.inward = nn.Linear(dim, width) if width != dim else nn.Identity()
+        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True) for _ in range(depth)))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, 1)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        hidden = self.inward(F.layer_norm(patches, patches.shape[-1:]))
+        return self.out(self.norm(self.blocks(hidden))).squeeze(-1)
+
+
+def _seeded(make, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make()

@@ -1,0 +1,162 @@
+"""Classification: a frozen vision transformer, a scorer and images."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gradprobe.backbones import Backbone, frozen, load_backbone
+from gradprobe.core import Batch, Selection
+from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
+from gradprobe.data.images import Images
+from gradprobe.data.source import FolderSource, SceneSource, Source
+from gradprobe.errors import UsageError, nearest
+from gradprobe.registry import label, part
+
+LOSSES = ("ce", "kl")
+DTYPES = ("float32", "bfloat16", "float64")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The loss of a frozen classifier that reads what an operator selected.
+
+    ``ce`` is the cross-entropy with the labels; ``kl`` is ``KL(p_unpruned || p_pruned)``, which needs none.
+
+    Attributes:
+        backbone: the frozen model, split at the insertion point.
+        source: where images come from.
+        scorer: patches ``(B, N, D)`` -> scores ``(B, N)``.
+        loss: ``ce`` or ``kl``.
+        names: how the question names model, data, scorer and precision.
+    """
+
+    backbone: Backbone
+    source: Source
+    scorer: nn.Module
+    loss: str
+    names: Mapping[str, Any]
+
+    @property
+    def n_tokens(self) -> int:
+        """N, the tokens that can be pruned."""
+        return self.backbone.n_tokens
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """What the task is, in JSON types."""
+        return {**self.names, "loss": self.loss, "layer": self.backbone.layer}
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Image files that could not be read so far and were passed over."""
+        return self.source.skipped
+
+    def running(self) -> AbstractContextManager[None]:
+        """The frozen model in evaluation mode, as found afterwards."""
+        return frozen(self.backbone.model)
+
+    def batches(self, count: int, size: int, seed: int) -> Iterator[Batch]:
+        """Probe batches; whether there are enough images is checked at once."""
+        self.source.need(count * size)
+        return (self._batch(self.source.probe(i * size, size, seed)) for i in range(count))
+
+    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        """Training batches without end."""
+        position = start * size
+        while True:
+            yield self._batch(self.source.train(position, size, seed))
+            position += size
+
+    def losses(self, selection: Selection, batch: Batch) -> Tensor:
+        """The loss of each image, ``(B,)``."""
+        logits = self.backbone.encode(batch.tokens.prefix, selection)
+        if self.loss == "ce":
+            return F.cross_entropy(logits, batch.target, reduction="none")
+        return F.kl_div(logits.log_softmax(-1), batch.target, reduction="none", log_target=True).sum(-1)
+
+    def with_new_scorer(self, seed: int) -> "Classification":
+        """The same task with a freshly initialised scorer."""
+        return replace(self, scorer=_scorer(self.names["scorer"], self.backbone, self.names["dtype"], seed))
+
+    def _batch(self, images: Images) -> Batch:
+        device = next(self.backbone.model.parameters()).device
+        pixels = images.images.to(device)
+        with torch.no_grad():
+            tokens = self.backbone.embed(pixels)
+            if self.loss == "kl":
+                everything = Selection(tokens.patches, torch.ones(tokens.patches.shape[:2], device=device))
+                target = self.backbone.encode(tokens.prefix, everything).log_softmax(-1)
+            else:
+                assert images.labels is not None
+                target = images.labels.to(device)
+        return Batch(images.ids, tokens, target)
+
+
+def classification(
+    backbone: str = "scenes",
+    *,
+    weights: str | None = None,
+    data: str | None = None,
+    layer: int = 0,
+    loss: str = "ce",
+    scorer: str = "mlp",
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Classification:
+    """A task from names: a timm vision transformer or the embedded ``scenes`` model, images, and a fresh scorer.
+
+    Args:
+        backbone: ``scenes`` or a timm model name.
+        weights: a safetensors or .pth file, ``none`` for random ones, None for the hub's (or the embedded ones).
+        data: a folder of images; None with ``scenes`` means its own scenes.
+        layer: how many blocks come before the insertion point.
+        loss: ``ce`` or ``kl``.
+        scorer: ``mlp`` or ``transformer``, with fields: ``mlp:width=512``.
+        seed: of the scorer, and of random weights.
+        device: a torch device.
+        dtype: ``float32``, ``float64``, or ``bfloat16`` (autocast around the frozen model).
+
+    Raises:
+        UsageError: an unknown name, or a combination that means nothing.
+        GradprobeError: weights or images that cannot be read.
+
+    Example:
+        >>> task = classification("scenes")
+        >>> task.n_tokens
+        196
+    """
+    for name, value, possible in (("loss", loss, LOSSES), ("dtype", dtype, DTYPES)):
+        if value not in possible:
+            raise UsageError(f"--{name} {value} is not possible; {nearest(value, possible)}")
+    built = load_backbone(backbone, weights, layer=layer, seed=seed, device=device, dtype=dtype)
+    source: Source
+    if data is None:
+        if backbone != "scenes":
+            raise UsageError(f"--backbone {backbone} needs images: give --data DIR (a folder of photographs)")
+        source = SceneSource()
+    else:
+        folder = built.open_images(data)
+        if loss == "ce":
+            folder.need_labels()
+        source = FolderSource(folder)
+    spec = label(part("scorer", scorer))
+    names = {
+        "backbone": backbone,
+        "weights": weights_fingerprint(backbone, weights, seed),
+        "data": "scenes" if data is None else data_fingerprint(data),
+        "scorer": spec,
+        "dtype": dtype,
+    }
+    return Classification(built, source, _scorer(spec, built, dtype, seed), loss, names)
+
+
+def _scorer(spec: str, backbone: Backbone, dtype: str, seed: int) -> nn.Module:
+    made = part("scorer", spec).make(backbone.dim, seed)
+    device = next(backbone.model.parameters()).device
+    return made.to(device=device, dtype=torch.float64 if dtype == "float64" else torch.float32)

@@ -1,0 +1,22 @@
+"""Attention: the weight says how much a token is looked at."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradprobe.core import Noise, Selection
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Tokens unchanged, ``log alpha_i`` added to the attention logits of token i as a key in every layer.
+
+    Weight 0 is exactly an absent token, weight 1 exactly a present one, so the limit of a soft top-K for tau -> 0 is
+    exactly ``hard+gather``.
+    """
+
+    def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
+        present = weights > 0
+        logs = torch.where(present, weights, torch.ones_like(weights)).log()
+        return Selection(patches, weights, key_bias=torch.where(present, logs, torch.full_like(weights, -torch.inf)))

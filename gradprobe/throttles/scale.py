@@ -1,0 +1,18 @@
+"""Scale gate: tokens shrink with their weight."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradprobe.core import Noise, Selection
+
+
+@dataclass(frozen=True)
+class Scale:
+    """All N tokens, times their weight: ``alpha_i x_i``.
+
+    Source: DiffPrune, section 4.3 and Table 5.
+    """
+
+    def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
+        return Selection(patches * weights[..., None], weights)

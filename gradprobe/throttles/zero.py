@@ -1,0 +1,20 @@
+"""Zero: dropped tokens stay as zero vectors."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradprobe.core import Noise, Selection, top_k_mask
+
+
+@dataclass(frozen=True)
+class Zero:
+    """All N tokens, times a 0/1 weight: ``m_i x_i`` with m the K largest weights.
+
+    A soft weight is hardened forward and keeps its own gradient backward (straight through), so dropped tokens get a
+    gradient too.
+    """
+
+    def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
+        mask = top_k_mask(weights, k) + (weights - weights.detach())
+        return Selection(patches * mask[..., None], weights)

@@ -1,0 +1,133 @@
+"""Names -> operators -> names, and what is said about names that are wrong."""
+
+import textwrap
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from gradprobe import registry
+from gradprobe.errors import GradprobeError, UsageError
+
+EVERY = [f"{r}+{t}" for r in registry.RELAXATIONS for t in registry.THROTTLES]
+
+
+@pytest.mark.parametrize("spec", EVERY)
+def test_every_pair_of_parts_is_an_operator_with_that_name(spec):
+    assert registry.label(registry.build(spec)) == spec
+
+
+@pytest.mark.parametrize(("alias", "full"), registry.ALIASES.items())
+def test_an_alias_is_its_full_name(alias, full):
+    assert registry.label(registry.build(alias)) == full
+    assert registry.build(alias) == registry.build(full)
+
+
+@pytest.mark.parametrize(
+    ("typed", "canonical"),
+    [
+        ("vpnoise:tau=0.3", "lapsum:tau=0.3+vpnoise"),
+        ("vpnoise:sigma=unit,tau=1.0", "lapsum+vpnoise:sigma=unit"),
+        ("vpnoise:sigma=0.5", "lapsum+vpnoise:sigma=0.5"),
+        ("gumbel:backward=soft,scale=2", "gumbel-ste:backward=soft,scale=2+gather"),
+        ("gumbel-ste:scale=0+zero", "gumbel-ste:scale=0+zero"),
+        ("scale:tau=1e-8", "lapsum:tau=1e-08+scale"),
+    ],
+)
+def test_the_canonical_name_can_be_typed_back(typed, canonical):
+    assert registry.label(registry.build(typed)) == canonical
+    assert registry.build(canonical) == registry.build(typed)
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("vpnose", "did you mean 'vpnoise'"),
+        ("lapsum+gathr", "did you mean 'gather'"),
+        ("lapsun+gather", "did you mean 'lapsum'"),
+        ("vpnoise:tua=1", "did you mean 'tau'"),
+        ("vpnoise:tau", "field=value"),
+        ("vpnoise:tau=warm", "must be float"),
+        ("vpnoise:tau=0", "must be positive"),
+        ("vpnoise:tau=nan", "must be positive"),
+        ("vpnoise:sigma=rsm", "sigma=rms, sigma=unit or a number"),
+        ("gumbel:backward=sotf", "did you mean 'soft'"),
+        ("lapsum", "only one part"),
+        ("gather", "only one part"),
+        ("", "is no name"),
+        ("nowhere.py:Op", "no such file"),
+        ("hard:tau=1", "no field 'tau'"),
+    ],
+)
+def test_a_wrong_name_is_a_usage_error_that_says_what_to_type(spec, words):
+    with pytest.raises(UsageError) as caught:
+        registry.build(spec)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+MINE = textwrap.dedent("""
+    from dataclasses import dataclass
+    from gradprobe import Selection
+
+    @dataclass(frozen=True)
+    class Half:
+        by: float = 0.5
+        def __call__(self, patches, scores, k, noise):
+            weights = scores.sigmoid()
+            return Selection(patches * (self.by * weights)[..., None], weights)
+
+    @dataclass(frozen=True)
+    class Sigmoid:
+        def __call__(self, scores, k, noise):
+            return scores.sigmoid()
+
+    def function(patches, scores, k, noise):
+        return Selection(patches, scores.sigmoid())
+    """)
+
+
+def test_an_operator_from_a_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(MINE)
+    operator = registry.build(f"{path}:Half:by=0.25")
+    assert operator.by == 0.25
+    assert registry.label(operator) == f"{path}:Half:by=0.25"
+    assert registry.label(registry.build(f"{path}:Sigmoid+vpnoise")) == f"{path}:Sigmoid+vpnoise"
+    assert registry.label(registry.build(f"{path}:function")) == f"{path}:function"
+    assert registry.code_of(operator) is not None
+    with pytest.raises(UsageError, match="did you mean 'Half'"):
+        registry.build(f"{path}:Halv")
+    with pytest.raises(UsageError, match="no field 'of'"):
+        registry.build(f"{path}:Half:of=1")
+
+
+def test_a_file_that_cannot_be_imported_is_one_line(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("import nothing_of_that_name\n")
+    with pytest.raises(GradprobeError, match="cannot be imported: ModuleNotFoundError"):
+        registry.build(f"{path}:Op")
+
+
+def test_the_hash_of_the_code_changes_with_the_code(tmp_path):
+    hashes = []
+    for i, text in enumerate((MINE, MINE + "\n# changed\n", MINE)):
+        path = tmp_path / f"mine{i}.py"
+        path.write_text(text)
+        hashes.append(registry.code_of(registry.build(f"{path}:Half")))
+    assert hashes[0] == hashes[2] != hashes[1]
+    assert registry.code_of(registry.build("vpnoise")) is None
+
+
+def test_entry_points_are_names_like_any_other(tmp_path, monkeypatch):
+    (tmp_path / "third_party_ops.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    points = {
+        "gradprobe.operators": [EntryPoint("half", "third_party_ops:Half", "gradprobe.operators")],
+        "gradprobe.relaxations": [EntryPoint("sig", "third_party_ops:Sigmoid", "gradprobe.relaxations")],
+    }
+    monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
+    assert registry.label(registry.build("half:by=2")) == "half:by=2"
+    assert registry.label(registry.build("sig+vpnoise")) == "sig+vpnoise"
+    assert "half" in registry.names("operator")
+    with pytest.raises(UsageError, match="did you mean 'half'"):
+        registry.build("halff")
