@@ -146,6 +146,7 @@ class Operator:
     throttle: Throttle
 
     def __call__(self, patches: Tensor, scores: Tensor, k: int, noise: Noise) -> Selection:
+        """Patches ``(B, N, D)`` and scores ``(B, N)`` -> what the frozen model reads."""
         weights = self.relaxation(scores, k, noise.stream(0))
         return self.throttle(patches, weights, k, noise.stream(1))
 
@@ -168,8 +169,15 @@ class Batch:
 class Task(Protocol):
     """A frozen model, a scorer and data; all that a probe sees of them."""
 
-    scorer: nn.Module
-    n_tokens: int
+    @property
+    def scorer(self) -> nn.Module:
+        """Patches ``(B, N, D)`` -> scores ``(B, N)``: whose gradients a probe looks at."""
+        ...
+
+    @property
+    def n_tokens(self) -> int:
+        """N."""
+        ...
 
     @property
     def question(self) -> dict[str, Any]:
@@ -205,17 +213,24 @@ def check_k(k: int, n: int) -> None:
         UsageError: K is not a whole number between 1 and N.
     """
     if not isinstance(k, int) or not 1 <= k <= n:
-        raise UsageError(f"k={k} asks for {k} of {n} tokens; possible: --k 1 to --k {n}, or --keep with a share in (0, 1]")
+        raise UsageError(
+            f"k={k} asks for {k} of {n} tokens; possible: --k 1 to --k {n}, or --keep with a share in (0, 1]"
+        )
 
 
 def apply(operator: SelectionOperator, patches: Tensor, scores: Tensor, k: int, noise: Noise, name: str) -> Selection:
     """Call an operator and check what every caller relies on.
 
     Raises:
-        GradprobeError: it changed its inputs, or what it returned does not have the promised shapes.
+        GradprobeError: it raised, changed its inputs, or what it returned does not have the promised shapes.
     """
     before = patches._version, scores._version
-    selection = operator(patches, scores, k, noise=noise)
+    try:
+        selection = operator(patches, scores, k, noise=noise)
+    except GradprobeError:
+        raise
+    except Exception as error:  # anyone's code
+        raise GradprobeError(f"operator {name} raised {type(error).__name__}: {error}; --debug shows where") from error
     if (patches._version, scores._version) != before:
         raise GradprobeError(f"operator {name} changed its inputs in place; work on a copy (x.clone()) inside it")
     if not isinstance(selection, Selection):
@@ -228,7 +243,9 @@ def apply(operator: SelectionOperator, patches: Tensor, scores: Tensor, k: int, 
         if value is not None and tuple(value.shape) != shape:
             raise GradprobeError(f"operator {name} returned {field} of shape {tuple(value.shape)}; it must be {shape}")
     if selection.index is None and m != n:
-        raise GradprobeError(f"operator {name} sent {m} of {n} tokens on without their index; give Selection(index=...)")
+        raise GradprobeError(
+            f"operator {name} sent {m} of {n} tokens on without their index; give Selection(index=...)"
+        )
     return selection
 
 

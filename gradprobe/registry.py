@@ -1,7 +1,7 @@
 """A name -> the object it names: built-in tables, entry points, ``path/file.py:Class``.
 
-An operator's name is ``relaxation[:field=value,...]+throttle[:field=value,...]`` or an alias; an alias takes the fields of
-both its parts. The canonical name (`label`) leaves defaults out and can be typed back.
+An operator's name is ``relaxation[:field=value,...]+throttle[:field=value,...]`` or an alias; an alias takes the fields
+of both its parts. The canonical name (`label`) leaves defaults out and can be typed back.
 """
 
 import dataclasses
@@ -79,9 +79,12 @@ def build(spec: str) -> Any:
     name, fields = _split(spec)
     if name not in ALIASES:
         if name in RELAXATIONS or name in THROTTLES:
-            raise UsageError(f"operator {spec!r}: {name} is only one part; join a relaxation and a throttle, e.g. lapsum+vpnoise")
+            raise UsageError(
+                f"operator {spec!r}: {name} is only one part; join a relaxation and a throttle, e.g. lapsum+vpnoise"
+            )
         return part("operator", spec)
-    relaxation, throttle = (_find(kind, n) for kind, n in zip(("relaxation", "throttle"), ALIASES[name].split("+")))
+    left, right = ALIASES[name].split("+")
+    relaxation, throttle = _find("relaxation", left), _find("throttle", right)
     own, other = _fields_of(relaxation), _fields_of(throttle)
     for field in fields:
         if field not in own and field not in other:
@@ -126,20 +129,23 @@ def label(thing: Any) -> str:
 
 
 def code_of(thing: Any) -> str | None:
-    """A hash of a third party's source file, None for built-ins: stored answers must not outlive a change of the code."""
+    """A hash of a third party's source file, None for built-ins: stored answers do not outlive a change of the code."""
     parts = [thing.relaxation, thing.throttle] if type(thing).__name__ == "Operator" else [thing]
     files = set()
     for item in parts:
         cls = item if inspect.isfunction(item) else type(item)
-        if not cls.__module__.startswith("gradprobe."):
-            files.add(inspect.getsourcefile(cls))
+        source = inspect.getsourcefile(cls)
+        if source and not cls.__module__.startswith("gradprobe."):
+            files.add(source)
     return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sorted(files))).hexdigest()[:16] if files else None
 
 
 def _split(spec: str) -> tuple[str, dict[str, str]]:
     match = re.match(r"^(?P<name>[^:]+\.py:\w+|[^:]+)(?::(?P<fields>.*))?$", spec)
     if not match:
-        raise UsageError(f"{spec!r} is no name; type for example vpnoise, lapsum:tau=0.3+gather or my_ops.py:MyOperator")
+        raise UsageError(
+            f"{spec!r} is no name; type for example vpnoise, lapsum:tau=0.3+gather or my_ops.py:MyOperator"
+        )
     fields: dict[str, str] = {}
     for item in filter(None, (match["fields"] or "").split(",")):
         key, equals, value = item.partition("=")

@@ -1,8 +1,8 @@
 """Scorers: the small networks whose gradients the probes look at.
 
-A scorer maps patches ``(B, N, D)`` to scores ``(B, N)``. Both kinds have 24 D^2 parameters by default, which at D = 768 is
-the paper's "roughly 14M"; the paper does not say which it means, so both are offered. Patches are normalised per token
-without parameters first, so that scores start at a comparable scale in every backbone.
+A scorer maps patches ``(B, N, D)`` to scores ``(B, N)``. Both kinds have 24 D^2 parameters by default, which at D = 768
+is the paper's "roughly 14M"; the paper does not say which it means, so both are offered. Patches are normalised per
+token without parameters first, so that scores start at a comparable scale in every backbone.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,9 @@ class Transformer:
         width = self.width or dim
         heads = self.heads or max(1, width // 64)
         if width % heads:
-            raise UsageError(f"transformer: width {width} cannot be split into {heads} heads; give heads that divide it")
+            raise UsageError(
+                f"transformer: width {width} cannot be split into {heads} heads; give heads that divide it"
+            )
         return _seeded(lambda: _Transformer(dim, self.depth, width, heads), seed)
 
 

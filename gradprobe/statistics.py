@@ -1,8 +1,8 @@
 """Values -> estimates with intervals (numpy and scipy; no torch).
 
-Everything here is a function of per-batch numbers: a Gram matrix of batch gradients, and means over batches. Intervals are
-delete-one jackknives over *batches*, because the pairs of batches in a mean cosine share gradients: taking the pairs as
-independent covers 27-80 % at nominal 95 %.
+Everything here is a function of per-batch numbers: a Gram matrix of batch gradients, and means over batches. Intervals
+are delete-one jackknives over *batches*, because the pairs of batches in a mean cosine share gradients: taking the
+pairs as independent covers 27-80 % at nominal 95 %.
 """
 
 from dataclasses import dataclass
@@ -56,11 +56,11 @@ class Jackknifed:
 def pair_mean(matrix: Array) -> Jackknifed:
     """Mean over pairs of different batches, ``2/(B(B-1)) sum_{i<j} M_ij``, of a symmetric matrix.
 
-    With T the row sums, ``C_(i) = (sum M - 2 T_i + M_ii - (tr M - M_ii)) / ((B-1)(B-2))``. The plain jackknife doubles the
-    variance where batches have nothing in common. With ``M_ij = C + g_i + g_j + w_ij`` its expectation is
-    ``4 var(g)/B + 4 var(w)/(B(B-2))`` where the truth is ``4 var(g)/B + 2 var(w)/(B(B-1))``; var(w) is known from the residuals,
-    so the replicates are drawn together to the right spread. (An estimate of var(g) below 0 counts as 0, so at C = 0
-    exactly the interval is a little too wide.)
+    With T the row sums, ``C_(i) = (sum M - 2 T_i + M_ii - (tr M - M_ii)) / ((B-1)(B-2))``. The plain jackknife doubles
+    the variance where batches have nothing in common. With ``M_ij = C + g_i + g_j + w_ij`` its expectation is
+    ``4 var(g)/B + 4 var(w)/(B(B-2))`` where the truth is ``4 var(g)/B + 2 var(w)/(B(B-1))``; var(w) is known from the
+    residuals, so the replicates are drawn together to the right spread. (An estimate of var(g) below 0 counts as 0, so
+    at C = 0 exactly the interval is a little too wide.)
 
     Source: Efron and Stein 1981, section 4, for the bias; Hoeffding's decomposition for the correction.
 
@@ -101,8 +101,8 @@ def pairings(gram: Array) -> tuple[Array, Array, Array]:
         gram: inner products (or cosines) of the gradients of B batches with R noise draws, ``(B, R, B, R)``.
 
     Returns:
-        ``total (B, B)``: mean over different draws r != r'; ``data (B, B)``: mean over equal draws; ``op (B,)``: the diagonal
-        of ``total``, the same batch with different draws.
+        ``total (B, B)``: mean over different draws r != r'; ``data (B, B)``: mean over equal draws; ``op (B,)``: the
+        diagonal of ``total``, the same batch with different draws.
     """
     r = gram.shape[1]
     same = np.einsum("irjr->ij", gram)
@@ -127,7 +127,8 @@ class Coherence:
     - ``data``: other batch, same draw; ``op``: same batch, other draw (1 for a deterministic operator);
     - ``norm``: mean gradient norm;
     - ``m_coherence``: ``|sum g|^2 / sum |g|^2``, 1 for orthogonal gradients, B for equal ones (arXiv 2008.01217);
-    - ``snr``: ``|E g|^2 / tr Cov g`` of a batch gradient; ``noise_scale``: ``b tr Cov / |E g|^2`` in images (arXiv 1812.06162).
+    - ``snr``: ``|E g|^2 / tr Cov g`` of a batch gradient;
+    - ``noise_scale``: ``b tr Cov / |E g|^2`` in images (arXiv 1812.06162).
     """
 
     total: Jackknifed
@@ -213,16 +214,10 @@ def coherence_row(
     for prefix, ours, index in (("", raw, 0), ("centred_", centred, 1)):
         against = None if baseline is None else coherence(baseline[index].sum(0, dtype=np.float64), batch_size)
         versus = None if against is None else compare(ours.total, against.total)
-        ratio = versus.ratio if versus else None
-        numbers |= {
-            f"{prefix}ratio": ratio and ratio.value,
-            f"{prefix}ratio_low": ratio and ratio.low,
-            f"{prefix}ratio_high": ratio and ratio.high,
-            f"{prefix}ratio_reason": versus.reason if versus else None,
-            f"{prefix}difference": versus and versus.difference.value,
-            f"{prefix}difference_low": versus and versus.difference.low,
-            f"{prefix}difference_high": versus and versus.difference.high,
-        }
+        for name, estimate in (("ratio", versus and versus.ratio), ("difference", versus and versus.difference)):
+            for suffix, field in (("", "value"), ("_low", "low"), ("_high", "high")):
+                numbers[f"{prefix}{name}{suffix}"] = getattr(estimate, field) if estimate else None
+        numbers[f"{prefix}ratio_reason"] = versus.reason if versus else None
     return {name: _finite(value) for name, value in numbers.items()}
 
 

@@ -226,14 +226,16 @@ def test_an_operator_in_square_brackets_is_not_markup():
 def test_ratio_lines_never_print_a_naked_ratio():
     none = {"ratio": None, "ratio_reason": "unbounded: the baseline's interval reaches 0"}
     none |= {"difference": 0.5, "difference_low": 0.4, "difference_high": 0.6}
+    none |= {"centred_ratio": 7.0, "centred_ratio_low": 4.0, "centred_ratio_high": 12.0, "centred_ratio_reason": None}
     assert ratio_lines([ROWS[0], ROWS[2] | none], GUMBEL) == [
-        "lapsum+vpnoise: ratio to gumbel-ste+gather unbounded (the baseline's interval reaches 0); "
-        "C is 0.50 [0.40, 0.60] above it"
+        "lapsum+vpnoise: ratio of C to gumbel-ste+gather unbounded (the baseline's interval reaches 0); "
+        "C is 0.50 [0.40, 0.60] above it",
+        "lapsum+vpnoise: centred C is 7.0 [4.0, 12.0] times that of gumbel-ste+gather",
     ]
     given = {"ratio": 6.1, "ratio_low": 4.4, "ratio_high": 8.5, "ratio_reason": None}
-    assert ratio_lines([ROWS[2] | given], GUMBEL) == [
+    assert ratio_lines([ROWS[2] | none | given], GUMBEL)[0] == (
         "lapsum+vpnoise: C is 6.1 [4.4, 8.5] times that of gumbel-ste+gather"
-    ]
+    )
     assert ratio_lines(ROWS[:1], GUMBEL) == []
     assert "undefined" in ratio_lines(ROWS, GUMBEL)[-1]  # without gradient
     assert "above" not in ratio_lines(ROWS, GUMBEL)[-1]
@@ -247,7 +249,7 @@ def test_steps_are_named_where_they_differ():
 def test_markdown_has_a_row_for_each_and_equal_columns():
     lines = markdown_table(ROWS).splitlines()
     assert len(lines) == 2 + len(ROWS)
-    assert {line.replace("\\|", "").count("|") for line in lines} == {12}
+    assert {line.replace("\\|", "").count("|") for line in lines} == {13}
     assert lines[2].startswith(f"| `{GUMBEL}` | ")
     assert lines[-1].startswith(f"| `{HARD}` | none | none |")
     assert "ratio" not in markdown_table(ROWS[:1])

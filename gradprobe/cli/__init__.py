@@ -1,8 +1,8 @@
 """The command line: parses, calls, prints. One file a command; heavy imports happen inside the command."""
 
 import sys
+from typing import Any
 
-import click
 import typer
 
 from gradprobe import __version__
@@ -11,6 +11,9 @@ from gradprobe.cli.figures import figures
 from gradprobe.cli.scenes import train_scenes
 from gradprobe.cli.store import list_results, show
 from gradprobe.errors import GradprobeError, UsageError
+
+CommandError: Any = typer.BadParameter.__base__  # click's UsageError, which typer carries under a private name
+STOPPED = 130  # what a shell calls a program that Ctrl-C ended
 
 app = typer.Typer(
     name="gradprobe",
@@ -48,17 +51,20 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]  # wherever it is written
     debug = len(arguments) < len(sys.argv) - 1
     try:
-        sys.exit(app(arguments, standalone_mode=False) or 0)
-    except click.ClickException as error:
+        code = app(arguments, standalone_mode=False) or 0
+    except CommandError as error:
         if debug:
             raise
-        _fail(error.format_message(), error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        _fail("stopped; what was stored stays, and the same command goes on from it", 130)
+        _fail(f"{error.format_message()} (gradprobe --help, gradprobe COMMAND --help)", 2)
+    except (typer.Abort, KeyboardInterrupt):
+        code = STOPPED
     except GradprobeError as error:
         if debug:
             raise
         _fail(str(error), 2 if isinstance(error, UsageError) else 1)
+    if code == STOPPED:
+        _fail("stopped; what was stored stays, and the same command goes on from it", code)
+    sys.exit(code)
 
 
 def _fail(message: str, code: int) -> None:

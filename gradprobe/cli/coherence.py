@@ -53,19 +53,36 @@ def coherence(
     from gradprobe.results import Store
     from gradprobe.tasks import classification
 
-    task = classification(
-        backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, seed=seed, device=device, dtype=dtype
-    )
-    k = k if k is not None else max(1, round((keep or 1) * task.n_tokens))
     operators = {registry.label(o): o for o in map(registry.build, [*([] if baseline == "none" else [baseline]), *op])}
     base = None if baseline == "none" else next(iter(operators))
+    if figure is not None:
+        from gradprobe.plotting.style import check_path
+
+        check_path(figure)
+    task = classification(
+        backbone,
+        weights=weights,
+        data=data,
+        layer=layer,
+        loss=loss,
+        scorer=scorer,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+    )
+    k = k if k is not None else max(1, round((keep or 1) * task.n_tokens))
     where = {n: v for n, v in (("weights", weights), ("data", data), ("device", device)) if v is not None}
-    settings = {
+    settings: dict[str, Any] = {
         "batches": batches, "batch_size": batch_size, "draws": draws, "learning_rate": learning_rate, "seed": seed
     }  # fmt: skip
     with bars() as tell:
         found = [
-            ask(Run(backbone, question_of(task, operator, k, steps=count, **settings), where), [Store(results)], tell, force)
+            ask(
+                Run(backbone, question_of(task, operator, k, steps=count, **settings), where),
+                [Store(results)],
+                tell,
+                force,
+            )
             for operator in operators.values()
             for count in counts
         ]
@@ -73,13 +90,14 @@ def coherence(
     rows = []
     for a in found:
         other = bases.get(a.result.question["steps"])
-        own = other is None or other is a
-        rows.append(a.result.row(baseline=None if own else other.result, path=a.path))
+        against = other.result if other is not None and other is not a else None
+        rows.append(a.result.row(baseline=against, path=a.path))
     settings = {n: v for n, v in found[-1].result.question.items() if n not in ("op", "op_code", "steps")}
     if as_json:
-        typer.echo(json.dumps({
-            "probe": "coherence", "settings": {**settings, "baseline": base}, "rows": rows, "path": str(results)
-        }, indent=2))  # fmt: skip
+        settings["baseline"] = base
+        typer.echo(
+            json.dumps({"probe": "coherence", "settings": settings, "rows": rows, "path": str(results)}, indent=2)
+        )
     else:
         _print(rows, settings, base, found)
     if figure is not None:
@@ -98,7 +116,9 @@ def _steps(text: str) -> list[int]:
     except ValueError:
         counts = [-1]
     if counts[0] < 0:
-        raise UsageError(f"--steps {text} is not possible; give whole numbers of training steps, e.g. --steps 0,100,500")
+        raise UsageError(
+            f"--steps {text} is not possible; give whole numbers of training steps, e.g. --steps 0,100,500"
+        )
     return counts
 
 
@@ -109,11 +129,17 @@ def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | Non
 
     console = Console()
     if settings["weights"].startswith("random:"):
-        console.print("RANDOM WEIGHTS: this model has learned nothing; its numbers describe its shape only.", style="bold")
+        console.print(
+            "RANDOM WEIGHTS: this model has learned nothing; its numbers describe its shape only.", style="bold"
+        )
     console.print(coherence_table(rows))
     for line in ratio_lines(rows, base):
         console.print(line, highlight=False)
     console.print(MEANING, highlight=False)
+    skipped = sorted({name for a in found for name in a.result.environment["skipped"]})
+    if skipped:
+        some = "an unreadable image" if len(skipped) == 1 else f"{len(skipped)} unreadable images"
+        console.print(f"skipped {some}: {', '.join(skipped)}", highlight=False)
     for a in found:
         how = "stored" if a.computed else "from the store (--force measures again)"
         console.print(f"{how}: {a.path}", highlight=False, soft_wrap=True)

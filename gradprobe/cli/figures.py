@@ -22,7 +22,7 @@ def figures(
     """Draw the figures of the presets as png and svg; only questions without a stored answer are computed."""
     from gradprobe.cli.progress import bars
     from gradprobe.experiments import load_experiment, panels, run_experiment
-    from gradprobe.plotting.coherence import fig1c
+    from gradprobe.plotting.coherence import fig1c, operators
     from gradprobe.plotting.style import save_figure
     from gradprobe.results import Store
 
@@ -31,7 +31,7 @@ def figures(
         raise UsageError(f"no presets in {presets}; run this in a clone of gradprobe, or give --presets DIR")
     if name is not None and name not in known:
         raise UsageError(f"no preset {name!r} in {presets}: {nearest(name, known)}")
-    drawings = {"fig1c": fig1c}
+    drawings = {"fig1c": fig1c, "operators": operators}
     chosen = [load_experiment(path) for stem, path in known.items() if name in (None, stem)]
     for experiment in chosen:
         if experiment.figure not in drawings:

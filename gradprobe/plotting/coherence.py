@@ -25,27 +25,57 @@ def coherence_bars(rows: Sequence[Row], title: str) -> Figure:
     with look():
         figure = Figure(figsize=(5.4, 0.95 + 0.36 * len(rows)))
         axes = figure.subplots()
-        places = np.arange(len(rows))
-        for name, field, shift, colour in (("raw", "coherence", -0.19, BLUE), ("centred", "centred", 0.19, SKY)):
-            shown = [(y, row) for y, row in zip(places, rows, strict=True) if _drawn(row, field)]
-            low, high = ("low", "high") if field == "coherence" else ("centred_low", "centred_high")
-            values = np.array([row[field] for _, row in shown], float)
-            at = np.array([y for y, _ in shown], float) + shift
-            axes.barh(at, values, 0.36, color=colour, label=name)
-            axes.errorbar(values, at, xerr=_errors([row for _, row in shown], field, low, high), **INTERVAL)
-        for y, row in zip(places, rows, strict=True):
-            if not _drawn(row, "coherence"):
-                axes.text(0, float(y), f" {_absent(row)}", va="center", color=GREY)
-        axes.axvline(0, color=BLACK, linewidth=0.8)
-        axes.set_yticks(places, names(rows))
-        axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
-        axes.set_xlim(*_limits(rows, ("low", "high", "centred_low", "centred_high", "coherence", "centred")))
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x")
+        _lying_bars(axes, rows)
         axes.set_xlabel(f"gradient coherence C, 95 % intervals\n{setting(rows)}")
         axes.set_title(title)
         figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
+
+
+def operators(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]) -> Figure:
+    """Coherence of many operators, raw and without the common mode, two panels beside each other on one axis.
+
+    Args:
+        panels: a name and the rows of one scorer each, drawn in reading order.
+        paper: not drawn; every figure of a preset takes it.
+    """
+    lines = [panels[i : i + 2] for i in range(0, len(panels), 2)]
+    heights = [max(len(rows) for _, rows in line) + 2 for line in lines]
+    with look():
+        figure = Figure(figsize=(PAGE, 0.6 + 0.25 * sum(heights)))
+        grid = figure.subplots(len(lines), 2, sharex=True, squeeze=False, height_ratios=heights)
+        for axes in grid.flat[len(panels) :]:
+            axes.remove()
+        for axes, (name, rows) in zip(grid.flat, panels, strict=False):
+            _lying_bars(axes, rows)
+            axes.set_title(name)
+        every = [row for _, rows in panels for row in rows]
+        low, high = _limits(every, ("low", "high", "centred_low", "centred_high", "coherence", "centred"))
+        grid[0, 0].set_xlim(low, high)
+        figure.supxlabel(f"gradient coherence C, 95 % intervals; {setting(every)}", fontsize=8)
+        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
+    return figure
+
+
+def _lying_bars(axes: Axes, rows: Sequence[Row]) -> None:
+    """Horizontal bars of raw and centred coherence, the first row on top; absent ones are written, not drawn as 0."""
+    places = np.arange(len(rows))
+    for name, field, shift, colour in (("raw", "coherence", -0.19, BLUE), ("centred", "centred", 0.19, SKY)):
+        shown = [(y, row) for y, row in zip(places, rows, strict=True) if _drawn(row, field)]
+        low, high = ("low", "high") if field == "coherence" else ("centred_low", "centred_high")
+        values = np.array([row[field] for _, row in shown], float)
+        at = np.array([y for y, _ in shown], float) + shift
+        axes.barh(at, values, 0.36, color=colour, label=name)
+        axes.errorbar(values, at, xerr=_errors([row for _, row in shown], field, low, high), **INTERVAL)
+    for y, row in zip(places, rows, strict=True):
+        if not _drawn(row, "coherence"):
+            axes.text(0, float(y), f" {_absent(row)}", va="center", color=GREY)
+    axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.set_yticks(places, names(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(*_limits(rows, ("low", "high", "centred_low", "centred_high", "coherence", "centred")))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
 
 
 def fig1c(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]) -> Figure:

@@ -68,17 +68,27 @@ def setting(rows: Sequence[Row]) -> str:
     return "\n".join(dict.fromkeys(texts))
 
 
-def verdict(row: Row) -> tuple[str, str]:
-    """Why a compared row has no ratio, as a word and its explanation; both empty if it has one or none was asked."""
-    word, _, why = str(row["ratio_reason"] or "").partition(": ")
-    return (word, why) if why and row["ratio"] is None else ("", "")
+def verdict(row: Row, of: str = "") -> tuple[str, str]:
+    """Why a compared row has no ratio, as a word and its explanation; both empty if it has one or none was asked.
+
+    Args:
+        row: of the table.
+        of: empty for the raw coherence, ``centred_`` for the other.
+    """
+    word, _, why = str(row[f"{of}ratio_reason"] or "").partition(": ")
+    return (word, why) if why and row[f"{of}ratio"] is None else ("", "")
 
 
-def ratio(row: Row) -> str:
+def ratio(row: Row, of: str = "") -> str:
     """The ratio to the baseline with its interval, "unbounded", or an en dash where nothing was compared."""
-    if row["ratio"] is None:
-        return verdict(row)[0] or "–"
-    return interval(row["ratio"], row["ratio_low"], row["ratio_high"])
+    if row[f"{of}ratio"] is None:
+        return verdict(row, of)[0] or "–"
+    return interval(row[f"{of}ratio"], row[f"{of}ratio_low"], row[f"{of}ratio_high"])
+
+
+def difference(row: Row, of: str = "") -> str:
+    """The difference to the baseline with its interval."""
+    return interval(row[f"{of}difference"], row[f"{of}difference_low"], row[f"{of}difference_high"])
 
 
 AGREEMENT: dict[str, Cell] = {
@@ -100,7 +110,8 @@ SIZES: dict[str, Cell] = {
 }
 COMPARED: dict[str, Cell] = {
     "ratio [95 %]": ratio,
-    "difference [95 %]": lambda row: interval(row["difference"], row["difference_low"], row["difference_high"]),
+    "centred ratio [95 %]": lambda row: ratio(row, "centred_"),
+    "centred difference [95 %]": lambda row: difference(row, "centred_"),
 }
 
 
@@ -124,21 +135,24 @@ def coherence_table(rows: Sequence[Row]) -> Group:
 
 
 def ratio_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
-    """A sentence for each row that was compared: the ratio to the baseline or, where it would mislead, the difference.
+    """Sentences for each row that was compared: the ratio to the baseline or, where it would mislead, the difference.
 
-    Example:
-        >>> row = {"op": "lapsum+vpnoise", "steps": 0, "ratio": 6.1, "ratio_low": 4.4, "ratio_high": 8.5}
-        >>> ratio_lines([row], "gumbel-ste+gather")
-        ['lapsum+vpnoise: C is 6.1 [4.4, 8.5] times that of gumbel-ste+gather']
+    Args:
+        rows: of the table.
+        baseline: the operator they were compared with.
+
+    Returns:
+        Two for each compared row, of its raw and of its centred coherence.
     """
     lines = []
     for name, row in zip(names(rows), rows, strict=True):
-        if row["ratio"] is not None:
-            lines.append(f"{name}: C is {ratio(row)} times that of {baseline}")
-        elif verdict(row)[0]:
-            word, why = verdict(row)
-            above = "" if row["difference"] is None else f"; C is {COMPARED['difference [95 %]'](row)} above it"
-            lines.append(f"{name}: ratio to {baseline} {word} ({why}){above}")
+        for word, of in (("C", ""), ("centred C", "centred_")):
+            why = verdict(row, of)
+            if row[f"{of}ratio"] is not None:
+                lines.append(f"{name}: {word} is {ratio(row, of)} times that of {baseline}")
+            elif why[0]:
+                above = "" if row[f"{of}difference"] is None else f"; {word} is {difference(row, of)} above it"
+                lines.append(f"{name}: ratio of {word} to {baseline} {why[0]} ({why[1]}){above}")
     return lines
 
 

@@ -38,8 +38,9 @@ def coherence(
     """Inner products of the scorer's gradients over batches and noise draws, theta fixed, raw and centred.
 
     The coherence is the mean cosine over pairs of batches with other data and other noise,
-    ``C = mean_{b != b', r != r'} cos(g_br, g_b'r')``. Noise is keyed by an image's place in its batch, not by the image, so
-    that draw r is the same noise in every batch: only then does ``C_data`` (other batch, same draw) isolate the data.
+    ``C = mean_{b != b', r != r'} cos(g_br, g_b'r')``. Noise is keyed by an image's place in its batch, not by the
+    image, so that draw r is the same noise in every batch: only then does ``C_data`` (other batch, same draw) isolate
+    the data.
 
     Args:
         task: frozen model, scorer and data; its scorer is trained in place if ``steps`` > 0.
@@ -108,7 +109,12 @@ def question_of(
         UsageError: a number outside what is possible.
     """
     check_k(k, task.n_tokens)
-    for option, value, least in (("batches", batches, 3), ("batch-size", batch_size, 1), ("draws", draws, 2), ("steps", steps, 0)):
+    for option, value, least in (
+        ("batches", batches, 3),
+        ("batch-size", batch_size, 1),
+        ("draws", draws, 2),
+        ("steps", steps, 0),
+    ):
         if not isinstance(value, int) or value < least:
             raise UsageError(f"--{option} {value} is not possible; give a whole number of at least {least}")
     asked = {

@@ -47,7 +47,7 @@ def score_gradient(
 
 
 def centred(u: Tensor) -> Tensor:
-    """u without its mean per image: moving all scores of an image together does not change a ranking.
+    """U without its mean per image: moving all scores of an image together does not change a ranking.
 
     Example:
         >>> centred(torch.tensor([[1.0, 2.0, 3.0]])).tolist()

@@ -12,8 +12,8 @@ from gradprobe.mixing import check_sigma, mix
 class ScaleVPNoise:
     """A scaled token mixed with noise: ``sqrt(alpha_i) alpha_i x_i + sqrt(1 - alpha_i) sigma_i eps_i``.
 
-    Source: DiffPrune, section 3.2, "a per-token scale composed with variance-preserving Gaussian mixing"; the paper gives
-    no formula, and the order (scale first) is our reading.
+    Source: DiffPrune, section 3.2, "a per-token scale composed with variance-preserving Gaussian mixing"; the paper
+    gives no formula, and the order (scale first) is our reading.
 
     Attributes:
         sigma: ``rms`` (each token's own root mean square, detached), ``unit`` or a number.

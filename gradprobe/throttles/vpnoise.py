@@ -12,11 +12,11 @@ from gradprobe.mixing import check_sigma, mix
 class VPNoise:
     """Variance-preserving noising: ``sqrt(alpha_i) x_i + sqrt(1 - alpha_i) sigma_i eps_i``.
 
-    Source: DiffPrune, Eq. 5, which takes sigma = 1 for normalised tokens; ``rms`` is what preserves variance when tokens
-    are not.
+    Source: DiffPrune, Eq. 5, which takes sigma = 1 for normalised tokens; ``rms`` is what preserves variance when
+    tokens are not.
 
     Attributes:
-        sigma: ``rms`` (each token's own root mean square, detached), ``unit`` (the paper's literal N(0, I)) or a number.
+        sigma: ``rms`` (each token's own root mean square, detached), ``unit`` (the paper's N(0, I)) or a number.
     """
 
     sigma: float | str = "rms"
