@@ -117,7 +117,9 @@ def label(thing: Any) -> str:
     cls = type(thing)
     where = f"{cls.__module__}:{cls.__qualname__}"
     built_in = {path: name for table in TABLES.values() for name, path in table.items()}
-    name = built_in.get(where) or _typed.get(thing if inspect.isfunction(thing) else cls, where)
+    name = built_in.get(where) or _typed.get(
+        thing if inspect.isfunction(thing) else cls, getattr(thing, "__name__", where)
+    )
     if not dataclasses.is_dataclass(thing):
         return name
     changed = [
