@@ -229,7 +229,7 @@ def test_ratio_lines_never_print_a_naked_ratio():
     none |= {"centred_ratio": 7.0, "centred_ratio_low": 4.0, "centred_ratio_high": 12.0, "centred_ratio_reason": None}
     assert ratio_lines([ROWS[0], ROWS[2] | none], GUMBEL) == [
         "lapsum+vpnoise: ratio of C to gumbel-ste+gather unbounded (the baseline's interval reaches 0); "
-        "C is 0.50 [0.40, 0.60] above it",
+        "C is 0.500 [0.400, 0.600] above it",
         "lapsum+vpnoise: centred C is 7.0 [4.0, 12.0] times that of gumbel-ste+gather",
     ]
     given = {"ratio": 6.1, "ratio_low": 4.4, "ratio_high": 8.5, "ratio_reason": None}

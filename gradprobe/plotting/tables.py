@@ -43,11 +43,11 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
 
     Example:
         >>> interval(0.8571, 0.83, 0.8876), interval(0.0152, 0.0131, 0.0173), interval(28.41, 20.3, 39.9)
-        ('0.86 [0.83, 0.89]', '0.015 [0.013, 0.017]', '28.4 [20.3, 39.9]')
+        ('0.857 [0.830, 0.888]', '0.015 [0.013, 0.017]', '28.4 [20.3, 39.9]')
     """
     if value is None or low is None or high is None or not math.isfinite(high - low):
         return number(value)
-    digits = 1 if high - low >= 2 else 2 if high - low >= 0.02 else 3
+    digits = 1 if high - low >= 2 else 2 if high - low >= 0.2 else 3
     return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
@@ -95,10 +95,10 @@ AGREEMENT: dict[str, Cell] = {
     "C [95 %]": lambda row: interval(row["coherence"], row["low"], row["high"]),
     "centred [95 %]": lambda row: interval(row["centred"], row["centred_low"], row["centred_high"]),
     "common": lambda row: number(row["common_mode"]),
-    "C_data": lambda row: number(row["c_data"]),
-    "C_op": lambda row: number(row["c_op"]),
 }
 STRENGTH: dict[str, Cell] = {
+    "C_data": lambda row: number(row["c_data"]),
+    "C_op": lambda row: number(row["c_op"]),
     "|g|": lambda row: short(row["grad_norm"]),
     "m-coh": lambda row: short(row["m_coherence"]),
     "noise": lambda row: short(row["noise_scale"]),
@@ -125,12 +125,13 @@ def coherence_table(rows: Sequence[Row]) -> Group:
         What rich prints.
     """
     agreement = _table(rows, AGREEMENT)
-    agreement.caption = (
-        "C: other batch, other draw; C_data: other batch, same draw;\n"
-        "C_op: same batch, other draw; common: share of |u|^2 that moves all scores alike"
-    )
+    agreement.caption = "common: share of |u|^2 that moves all scores of an image alike; centred: C without it"
     strength = _table(rows, STRENGTH | SIZES)
-    strength.caption = "g: scorer gradient of a batch; m-coh: batches that agree; noise: gradient noise scale in images"
+    strength.caption = (
+        "C: other batch, other draw; C_data: other batch, same draw; C_op: same batch,\n"
+        "other draw; g: scorer gradient of a batch; m-coh: batches that agree;\n"
+        "noise: gradient noise scale in images"
+    )
     return Group(agreement, strength)
 
 
