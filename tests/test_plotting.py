@@ -12,7 +12,7 @@ from rich.console import Console
 from stored import asked, result
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.coherence import coherence_bars, fig1c
+from gradprobe.plotting.coherence import coherence_bars, fig1c, operators
 from gradprobe.plotting.style import BLUE, ORANGE, check_path, look, save_figure
 from gradprobe.plotting.tables import coherence_table, interval, markdown_table, names, ratio_lines, setting
 
@@ -86,6 +86,18 @@ def test_axis_shows_every_interval_and_zero():
 
 
 # --- figure 1c ---
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_operators_draws_every_panel_on_one_axis(count):
+    figure = operators([(f"panel {i}", ROWS) for i in range(count)], PAPER)
+    assert len(figure.axes) == count
+    assert len({axes.get_xlim() for axes in figure.axes}) == 1
+    for i, axes in enumerate(figure.axes):
+        raw, centred = (c for c in axes.containers if isinstance(c, BarContainer))
+        assert [p.get_width() for p in raw] == [row["coherence"] for row in ROWS[:3]]
+        assert [p.get_width() for p in centred] == [row["centred"] for row in ROWS[:3]]
+        assert axes.get_title(loc="left") == f"panel {i}"
 
 
 def test_fig1c_draws_paper_and_panels_on_one_axis():

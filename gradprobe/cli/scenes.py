@@ -8,8 +8,10 @@ import typer
 
 
 def train_scenes(
-    out: Annotated[Path, typer.Option(help="Folder for the weights, their card and the checkpoint.")] = Path("scenes"),
-    steps: Annotated[int, typer.Option(help="Optimiser steps of 64 scenes each.")] = 1200,
+    out: Annotated[Path, typer.Option(help="Folder for the weights, their card and the checkpoint.")] = Path(
+        "runs/scenes"
+    ),
+    steps: Annotated[int, typer.Option(help="Optimiser steps of 64 scenes each.")] = 1000,
     seed: Annotated[int, typer.Option(help="Of the initial weights and of the scenes seen.")] = 0,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; ignore the checkpoint in --out.")] = False,
 ) -> None:

@@ -39,11 +39,12 @@ def operators(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]) -> Fi
         panels: a name and the rows of one scorer each, drawn in reading order.
         paper: not drawn; every figure of a preset takes it.
     """
-    lines = [panels[i : i + 2] for i in range(0, len(panels), 2)]
+    columns = min(2, len(panels))
+    lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [max(len(rows) for _, rows in line) + 2 for line in lines]
     with look():
-        figure = Figure(figsize=(PAGE, 0.6 + 0.25 * sum(heights)))
-        grid = figure.subplots(len(lines), 2, sharex=True, squeeze=False, height_ratios=heights)
+        figure = Figure(figsize=(PAGE * (0.5 + columns / 4), 0.6 + 0.25 * sum(heights)))
+        grid = figure.subplots(len(lines), columns, sharex=True, squeeze=False, height_ratios=heights)
         for axes in grid.flat[len(panels) :]:
             axes.remove()
         for axes, (name, rows) in zip(grid.flat, panels, strict=False):

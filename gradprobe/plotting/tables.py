@@ -128,9 +128,8 @@ def coherence_table(rows: Sequence[Row]) -> Group:
     agreement.caption = "common: share of |u|^2 that moves all scores of an image alike; centred: C without it"
     strength = _table(rows, STRENGTH | SIZES)
     strength.caption = (
-        "C: other batch, other draw; C_data: other batch, same draw; C_op: same batch,\n"
-        "other draw; g: scorer gradient of a batch; m-coh: batches that agree;\n"
-        "noise: gradient noise scale in images"
+        "C: other batch, other draw; C_data: other batch, same draw; C_op: same batch, other draw; "
+        "g: scorer gradient of a batch; m-coh: batches that agree; noise: gradient noise scale in images"
     )
     return Group(agreement, strength)
 

@@ -1,0 +1,184 @@
+"""Procedural scenes: one whole handwritten digit in each of four colours among clutter just as bright and colourful.
+
+A scene's class is its red digit. The clutter is made of pieces of digits in the same four colours and in others, so
+that neither brightness nor colour alone tells which patches matter: one has to see that a digit is whole.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from gradprobe.errors import UsageError, nearest
+
+SIZE, PATCH = 112, 8  # pixels
+GRID = SIZE // PATCH  # 14 x 14 patches, N = 196
+BOX = 30  # a digit with its margin: (8 + 2) x 3 pixels
+PIECE, CELLS = 12, 10  # clutter: 12-pixel pieces on a grid a little larger than the scene
+NO_DIGIT, NO_COLOUR = 10, 4
+MIN_INK = 2.0  # summed ink (0..64) from which on a patch belongs to a digit
+MEAN, STD = 0.24, 0.27  # of all pixels; the same for the three channels, so that a colour stays what it is
+SPLITS = {"train": 0, "heldout": 1}
+HELDOUT_SHARE = 0.2
+
+_HUES = np.array(
+    # red, green, blue, yellow: the digits' colours; then magenta, cyan, orange, grey: only clutter wears them
+    [[1, 0.1, 0.1], [0.1, 1, 0.1], [0.15, 0.3, 1], [1, 0.95, 0.1], [1, 0.1, 1], [0.1, 1, 1], [1, 0.5, 0.05], [1, 1, 1]],
+    dtype=np.float32,
+)
+COLOURS = _HUES / np.linalg.norm(_HUES, axis=1, keepdims=True)  # equal length: no colour is brighter than another
+_COLOUR_SHARE = np.cumsum([0.19, 0.19, 0.19, 0.19, 0.06, 0.06, 0.06, 0.06])  # of the clutter's pieces
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """A batch of scenes and the truth about each patch.
+
+    Attributes:
+        images: ``(B, 3, 112, 112)`` float32, normalised: what the model takes.
+        labels: ``(B,)`` int64, the red digit.
+        digit_of: ``(B, 196)`` int8, the digit a patch belongs to, 10 for none.
+        colour_of: ``(B, 196)`` int8, 0 red, 1 green, 2 blue, 3 yellow, 4 for no digit.
+        red: ``(B, 196)`` bool, the patches of the red digit.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    digit_of: np.ndarray
+    colour_of: np.ndarray
+    red: np.ndarray
+
+
+@cache
+def split_samples(split: str) -> np.ndarray:
+    """The samples of scikit-learn's ``load_digits`` that a split may use, 80 % of each digit for "train".
+
+    Args:
+        split: "train" or "heldout".
+
+    Returns:
+        Sorted indices into ``load_digits``; those of the two splits are disjoint and together all 1797.
+
+    Raises:
+        UsageError: no split has this name.
+
+    Example:
+        >>> len(split_samples("train")), len(split_samples("heldout"))
+        (1438, 359)
+    """
+    if split not in SPLITS:
+        raise UsageError(f"no split of the scenes is called {split!r}; {nearest(split, SPLITS)}")
+    from sklearn.datasets import load_digits
+
+    target = load_digits().target
+    shuffled = np.random.Generator(np.random.SFC64(0)).permutation(len(target))
+    heldout = np.zeros(len(target), dtype=bool)
+    for digit in range(10):
+        samples = shuffled[target[shuffled] == digit]
+        heldout[samples[: round(HELDOUT_SHARE * len(samples))]] = True
+    return np.flatnonzero(heldout if split == "heldout" else ~heldout)
+
+
+def scenes(split: str, ids: Sequence[int]) -> Scenes:
+    """Make scenes; each is a pure function of its split and id, whatever the batch.
+
+    Args:
+        split: "train" or "heldout"; digits and clutter of a scene come from samples of its split only.
+        ids: non-negative integers, one a scene.
+
+    Raises:
+        UsageError: no split has this name, or an id is negative.
+
+    Example:
+        >>> one, two = scenes("heldout", [3, 4]), scenes("heldout", [4])
+        >>> bool((one.images[1] == two.images[0]).all()), int(one.red[0].sum()) < 20
+        (True, True)
+    """
+    bank = _bank(split)
+    if any(i < 0 for i in ids):
+        raise UsageError(f"scene id {min(ids)} is negative; ids are whole numbers from 0 on")
+    count = len(ids)
+    images = np.empty((count, 3, SIZE, SIZE), dtype=np.float32)
+    digits = np.empty((count, 4), dtype=np.int64)
+    ink = np.empty((count, 4, GRID, GRID), dtype=np.float32)
+    for row, i in enumerate(ids):
+        rng = np.random.Generator(np.random.SFC64([SPLITS[split], int(i)]))
+        digits[row], ink[row] = _draw(rng, bank, images[row])
+    images -= MEAN
+    images /= STD
+    inked = ink.max(axis=1) >= MIN_INK
+    colour_of = np.where(inked, ink.argmax(axis=1), NO_COLOUR).reshape(count, GRID * GRID).astype(np.int8)
+    padded = np.column_stack([digits, np.full(count, NO_DIGIT)])
+    digit_of = np.take_along_axis(padded, colour_of.astype(np.int64), axis=1).astype(np.int8)
+    return Scenes(images, digits[:, 0].copy(), digit_of, colour_of, colour_of == 0)
+
+
+@dataclass(frozen=True)
+class _Bank:
+    digits: np.ndarray  # (S,) what the samples are
+    ink: np.ndarray  # (S, BOX, BOX) in [0, 1]
+    room: np.ndarray  # (S, BOX, BOX) in [0, 1]: where a digit leaves the clutter visible
+    pieces: np.ndarray  # (S, BOX - PIECE + 1, BOX - PIECE + 1, PIECE, PIECE), a view of ink
+
+
+@cache
+def _bank(split: str) -> _Bank:
+    samples = split_samples(split)
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    small = np.pad(data.images[samples] / 16, ((0, 0), (1, 1), (1, 1)))
+    # Bilinear: each of the 30 rows is a mixture of two of the 10.
+    centre = (np.arange(BOX) + 0.5) / 3 - 0.5
+    enlarge = np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(10)[None, :]))
+    ink = np.clip(1.25 * enlarge @ small @ enlarge.T, 0, 1).astype(np.float32)
+    near = np.pad(small, ((0, 0), (1, 1), (1, 1)))
+    near = np.lib.stride_tricks.sliding_window_view(near, (3, 3), axis=(1, 2)).max(axis=(3, 4))
+    room = 1 - np.clip(4 * enlarge @ near @ enlarge.T, 0, 1).astype(np.float32)
+    pieces = np.lib.stride_tricks.sliding_window_view(ink, (PIECE, PIECE), axis=(1, 2))
+    return _Bank(data.target[samples], ink, room, pieces)
+
+
+def _draw(rng: np.random.Generator, bank: _Bank, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Paint one scene into ``canvas``; returns the four digits by colour and their ink in each patch."""
+    canvas[:] = 0
+    for _ in range(2):  # two layers of pieces on two grids, so that no grid shows
+        _clutter(rng, bank, canvas)
+    samples = rng.integers(0, len(bank.digits), 4)
+    quadrant = rng.permutation(4)  # one digit in each quarter of the scene: they never overlap
+    free = SIZE // 2 - BOX + 1
+    tops = quadrant // 2 * (SIZE // 2) + rng.integers(0, free, 4)
+    lefts = quadrant % 2 * (SIZE // 2) + rng.integers(0, free, 4)
+    colours = _shade(rng, np.arange(4))
+    ink = np.zeros((4, SIZE, SIZE), dtype=np.float32)
+    for colour, (sample, top, left) in enumerate(zip(samples, tops, lefts, strict=True)):
+        rows, columns = slice(top, top + BOX), slice(left, left + BOX)
+        canvas[:, rows, columns] *= bank.room[sample]
+        canvas[:, rows, columns] += bank.ink[sample] * colours[colour][:, None, None]
+        ink[colour, rows, columns] = bank.ink[sample]
+    canvas += rng.integers(0, 256, canvas.shape, dtype=np.uint8) * np.float32(0.15 / 255)
+    by_row = ink.reshape(4, GRID, PATCH, SIZE).sum(axis=2)
+    return bank.digits[samples], by_row.reshape(4, GRID, GRID, PATCH).sum(axis=3)
+
+
+def _clutter(rng: np.random.Generator, bank: _Bank, canvas: np.ndarray) -> None:
+    """Paint a layer of coloured pieces of digits over the canvas."""
+    count = CELLS * CELLS
+    sample = rng.integers(0, len(bank.digits), count)
+    # The middle of the box: a piece without ink would be no clutter.
+    row, column = rng.integers(4, BOX - PIECE - 3, (2, count))
+    colour = _shade(rng, np.searchsorted(_COLOUR_SHARE, rng.random(count) * _COLOUR_SHARE[-1], side="right"))
+    present = rng.random(count, dtype=np.float32) < 0.42
+    pieces = bank.pieces[sample, row, column] * present[:, None, None]
+    alpha = pieces.reshape(CELLS, CELLS, PIECE, PIECE).transpose(0, 2, 1, 3).reshape(CELLS * PIECE, CELLS * PIECE)
+    tint = colour.T.reshape(3, CELLS, CELLS).repeat(PIECE, axis=2).repeat(PIECE, axis=1)
+    top, left = rng.integers(0, CELLS * PIECE - SIZE + 1, 2)
+    tint = tint[:, top : top + SIZE, left : left + SIZE]
+    canvas += alpha[top : top + SIZE, left : left + SIZE] * (tint - canvas)
+
+
+def _shade(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
+    """The RGB of each colour index, each time a little different in hue and brightness."""
+    rgb = COLOURS[colour] + rng.uniform(-0.06, 0.06, (len(colour), 3)).astype(np.float32)
+    return rgb * rng.uniform(0.85, 1.1, (len(colour), 1)).astype(np.float32)
