@@ -116,7 +116,7 @@ def test_the_frozen_model_comes_back_as_it_was(fails):
         def explode(patches, scores, k, noise):
             raise RuntimeError("no")
 
-        with pytest.raises(GradprobeError, match="explode .* raised RuntimeError: no"):
+        with pytest.raises(GradprobeError, match=r"explode .* raised RuntimeError: no"):
             coherence(task_of(model), explode, 5, **SIZES)
     else:
         coherence(task_of(model), registry.build("vpnoise"), 5, **SIZES)
