@@ -172,20 +172,20 @@ def main() -> None:
         fits = {name: op for name, op in operators.items() if BATCH * op[1] * n * n <= ELEMENTS}
         times = measure(fits, n, args.rounds)
         ours = times["ours laplace"]
-        for name, time in times.items():
-            ratio = {way: time[way] / ours[way] for way in time}
-            rows.append({"n": n, "operator": name, "seconds": time, "ratio": ratio})
+        for name, took in times.items():
+            ratio = {way: took[way] / ours[way] for way in took}
+            rows.append({"n": n, "operator": name, "seconds": took, "ratio": ratio})
             print(
-                f"{n:6} {name:14} {time['forward'] * 1e3:11.3f} {time['both'] * 1e3:9.3f}"
+                f"{n:6} {name:14} {took['forward'] * 1e3:11.3f} {took['both'] * 1e3:9.3f}"
                 f" {ratio['forward']:13.2f} {ratio['both']:10.2f}"
             )
         for name in operators.keys() - fits.keys():
             print(f"{n:6} {name:14} left out: its matrix is {BATCH} x {round(operators[name][1] * n)} x {n}")
     growth = [row for row in rows if row["operator"] == "ours laplace"]
     for small, large in itertools.pairwise(growth):
-        time = large["seconds"]["both"] / small["seconds"]["both"]
+        grown = large["seconds"]["both"] / small["seconds"]["both"]
         work = large["n"] * math.log(large["n"]) / (small["n"] * math.log(small["n"]))
-        print(f"from N = {small['n']} to {large['n']}: our time grows {time:.1f} times, N log N {work:.1f} times")
+        print(f"from N = {small['n']} to {large['n']}: our time grows {grown:.1f} times, N log N {work:.1f} times")
     if args.json:
         settings = {"batch": BATCH, "keep": KEEP, "tau": TAU, "threads": torch.get_num_threads()}
         args.json.write_text(json.dumps({"settings": settings | {"torch": torch.__version__}, "rows": rows}, indent=1))
