@@ -24,7 +24,7 @@ def coherence(
     batch_size: Annotated[int, typer.Option(help="Images in a batch.")] = 16,
     draws: Annotated[int, typer.Option(help="Noise draws for each batch, at least 2.")] = 2,
     steps: Annotated[str, typer.Option(help="Measure after so many training steps of the scorer: 0,100,500.")] = "0",
-    learning_rate: Annotated[float, typer.Option(help="Of that training.")] = 1e-3,
+    learning_rate: Annotated[float, typer.Option(help="Of that training.")] = 2e-4,
     scorer: Annotated[str, typer.Option(help="mlp or transformer, with fields: mlp:width=512.")] = "mlp",
     backbone: Annotated[str, typer.Option(help="scenes (embedded) or a timm vision transformer.")] = "scenes",
     weights: Annotated[str | None, typer.Option(help="A .safetensors or .pth file, or none for random.")] = None,
