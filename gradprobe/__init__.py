@@ -24,6 +24,10 @@ _HOME = {
     "build": "registry",
     "classification": "tasks",
     "coherence": "probes.coherence",
+    "filter_normalized": "directions",
+    "line": "planes",
+    "pca_directions": "directions",
+    "plane": "planes",
     "soft_topk": "softtopk",
 }
 __all__ = sorted(_HOME)

@@ -66,7 +66,7 @@ def pair_mean(matrix: Array) -> Jackknifed:
 
     Example:
         >>> matrix = np.array([[1, 0.5, 0.2, 0.4], [0.5, 1, 0.8, 0.3], [0.2, 0.8, 1, 0.2], [0.4, 0.3, 0.2, 1]])
-        >>> round(pair_mean(matrix).value, 12)
+        >>> float(pair_mean(matrix).value.round(12))
         0.4
     """
     b = len(matrix)

@@ -1,6 +1,7 @@
 """The budgeted soft top-K: shared inputs x properties, a brute-force twin, and every way to differentiate it."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from catalogue import score_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
-from scipy.stats import laplace, logistic, norm, uniform
+from scipy.special import expit, ndtr
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
@@ -19,7 +20,12 @@ from gradprobe.softtopk import CDFS, soft_topk
 
 CASES = score_cases()
 TAUS = torch.tensor([10.0, 1, 0.1, 1e-3, 1e-8], dtype=torch.float64)
-TWINS = {"laplace": laplace, "logistic": logistic, "gaussian": norm, "linear": uniform(loc=-0.5)}
+TWINS = {
+    "laplace": lambda x: np.where(x < 0, np.exp(-np.abs(x)) / 2, 1 - np.exp(-np.abs(x)) / 2),
+    "logistic": expit,
+    "gaussian": ndtr,
+    "linear": lambda x: np.clip(x + 0.5, 0, 1),
+}
 
 # torch.func imports a torch module that still uses the deprecated torch.jit
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
@@ -44,8 +50,8 @@ def questions(case: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Te
 
 
 def twin(scores: np.ndarray, k: float, tau: float, cdf: str) -> np.ndarray:
-    """One row by scipy's CDFs and root finder."""
-    f = TWINS[cdf].cdf
+    """One row by numpy and scipy's root finder."""
+    f = TWINS[cdf]
     reach = 40 * tau + 1
     b = brentq(lambda b: f((scores - b) / tau).sum() - k, scores.min() - reach, scores.max() + reach, xtol=1e-15)
     return f((scores - b) / tau)
@@ -158,6 +164,23 @@ def test_any_number_of_tokens(cdf, n):
             alpha = soft_topk(scores.to(dtype), k, tau, cdf).double()
             assert ((alpha >= 0) & (alpha <= 1)).all()
             assert ((alpha.sum(-1) - k).abs() <= (1e-9 + torch.finfo(dtype).eps / 2) * n).all()
+
+
+@cdfs
+def test_scores_of_many_scales_and_budgets_near_whole_numbers(cdf):
+    """Where a root finder crawls or leaves its bracket; found by random search, kept as it was."""
+    generator = torch.Generator().manual_seed(1)
+    uniform = lambda *shape: torch.rand(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    for n in (2, 13, 17, 18, 21, 300):
+        rows = 30_000 // n
+        scores = (uniform(rows, n) - 0.5) * 10 ** (8 * uniform(rows, n) + 10 * uniform(rows, 1) - 9)
+        scores = torch.where(uniform(rows, n) < uniform(rows, 1) / 2, scores[:, :1], scores)
+        k = n * uniform(rows)
+        near = (k.round() + (uniform(rows) - 0.5) * 10 ** (-16 * uniform(rows))).clamp(0, n)
+        k = torch.where(uniform(rows) < 0.5, k, near)
+        alpha = soft_topk(scores, k, 10 ** (9 * uniform(rows) - 8), cdf)
+        assert ((alpha >= 0) & (alpha <= 1)).all()
+        assert ((alpha.sum(-1) - k).abs() <= 1e-11 * n).all()
 
 
 @settings(max_examples=60, deadline=None)
@@ -309,18 +332,18 @@ def test_what_cannot_be_asked_is_refused_in_one_line(change, words):
 
 
 @cdfs
-@pytest.mark.parametrize("case", ["normal", "ties", "zeros", "tiny", "one outlier", "far from zero", "two crowds"])
+@pytest.mark.parametrize("case", ["normal", "ties", "zeros", "one outlier", "far from zero"])
 @pytest.mark.parametrize("tau", [10.0, 1.0, 0.1])
 def test_jacobian(cdf, case, tau):
     for row, k in ((CASES[case][0], 5.0), (CASES[case][1], 11.4)):
-        j = jacrev(lambda s, k=k: soft_topk(s, k, tau, cdf))(row)
+        f = partial(soft_topk, k=k, tau=tau, cdf=cdf)
+        j = jacrev(f)(row)
         torch.testing.assert_close(j, j.T, atol=1e-12 / tau, rtol=0)
         torch.testing.assert_close(j.sum(-1), torch.zeros_like(row), atol=1e-12 / tau, rtol=0)
         assert torch.linalg.eigvalsh(j).min() >= -1e-12 / tau
-        torch.testing.assert_close(j, jacfwd(lambda s, k=k: soft_topk(s, k, tau, cdf))(row), atol=1e-12 / tau, rtol=0)
-        if case == "ties" and cdf == "linear" and tau < 1:
-            continue  # everyone is on a corner of clip: no derivative to compare with
-        numeric = central(lambda s, k=k: soft_topk(s, k, tau, cdf), row, 1e-5 * tau)
+        torch.testing.assert_close(j, jacfwd(f)(row), atol=1e-12 / tau, rtol=0)
+        steps = 1e-5 * tau * torch.eye(len(row), dtype=row.dtype)
+        numeric = (f(row + steps) - f(row - steps)).T / (2e-5 * tau)
         torch.testing.assert_close(j, numeric, atol=1e-5 / tau, rtol=0)
 
 

@@ -1,0 +1,325 @@
+"""Directions in parameter space: random and filter-normalised, between checkpoints, and the PCA of a trajectory.
+
+Parameters and directions are ``{name: tensor}``, as ``torch.func.functional_call`` takes them. A direction says nothing
+about names that it does not hold: those parameters stay where they are. Entries that are not floating point (counters
+among the buffers) are never moved.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradprobe.errors import GradprobeError, UsageError, nearest
+
+Params = Mapping[str, Tensor]
+
+ONE_D = ("zero", "vector", "element")
+CHUNK = 1 << 16  # parameters of a checkpoint turned to float64 at a time
+COLLINEAR = 1e-13  # of the largest eigenvalue: what rounding leaves of a Gram matrix of one direction
+
+
+def filter_normalized(params: Params, seed: int, one_d: str = "zero") -> dict[str, Tensor]:
+    """A random direction in which every filter moves by its own norm: one unit is 100 % of each filter.
+
+    ``d_f = g_f |theta_f| / |g_f|`` with g standard Gaussian and f a filter, that is a slice along dimension 0 of a
+    parameter with two or more dimensions (a row of a linear layer, an output channel of a convolution). A zero filter
+    stays zero. The numbers are keyed by (seed, name) and made on the CPU in float32: a parameter's direction is the
+    same whatever else is in ``params``, and on every device.
+
+    Args:
+        params: theta; any floating dtypes and devices.
+        seed: non-negative; other seeds give independent directions.
+        one_d: what biases and norm layers (one dimension or none) do: ``zero`` (they stay; Li et al.), ``vector``
+            (the whole parameter is one filter) or ``element`` (each number is one: ``+-|theta_i|``).
+
+    Returns:
+        The direction, with the names, shapes, dtypes and devices of the floating-point entries of ``params``.
+
+    Raises:
+        UsageError: an unknown ``one_d``, a seed that is not a non-negative integer, or nothing to move.
+
+    Source:
+        Li et al. 2018, arXiv 1712.09913, section 4.
+
+    Example:
+        >>> theta = {"weight": torch.tensor([[3.0, 4.0], [0.0, 0.0]]), "bias": torch.ones(2)}
+        >>> d = filter_normalized(theta, seed=0)
+        >>> d["weight"].norm(dim=1), d["bias"]
+        (tensor([5., 0.]), tensor([0., 0.]))
+    """
+    if one_d not in ONE_D:
+        raise UsageError(f"one_d={one_d!r} says nothing about 1-D parameters; {nearest(str(one_d), ONE_D)}")
+    if not isinstance(seed, int) or seed < 0:
+        raise UsageError(f"seed={seed!r} is no seed; give a whole number >= 0")
+    return {name: _scaled(p.detach(), name, seed, one_d) for name, p in _movable(params).items()}
+
+
+def checkpoint_directions(a: Params, b: Params, c: Params | None = None) -> tuple[dict[str, Tensor], ...]:
+    """The directions from checkpoint a to b, and to c: ``(b - a,)`` or ``(b - a, c - a)``.
+
+    Differences are kept in a wider dtype than the parameters (float64 at most), so that ``along(a, ..., 1)`` comes
+    back to b: nearly always bit for bit.
+
+    Raises:
+        UsageError: a checkpoint of another architecture; the message names the first entry that differs.
+
+    Example:
+        >>> a, b = {"w": torch.tensor([0.1, 0.2])}, {"w": torch.tensor([0.3, 7.0])}
+        >>> (d,) = checkpoint_directions(a, b)
+        >>> bool((along(a, [d], [1.0])["w"] == b["w"]).all())
+        True
+    """
+    origin = _movable(a)
+    others = [("b", b)] if c is None else [("b", b), ("c", c)]
+    for label, other in others:
+        _check_same("a", a, label, other)
+    return tuple(
+        {name: other[name].detach().to(p.device, _wider(p.dtype)) - p.detach() for name, p in origin.items()}
+        for _, other in others
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class PCA:
+    """The plane through the last checkpoint that lies nearest to a trajectory.
+
+    Attributes:
+        origin: the last checkpoint, where both coordinates are 0.
+        directions: two orthonormal directions, at least float32.
+        coordinates: where the checkpoints lie in the plane, ``(T, 2)``, in units of the Euclidean norm.
+        explained: share of the squared distances to the origin that each direction accounts for, ``(2,)``. Distances
+            count from the last checkpoint, not from the mean, because the plane is drawn through the last one.
+        residual: how far each checkpoint lies off the plane, over its distance to the origin, ``(T,)`` in [0, 1].
+    """
+
+    origin: dict[str, Tensor] = field(repr=False)
+    directions: tuple[dict[str, Tensor], dict[str, Tensor]] = field(repr=False)
+    coordinates: NDArray[np.float64]
+    explained: NDArray[np.float64]
+    residual: NDArray[np.float64]
+
+
+def pca_directions(trajectory: Sequence[Params]) -> PCA:
+    """The two principal directions of ``theta_t - theta_T``, the T checkpoints seen from the last.
+
+    From the eigenvectors of the T x T Gram matrix, so that beside the checkpoints only the two directions are in
+    memory; float64 inside. A direction's sign makes the farthest checkpoint's coordinate positive.
+
+    Args:
+        trajectory: at least three checkpoints of one architecture.
+
+    Raises:
+        UsageError: fewer than three, or one of another architecture.
+        GradprobeError: checkpoints on a line, all the same, or with numbers that are not finite.
+
+    Source:
+        Li et al. 2018, arXiv 1712.09913, section 7.2.
+
+    Example:
+        >>> found = pca_directions([{"w": torch.tensor(w)} for w in ([3.0, 0.0], [1.0, 1.0], [1.0, 0.0])])
+        >>> found.coordinates + 0, found.explained, found.residual
+        (array([[2., 0.], [0., 1.], [0., 0.]]), array([0.8, 0.2]), array([0., 0., 0.]))
+    """
+    if len(trajectory) < 3:
+        raise UsageError(f"{len(trajectory)} checkpoints span no plane of a trajectory; give at least 3")
+    last = len(trajectory) - 1
+    for t, checkpoint in enumerate(trajectory[:-1]):
+        _check_same(f"checkpoint {last}", trajectory[-1], f"checkpoint {t}", checkpoint)
+    origin = {name: p.detach() for name, p in trajectory[-1].items()}
+    gram = sum((x @ x.T).cpu().numpy() for _, _, x in _offsets(trajectory))
+    weights, explained = _principal(np.asarray(gram), trajectory)
+    directions = tuple(
+        {name: torch.empty(p.shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
+         for name, p in _movable(origin).items()} for _ in range(2)
+    )  # fmt: skip
+    for name, piece, x in _offsets(trajectory):
+        for direction, w in zip(directions, weights.T, strict=True):
+            direction[name].view(-1)[piece] = (torch.from_numpy(w.copy()).to(x) @ x).to(direction[name].dtype)
+    first, second = directions
+    _divide(first, _dot(first, first) ** 0.5)
+    overlap = _dot(first, second)  # what rounding left of it
+    for name, d in second.items():
+        d.sub_(first[name], alpha=overlap)
+    _divide(second, _dot(second, second) ** 0.5)
+    coordinates, off = np.zeros((last + 1, 2)), np.zeros(last + 1)
+    for name, piece, x in _offsets(trajectory):
+        coordinates += (x @ _rows(directions, name, piece).T).cpu().numpy()
+    for name, piece, x in _offsets(trajectory):
+        rest = x - torch.from_numpy(coordinates).to(x) @ _rows(directions, name, piece)
+        off += rest.square().sum(1).cpu().numpy()
+    distance = np.diag(gram)
+    residual = np.sqrt(np.divide(off, distance, out=np.zeros_like(off), where=distance > 0))
+    return PCA(origin, (first, second), coordinates, explained, residual)
+
+
+def select(params: Params, pattern: str) -> dict[str, Tensor]:
+    """The parameters whose whole name matches a glob: ``*`` stands for anything, dots included, ``?`` for one sign.
+
+    Raises:
+        UsageError: nothing matches; the message lists the names.
+
+    Example:
+        >>> theta = {"hidden.weight": torch.ones(2, 2), "hidden.bias": torch.ones(2), "out.weight": torch.ones(1, 2)}
+        >>> list(select(theta, "hidden.*")), list(select(theta, "*.weight"))
+        (['hidden.weight', 'hidden.bias'], ['hidden.weight', 'out.weight'])
+    """
+    found = {name: p for name, p in params.items() if fnmatchcase(name, pattern)}
+    if not found:
+        names, more = list(params)[:12], len(params) - 12
+        told = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+        raise UsageError(f"no parameter matches {pattern!r}; give a pattern such as '*.weight'. Names: {told}")
+    return found
+
+
+def cosine(d1: Params, d2: Params) -> float:
+    """``<d1, d2> / (|d1| |d2|)`` in float64, a name that one does not hold counting as zero; NaN for a zero direction.
+
+    Example:
+        >>> cosine({"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([1.0, 0.0]), "b": torch.ones(1)})
+        0.5
+    """
+    _check_shapes(d1, d2, "d1", "d2")
+    norms = (_dot(d1, d1) * _dot(d2, d2)) ** 0.5
+    return _dot(d1, d2) / norms if norms else float("nan")
+
+
+def along(params: Params, directions: Sequence[Params], coordinates: Sequence[float]) -> dict[str, Tensor]:
+    """The point ``theta + a d1 + b d2 + ...``, with theta's dtypes; ``params`` are not written to.
+
+    A direction with coordinate 0 does not enter, and a parameter that nothing moves is theta's own memory: at the
+    origin this is theta bit for bit. Parameters below float32 are rounded once, at the end.
+
+    Args:
+        params: theta.
+        directions: any number of them.
+        coordinates: one a direction.
+
+    Raises:
+        UsageError: directions that do not fit theta, or not one coordinate for each.
+
+    Example:
+        >>> along({"w": torch.tensor([1.0, 2.0])}, [{"w": torch.tensor([0.0, 1.0])}], [0.5])
+        {'w': tensor([1.0000, 2.5000])}
+    """
+    check_directions(params, directions)
+    if len(directions) != len(coordinates):
+        raise UsageError(f"{len(coordinates)} coordinates for {len(directions)} directions; give one for each")
+    moves = [(float(x), d) for x, d in zip(coordinates, directions, strict=True) if x != 0]
+    return {name: _moved(p.detach(), [(x, d[name]) for x, d in moves if name in d]) for name, p in params.items()}
+
+
+def check_directions(params: Params, directions: Sequence[Params]) -> None:
+    """Refuse directions with names, shapes or devices that theta does not have.
+
+    Raises:
+        UsageError: the message names the first entry that does not fit.
+    """
+    _movable(params)
+    for i, direction in enumerate(directions, 1):
+        _check_shapes(params, direction, "theta", f"d{i}")
+        for name, d in direction.items():
+            if name not in params:
+                raise UsageError(f"d{i} moves {name!r}, which theta does not have; {nearest(name, params)}")
+            if d.device != params[name].device:
+                raise UsageError(f"d{i} has {name!r} on {d.device}, theta on {params[name].device}; move one of them")
+            if not params[name].is_floating_point():
+                raise UsageError(f"d{i} moves {name!r}, which is {params[name].dtype}; leave it out of the direction")
+
+
+def _movable(params: Params) -> dict[str, Tensor]:
+    if not isinstance(params, Mapping) or not all(isinstance(p, Tensor) for p in params.values()):
+        raise UsageError("parameters must be a dict of tensors by name; give dict(model.named_parameters())")
+    found = {name: p for name, p in params.items() if p.is_floating_point()}
+    if not found:
+        raise UsageError("there is no floating-point parameter to move; give dict(model.named_parameters())")
+    return found
+
+
+def _scaled(p: Tensor, name: str, seed: int, one_d: str) -> Tensor:
+    if p.ndim < 2 and one_d == "zero":
+        return torch.zeros_like(p)
+    key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
+    numbers = np.random.Generator(np.random.SFC64([seed, key])).standard_normal(p.numel(), dtype=np.float32)
+    g, w = torch.from_numpy(numbers).double(), p.to("cpu", torch.float64)
+    filters = len(p) if p.ndim >= 2 else p.numel() if one_d == "element" else 1
+    if p.numel():
+        g, w = g.reshape(filters, -1), w.reshape(filters, -1)
+        g *= w.norm(dim=1, keepdim=True) / g.norm(dim=1, keepdim=True).clamp(min=1e-100)
+    return g.reshape(p.shape).to(p)
+
+
+def _moved(p: Tensor, moves: list[tuple[float, Tensor]]) -> Tensor:
+    if not moves:
+        return p
+    (x, d), *others = moves
+    point = torch.add(p.to(torch.promote_types(p.dtype, torch.float32)), d, alpha=x)
+    for x, d in others:
+        point = point.add_(d, alpha=x) if point.dtype == d.dtype else torch.add(point, d, alpha=x)
+    return point.to(p.dtype)
+
+
+def _wider(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if torch.finfo(dtype).bits < 32 else torch.float64
+
+
+def _check_same(ours: str, a: Params, theirs: str, b: Params) -> None:
+    _check_shapes(a, b, ours, theirs)
+    for one, other, has, lacks in ((a, b, ours, theirs), (b, a, theirs, ours)):
+        for name in one:
+            if name not in other:
+                raise UsageError(f"{lacks} has no {name!r}, which {has} has; give checkpoints of one architecture")
+
+
+def _check_shapes(a: Params, b: Params, ours: str, theirs: str) -> None:
+    for name, p in a.items():
+        if name in b and p.shape != b[name].shape:
+            shapes = f"{tuple(b[name].shape)} in {theirs} and {tuple(p.shape)} in {ours}"
+            raise UsageError(f"{name!r} is {shapes}; give tensors of one architecture")
+
+
+def _offsets(trajectory: Sequence[Params]) -> Iterator[tuple[str, slice, Tensor]]:
+    """A name, a stretch of that parameter, and there the checkpoints minus the last one, ``(T, stretch)``."""
+    origin = _movable(trajectory[-1])
+    for name, p in origin.items():
+        flat = [checkpoint[name].detach().reshape(-1) for checkpoint in trajectory]
+        for start in range(0, p.numel(), CHUNK):
+            piece = slice(start, min(start + CHUNK, p.numel()))
+            rows = torch.stack([row[piece].to(p.device, torch.float64) for row in flat])
+            yield name, piece, rows - rows[-1]
+
+
+def _principal(gram: NDArray[np.float64], trajectory: Sequence[Params]) -> tuple[NDArray, NDArray]:
+    """What makes unit directions of the offsets, ``(T, 2)``, and their shares."""
+    if not np.isfinite(gram).all():
+        bad = [t for t, each in enumerate(trajectory) if not all(p.isfinite().all() for p in _movable(each).values())]
+        raise GradprobeError(f"checkpoints {bad or 'far apart'} hold numbers that are not finite; leave them out")
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    if values[1] <= COLLINEAR * values[0]:
+        raise GradprobeError(
+            "the checkpoints lie on a line or are all the same (were they cloned?), so there is no plane; "
+            "give others, or use line with checkpoint_directions(first, last)"
+        )
+    top = vectors[:, :2] / np.sqrt(values[:2])
+    projected = gram @ top
+    return top * np.sign(np.take_along_axis(projected, np.abs(projected).argmax(0)[None], 0)), values[:2] / gram.trace()
+
+
+def _rows(directions: Sequence[Params], name: str, piece: slice) -> Tensor:
+    return torch.stack([d[name].view(-1)[piece].double() for d in directions])
+
+
+def _dot(d1: Params, d2: Params) -> float:
+    pairs = [(d.detach(), d2[name].detach().to(d.device)) for name, d in d1.items() if name in d2]
+    return sum(float(x.double().reshape(-1) @ y.double().reshape(-1)) for x, y in pairs)
+
+
+def _divide(direction: dict[str, Tensor], norm: float) -> None:
+    for d in direction.values():
+        d.div_(norm)
