@@ -13,7 +13,6 @@ from torch.func import functional_call
 from gradprobe.directions import along, checkpoint_directions, filter_normalized, pca_directions
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.planes import axis, from_metric, line, losses_at, plane
-from gradprobe.roughness import roughness, tv_exponent
 
 SHAPES = {"w": (3, 4), "b": (3,), "s": ()}
 P = 16
@@ -384,92 +383,3 @@ def test_a_metric_that_wants_to_change_the_model_is_told(net):
     params = dict(model.named_parameters())
     with pytest.raises(UsageError, match=r"'get_module_parameters'.*forward"):
         line(from_metric(lambda wrapper: wrapper.get_module_parameters(), model), params, params, axis(1, 3))
-
-
-def test_roughness_equals_its_definitions():
-    losses = np.random.default_rng(0).normal(size=200)
-    losses[50:60] = 1.0
-    steps = [abs(losses[i + 1] - losses[i]) for i in range(199)]
-    found = roughness(losses, 0.01)
-    assert found.mean == pytest.approx(sum(steps) / 199) and found.total == pytest.approx(sum(steps))
-    assert found.median == sorted(steps)[99] and found.largest == max(steps) and found.zero_share == 9 / 199
-    bends = [abs(losses[i + 1] - 2 * losses[i] + losses[i - 1]) for i in range(1, 199)]
-    assert found.second_difference == pytest.approx(sum(bends) / 198)
-    assert (found.step, found.points) == (0.01, 200)
-    pooled = roughness(losses.reshape(4, 50), 0.01)
-    rows = [roughness(row, 0.01) for row in losses.reshape(4, 50)]
-    assert pooled.mean == pytest.approx(np.mean([r.mean for r in rows]))
-    assert pooled.total == pytest.approx(np.mean([r.total for r in rows]))
-    assert pooled.largest == max(r.largest for r in rows)
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_what_is_not_finite_is_not_hidden(bad):
-    losses = np.linspace(0, 1, 9)
-    losses[[3, 4]] = bad
-    found = roughness(losses, 0.1)
-    numbers = (found.mean, found.median, found.largest, found.total, found.zero_share, found.second_difference)
-    assert all(math.isnan(value) for value in numbers)
-    assert math.isnan(tv_exponent(losses, 2).exponent)
-    losses[4] = 0
-    losses[3] = math.inf
-    assert roughness(losses, 0.1).largest == math.inf
-
-
-def along_a_line(kind, points):
-    """Losses of a real tensor function: smooth, or over which of 2000 tokens are among the best (a staircase)."""
-    generator = torch.Generator().manual_seed(1)
-    values, scores, d = (torch.randn(2000, generator=generator, dtype=torch.float64) for _ in range(3))
-
-    def loss(params):
-        s = params["s"]
-        if kind == "smooth":
-            return ((9 * s).sin() * values)[:8].sum()
-        return values[s.topk(400).indices.sort().values].sum()
-
-    return line(loss, {"s": scores}, {"s": d}, axis(0.3, points))
-
-
-def test_total_variation_of_a_smooth_function_is_constant_over_grids_and_a_staircases_is_not():
-    smooth = [roughness(along_a_line("smooth", n), 0.6 / (n - 1)) for n in (41, 161)]
-    hard = [roughness(along_a_line("hard", n), 0.6 / (n - 1)) for n in (41, 161)]
-    assert smooth[1].total == pytest.approx(smooth[0].total, rel=1e-3)
-    assert smooth[0].largest / smooth[1].largest == pytest.approx(4, rel=0.1)
-    assert (np.diff(along_a_line("smooth", 41)) > 0).any() and (np.diff(along_a_line("smooth", 41)) < 0).any()
-    assert hard[1].total > 1.3 * hard[0].total
-    assert hard[1].largest > 0.5 * hard[0].largest
-    assert smooth[1].zero_share == 0 and hard[1].zero_share > 0.1
-    assert abs(tv_exponent(along_a_line("smooth", 161), 4).exponent) < 1e-3
-    assert 0.2 < tv_exponent(along_a_line("hard", 161), 4).exponent < 0.5
-
-
-@pytest.mark.parametrize("p, tolerance", [(0.0, 1e-3), (0.5, 0.05), (1.0, 0.05)])
-def test_exponent_of_known_paths(p, tolerance):
-    rng, n = np.random.default_rng(0), 8 * 2000 + 1
-    path = {0.0: np.sin(np.linspace(0, 7, n)), 0.5: rng.normal(size=n).cumsum(), 1.0: rng.normal(size=n)}[p]
-    found = tv_exponent(path, 8)
-    assert found.exponent == pytest.approx(p, abs=tolerance)
-    assert found.fine == np.abs(np.diff(path)).sum() and found.coarse == np.abs(np.diff(path[::8])).sum()
-
-
-def test_exponent_at_the_edges():
-    assert tv_exponent(np.ones(9), 2).exponent == 0
-    assert tv_exponent([0.0, 1.0, 0.0, 1.0, 0.0], 2).exponent == math.inf
-
-
-@pytest.mark.parametrize(
-    "ask, told",
-    [
-        (lambda: roughness([1.0, 2.0], 0.1), "at least 3"),
-        (lambda: roughness(1.0, 0.1), r"shape \(\)"),
-        (lambda: roughness(np.ones((0, 5)), 0.1), r"shape \(0, 5\)"),
-        (lambda: roughness([1.0, 2.0, 3.0], 0.0), "step=0"),
-        (lambda: roughness([1.0, 2.0, 3.0], math.nan), "step=nan"),
-        (lambda: tv_exponent(np.ones(9), 1), "factor=1"),
-        (lambda: tv_exponent(np.ones(10), 2), "give 9 points"),
-        (lambda: tv_exponent(np.ones(5), 4), "give 9 points"),
-    ],
-)
-def test_roughness_refuses_what_is_no_line(ask, told):
-    with pytest.raises(UsageError, match=told):
-        ask()
