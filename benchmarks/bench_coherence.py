@@ -2,8 +2,8 @@
 
 The floor is what no implementation can do without, in the same run on the same batches: for each batch one forward of
 the scorer; for each batch and draw the frozen encoder's forward and activation-backward on the tokens that the operator
-sends, and two weight-products of the scorer (raw and centred). A deterministic operator needs one draw, and a second of
-the first batch to know that it is one. Loading and embedding images is excluded from both.
+sends, and two weight-products of the scorer (raw and centred). A deterministic operator needs one draw; that the probe
+draws its first batch twice, to know that it is one, is not in the floor. Loading and embedding is excluded from both.
 
     python benchmarks/bench_coherence.py [--json FILE] [--rounds 5] [--batches 4] [--batch-size 16]
 """
@@ -65,10 +65,10 @@ def loaded(name: str, options: dict, batches: int, size: int) -> Loaded:
 def floor(task: Loaded, operator, batches: int) -> None:
     parameters = list(task.scorer.parameters())
     deterministic = type(operator.throttle).__name__ in ("Scale", "Attention")
-    for b, batch in enumerate(task.ready[:batches]):
+    for batch in task.ready[:batches]:
         scores = task.scorer(batch.tokens.patches)
         noise = Noise(0, range(len(batch.ids)))
-        draws = 1 if deterministic and b else DRAWS
+        draws = 1 if deterministic else DRAWS
         for r in range(draws):
             with torch.no_grad():
                 sent = operator(batch.tokens.patches, scores, K, noise.draw(r))

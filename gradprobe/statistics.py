@@ -1,8 +1,8 @@
 """Values -> estimates with intervals (numpy and scipy; no torch).
 
 Everything here is a function of per-batch numbers: a Gram matrix of batch gradients, and means over batches. Intervals
-are delete-one jackknives over *batches*, because the pairs of batches in a mean cosine share gradients: taking the
-pairs as independent covers 27-80 % at nominal 95 %.
+are delete-one jackknives over *batches*, because the pairs of batches in a mean cosine share gradients and are not
+independent.
 """
 
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ def pair_mean(matrix: Array) -> Jackknifed:
     the variance where batches have nothing in common. With ``M_ij = C + g_i + g_j + w_ij`` its expectation is
     ``4 var(g)/B + 4 var(w)/(B(B-2))`` where the truth is ``4 var(g)/B + 2 var(w)/(B(B-1))``; var(w) is known from the
     residuals, so the replicates are drawn together to the right spread. (An estimate of var(g) below 0 counts as 0, so
-    at C = 0 exactly the interval is a little too wide.)
+    at C = 0 exactly the variance stays about 1.5 times too large.)
 
     Source: Efron and Stein 1981, section 4, for the bias; Hoeffding's decomposition for the correction.
 

@@ -16,8 +16,14 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def assets() -> Path:
-    """The folder of real weights and images; without it the test is skipped."""
-    folder = Path(os.environ.get("GRADPROBE_ASSETS", ROOT.parent / "shared" / "assets"))
+    """The folder of real weights and images; third-party data that cannot ship, so without it the test is skipped.
+
+    A folder that was named and is not there is an error, not a skip.
+    """
+    named = os.environ.get("GRADPROBE_ASSETS")
+    folder = Path(named or ROOT.parent / "shared" / "assets")
+    if named and not folder.is_dir():
+        pytest.fail(f"GRADPROBE_ASSETS is {named}, which is no folder")
     if not folder.is_dir():
         pytest.skip("no real assets: set GRADPROBE_ASSETS to the folder that holds them")
     return folder

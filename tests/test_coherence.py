@@ -9,7 +9,7 @@ from gradprobe import registry
 from gradprobe.core import Noise, Selection, apply
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.coherence import coherence
-from gradprobe.probes.gradients import centred, gram_by_group, score_gradient
+from gradprobe.probes.gradients import centred, gram_by_group, score_gradient, write_scorer_gradient
 from gradprobe.results import Store
 
 SIZES = {"batches": 4, "batch_size": 3, "draws": 2}
@@ -41,6 +41,23 @@ def test_two_stage_gradients_equal_plain_autograd(spec):
     for part, centre in enumerate((False, True)):
         rows = plain_gradients(task, spec, 4, centre)
         assert np.allclose(result.gram[part].sum(0).reshape(8, 8), rows @ rows.T, rtol=1e-6, atol=1e-15)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+@pytest.mark.parametrize("spec", OPERATORS)
+def test_rows_of_the_two_stages_equal_plain_autograd_in_float64(spec, centre):
+    """The stored products are float32; the gradients themselves agree to float64."""
+    task, found = Toy(), []
+    parameters = list(task.scorer.parameters())
+    for batch in task.batches(SIZES["batches"], SIZES["batch_size"], 0):
+        for r in range(SIZES["draws"]):
+            scores = task.scorer(batch.tokens.patches)
+            noise = Noise(0, range(3)).draw(r)
+            u = score_gradient(task, registry.build(spec), 4, batch, scores, noise, spec).u
+            row = torch.empty(sum(p.numel() for p in parameters), dtype=torch.float64)
+            write_scorer_gradient(row, scores, parameters, centred(u) if centre else u)
+            found.append(row)
+    assert torch.allclose(torch.stack(found), plain_gradients(task, spec, 4, centre), rtol=1e-9, atol=1e-14)
 
 
 @pytest.mark.parametrize("spec", ["scale", "softtopk", "vpnoise:sigma=0"])

@@ -151,7 +151,7 @@ def test_any_scores(cdf, data):
     assert (alpha[scores.argsort()].diff() >= -1e-15).all()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; everything else of it is tested on the CPU")
 @cdfs
 @cases
 def test_a_gpu_gives_the_same(cdf, case):

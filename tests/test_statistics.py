@@ -1,5 +1,7 @@
 """Every estimate against its brute-force twin, and the intervals against simulation."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -69,20 +71,31 @@ def test_left_out_values_equal_recomputing_without_the_batch_but_for_their_sprea
     assert scale[0] < 1  # noise of pairs is not counted twice
 
 
-def test_the_variance_of_a_pair_mean_is_unbiased():
+def pair_mean_variances(own):
+    """The variance of simulated pair means, its truth, and the means of our estimate and of the plain jackknife's."""
     rng = np.random.default_rng(3)
-    for own in (0.0, 0.3):  # nothing in common, and a part of each batch
-        b, values, variances = 10, [], []
-        for _ in range(4000):
-            w, g = rng.normal(size=(b, b)), own * rng.normal(size=b)
-            m = (w + w.T) / np.sqrt(2) + g[:, None] + g
-            j = st.pair_mean(m)
-            values.append(j.value)
-            variances.append((b - 1) / b * np.sum((j.left_out - j.left_out.mean()) ** 2))
-        truth = 4 * own**2 / b + 2 / (b * (b - 1))
-        assert np.var(values) == pytest.approx(truth, rel=0.1)
-        # with nothing in common what is shared is cut off at 0; the plain jackknife would give 2.25 times the truth
-        assert truth * 0.95 < np.mean(variances) < truth * (1.6 if own == 0 else 1.1)
+    b, values, ours, plain = 10, [], [], []
+    for _ in range(4000):
+        w, g = rng.normal(size=(b, b)), own * rng.normal(size=b)
+        m = (w + w.T) / np.sqrt(2) + g[:, None] + g
+        again = [st.pair_mean(np.delete(np.delete(m, i, 0), i, 1)).value for i in range(b)]
+        values.append(st.pair_mean(m).value)
+        ours.append((b - 1) * np.var(st.pair_mean(m).left_out))
+        plain.append((b - 1) * np.var(again))
+    return np.var(values), 4 * own**2 / b + 2 / (b * (b - 1)), np.mean(ours), np.mean(plain)
+
+
+def test_the_variance_of_a_pair_mean_is_right_where_batches_share_something():
+    simulated, truth, ours, _ = pair_mean_variances(0.3)
+    assert simulated == pytest.approx(truth, rel=0.1)
+    assert ours == pytest.approx(truth, rel=0.1)
+
+
+def test_where_nothing_is_shared_the_variance_is_nearer_to_the_truth_than_the_plain_jackknifes():
+    simulated, truth, ours, plain = pair_mean_variances(0.0)
+    assert simulated == pytest.approx(truth, rel=0.1)
+    assert plain == pytest.approx(2.25 * truth, rel=0.1)  # 2 (B - 1) / (B - 2)
+    assert truth < ours < truth + 0.5 * (plain - truth)  # biased up, because the shared part is cut off at 0
 
 
 def test_m_coherence_is_one_for_orthogonal_and_b_for_equal_gradients():
@@ -149,10 +162,9 @@ def test_a_negative_coherence_over_a_sound_baseline_has_a_negative_ratio():
     assert versus.ratio.value == pytest.approx(-0.1 / base.value)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("signal", [0.0, 0.35, 1.0])
-@pytest.mark.parametrize("batches", [16, 32])
-def test_the_jackknife_covers_its_nominal_level(signal, batches):
+@cache
+def coverage(signal: float, batches: int) -> float:
+    """How often the 95 % interval holds the truth, of 4000 simulated probes."""
     p, r, replicates = 60, 2, 4000
     rng = np.random.default_rng(7)
     direction = np.zeros(p)
@@ -164,10 +176,25 @@ def test_the_jackknife_covers_its_nominal_level(signal, batches):
     many = sample(200_000)
     unit = many / np.linalg.norm(many, axis=-1, keepdims=True)
     truth = unit[:, 0].mean(0) @ unit[:, 1].mean(0)  # cosine of independent batches with independent draws
-    covered = 0
-    for _ in range(replicates):
-        found = st.coherence(gram_of(sample(batches)), 16).total.estimate()
-        covered += found.low <= truth <= found.high
-    print(f"\ncoverage at C = {truth:.3f}, {batches} batches: {covered / replicates:.3f}")
-    # Where batches have nothing in common the estimate of what they share is cut off at 0: a little too wide.
-    assert (0.95 if signal == 0 else 0.93) <= covered / replicates <= (0.985 if signal == 0 else 0.97)
+    found = (st.coherence(gram_of(sample(batches)), 16).total.estimate() for _ in range(replicates))
+    share = sum(each.low <= truth <= each.high for each in found) / replicates
+    print(f"\ncoverage at C = {truth:.3f}, {batches} batches: {share:.3f}")
+    return share
+
+
+BATCHES = pytest.mark.parametrize("batches", [16, 32])
+NOTHING_SHARED = pytest.mark.xfail(reason="too wide at C = 0 exactly: var(g) is cut off at 0; see docs/findings.md")
+
+
+@pytest.mark.slow
+@BATCHES
+@pytest.mark.parametrize("signal", [0.0, 0.35, 1.0])
+def test_the_jackknife_covers_at_least_its_nominal_level(signal, batches):
+    assert coverage(signal, batches) >= 0.93
+
+
+@pytest.mark.slow
+@BATCHES
+@pytest.mark.parametrize("signal", [pytest.param(0.0, marks=NOTHING_SHARED), 0.35, 1.0])
+def test_the_jackknife_covers_no_more_than_its_nominal_level(signal, batches):
+    assert coverage(signal, batches) <= 0.97
