@@ -25,6 +25,7 @@ _HOME = {
     "classification": "tasks",
     "coherence": "probes.coherence",
     "filter_normalized": "directions",
+    "landscape": "probes.landscape",
     "line": "planes",
     "pca_directions": "directions",
     "plane": "planes",

@@ -9,6 +9,7 @@ import importlib
 import itertools
 import json
 import os
+import shutil
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +20,11 @@ from typing import Any
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.results import Store, key_of
 
-PROBES = {"coherence": "gradprobe.probes.coherence:answer"}
+PROBES = {
+    "coherence": "gradprobe.probes.coherence:answer",
+    "curvature": "gradprobe.probes.curvature:answer",
+    "landscape": "gradprobe.probes.landscape:answer",
+}
 Progress = Callable[[str, int, int], None]
 
 
@@ -158,13 +163,17 @@ def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, for
     if found and not force:
         return Answer(run, stores[0].load(found[0]), found[0], computed=False)
     module, _, function = PROBES[run.question["probe"]].partition(":")
-    result = getattr(importlib.import_module(module), function)(run.question, run.where, progress)
+    partial = stores[-1].partial(run.question)
+    where = {**run.where, "partial": str(partial)}
+    result = getattr(importlib.import_module(module), function)(run.question, where, progress)
     if key_of(result.question) != key_of(run.question):
         names = sorted(result.question.keys() | run.question.keys())
         other = [name for name in names if result.question.get(name) != run.question.get(name)]
         told = ", ".join(f"{name} = {json.dumps(result.question.get(name))}" for name in other)
         raise GradprobeError(f"the question asks for other things than this machine has: here {told}")
-    return Answer(run, result, stores[-1].save(result), computed=True)
+    saved = stores[-1].save(result)
+    shutil.rmtree(partial, ignore_errors=True)
+    return Answer(run, result, saved, computed=True)
 
 
 def panels(experiment: Experiment, answers: Sequence[Answer]) -> list[tuple[str, list[dict[str, Any]]]]:

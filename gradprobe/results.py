@@ -1,35 +1,15 @@
-"""Answers on disk: one folder a question, ``ROOT/<probe>-<key>/`` with ``run.json`` and ``arrays.npz``.
+"""What each probe found: a frozen dataclass a probe, from which every number of its table can be made (no torch)."""
 
-The key is a hash of the question, so the same question asked again finds its answer. ``run.json`` is written last and
-the folder is moved into place in one step: what can be found is whole. Nothing here needs torch.
-"""
-
-import hashlib
-import io
-import json
-import math
-import shutil
-import uuid
-import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from difflib import get_close_matches
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError
+from gradprobe.store import SCHEMA, Entry, Store, key_of, kind
 
-SCHEMA = 1
-KINDS: dict[str, type] = {}
-Kind = TypeVar("Kind")
-
-
-def kind(cls: type[Kind]) -> type[Kind]:
-    """Make a frozen dataclass with ``probe``, ``question`` and ``environment`` storable (a class decorator)."""
-    KINDS[cls.probe] = cls  # type: ignore[attr-defined]
-    return cls
+__all__ = ["SCHEMA", "CoherenceResult", "CurvatureResult", "Entry", "LandscapeResult", "Store", "key_of"]
 
 
 @kind
@@ -68,9 +48,7 @@ class CoherenceResult:
     def __post_init__(self) -> None:
         b, r = self.energy.shape if self.energy.ndim == 2 else (0, 0)
         shapes = {"gram": (2, len(self.groups), b, r, b, r), "energy": (b, r), "common": (b, r), "losses": (b, r)}
-        for name, shape in {**shapes, "spread": (b,)}.items():
-            if getattr(self, name).shape != shape:
-                raise GradprobeError(f"{name} of a coherence result has shape {getattr(self, name).shape}, not {shape}")
+        _check_shapes(self, {**shapes, "spread": (b,)})
 
     def row(self, baseline: "CoherenceResult | None" = None, path: Path | None = None) -> dict[str, Any]:
         """The result as a row of the coherence table; with a baseline, also the ratio to it.
@@ -92,206 +70,132 @@ class CoherenceResult:
         return {"op": asked["op"], **numbers, **about, "gradient": self.gradient, "path": where}
 
 
-def key_of(question: Mapping[str, Any]) -> str:
-    """The name of a question: 12 hex digits of the SHA-256 of its canonical JSON.
+@kind
+@dataclass(frozen=True, eq=False)
+class LandscapeResult:
+    """The loss of I images at ``theta + a_i d1 + b_j d2``, for one operator; a line is a plane of one row, ``a = [0]``.
 
-    Order does not matter, nor whether a whole number is written 1 or 1.0.
+    Attributes:
+        question: all that decides the numbers, JSON only; its hash is the key.
+        losses: of each image at each cell, ``(A, B, I)``; the surface is their mean.
+        a: coordinates along d1, ``(A,)``.
+        b: coordinates along d2, ``(B,)``.
+        centre: loss of each image at theta itself, ``(I,)``.
+        directions: how theta and the directions lie: norms ``theta``, ``d1``, ``d2``, the ``cosine`` of d1 and d2 (None
+            if one is zero), how many ``parameters`` they move.
+        path: coordinates of the checkpoints that span the plane, ``(T, 2)``; empty for random directions.
+        path_losses: loss of each image at these checkpoints themselves, ``(T, I)``.
+        explained: share of the trajectory's squared distances along each direction, ``(2,)``; empty unless it is a PCA.
+        residual: how far each checkpoint lies off the plane, over its distance to the origin, ``(T,)``.
+        environment: versions, machine, seconds and date; not part of the key.
 
     Raises:
-        UsageError: a value is not JSON (a tuple, NaN, an array).
-
-    Example:
-        >>> key_of({"op": "hard+gather", "k": 58}) == key_of({"k": 58.0, "op": "hard+gather"})
-        True
-    """
-    asked = {"question": _json(dict(question), "question"), "schema": SCHEMA}
-    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A stored result as a listing sees it; ``problem`` says why it cannot be read, empty if it can."""
-
-    path: Path
-    probe: str
-    key: str
-    question: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class Store:
-    """A folder of results; made when the first one is saved.
-
-    Example:
-        >>> store = Store("/nowhere")
-        >>> store.find({"probe": "coherence", "k": 58}), store.entries()
-        (None, ())
+        GradprobeError: the arrays do not have these shapes.
     """
 
-    root: Path | str = "runs"
+    question: dict[str, Any]
+    losses: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+    centre: np.ndarray
+    directions: dict[str, Any]
+    path: np.ndarray
+    path_losses: np.ndarray
+    explained: np.ndarray
+    residual: np.ndarray
+    environment: dict[str, Any]
+    probe: ClassVar[str] = "landscape"
 
-    def find(self, question: Mapping[str, Any]) -> Path | None:
-        """The folder that answers the question, or None."""
-        folder = Path(self.root) / f"{question.get('probe')}-{key_of(question)}"
-        return folder if (folder / "run.json").is_file() else None
+    def __post_init__(self) -> None:
+        _check_shapes(self, {
+            "losses": (len(self.a), len(self.b), len(self.centre)), "a": (len(self.a),), "b": (len(self.b),),
+            "centre": (len(self.centre),), "path": (len(self.path), 2), "residual": (len(self.path),),
+            "path_losses": (len(self.path), len(self.centre)), "explained": (2 * (len(self.explained) > 0),),
+        })  # fmt: skip
 
-    def save(self, result: Any) -> Path:
-        """Write a result and return its folder; an older answer to the same question is replaced.
+    @property
+    def surface(self) -> np.ndarray:
+        """Mean loss at each cell, ``(A, B)`` in float64; NaN where an image's loss is."""
+        return self.losses.mean(-1, dtype=np.float64)
 
-        Raises:
-            GradprobeError: a field is neither JSON nor an array, or the folder cannot be written.
+    def row(self, baseline: "LandscapeResult | None" = None, path: Path | None = None) -> dict[str, Any]:
+        """The result as a row of the landscape table; with a baseline on the same grid, also the ratio to it.
+
+        Args:
+            baseline: the same question asked of another operator.
+            path: where the result is stored.
+
+        Returns:
+            Plain numbers, strings and None (undefined), ready for JSON.
         """
-        values = {f.name: getattr(result, f.name) for f in fields(result)}
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        key, data = key_of(result.question), _npz(arrays)
-        about = {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in arrays.items()}
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if name not in arrays}
-        run = {"schema": SCHEMA, "probe": result.probe, "key": key, **plain}
-        run |= {"arrays": about, "sha256": hashlib.sha256(data).hexdigest()}
-        _json(run, "result")
-        root = Path(self.root)
-        folder, temporary = root / f"{result.probe}-{key}", root / f".{key}-{uuid.uuid4().hex[:8]}"
-        try:
-            temporary.mkdir(parents=True)
-            (temporary / "arrays.npz").write_bytes(data)
-            (temporary / "run.json").write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-            _move(temporary, folder)
-        except OSError as error:
-            reason = error.strerror or error
-            raise GradprobeError(f"cannot write to {root}: {reason}; name another folder with --results DIR") from None
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return folder
+        from gradprobe.roughness import landscape_row  # scipy takes half a second: listing results does without
 
-    def load(self, which: Path | str) -> Any:
-        """The result in a folder, or the one whose key begins with ``which``.
+        asked = self.question
+        numbers = landscape_row(self.losses, self.a, self.b, None if baseline is None else baseline.losses)
+        about = {name: asked[name] for name in ("images", "noise", "axes", "steps")}
+        where = None if path is None else str(path)
+        centre = float(self.centre.mean(dtype=np.float64))
+        loss = centre if np.isfinite(centre) else None
+        return {"op": asked["op"], "loss": loss, **numbers, "cosine": self.directions["cosine"], **about, "path": where}
 
-        Raises:
-            UsageError: no key, or more than one, begins like this.
-            GradprobeError: the result is damaged, was edited, or was written by a newer gradprobe.
+
+@kind
+@dataclass(frozen=True, eq=False)
+class CurvatureResult:
+    """Eigenvalues and trace of the Hessian of a scorer's mean loss, or why there is none, for one operator.
+
+    Attributes:
+        question: all that decides the numbers, JSON only; its hash is the key.
+        reason: why there is no Hessian; empty if there is one.
+        eigenvalues: those of largest magnitude, largest first, ``(E,)``; empty without a Hessian.
+        residuals: ``|H v - lambda v| / |lambda|`` of each, ``(E,)``: how far it has converged.
+        trace_samples: ``v^T H v`` for random signs v, ``(S,)``, whose mean estimates the trace.
+        checks: relative errors of the derivatives against differences, ``gradient_error`` and ``hessian_error``; None
+            where it did not come to that.
+        loss: mean loss at theta.
+        environment: versions, machine, seconds and date; not part of the key.
+
+    Raises:
+        GradprobeError: the arrays do not have these shapes.
+    """
+
+    question: dict[str, Any]
+    reason: str
+    eigenvalues: np.ndarray
+    residuals: np.ndarray
+    trace_samples: np.ndarray
+    checks: dict[str, Any]
+    loss: float
+    environment: dict[str, Any]
+    probe: ClassVar[str] = "curvature"
+
+    def __post_init__(self) -> None:
+        count = (len(self.eigenvalues),)
+        samples = (len(self.trace_samples),)
+        _check_shapes(self, {"eigenvalues": count, "residuals": count, "trace_samples": samples})
+
+    def row(self, baseline: "CurvatureResult | None" = None, path: Path | None = None) -> dict[str, Any]:
+        """The result as a row of the curvature table; plain numbers, strings and None.
+
+        Args:
+            baseline: not compared with; rows of every probe take one.
+            path: where the result is stored.
         """
-        folder = self.locate(which)
-        run = _read_run(folder)
-        data = folder / "arrays.npz"
-        try:
-            content = data.read_bytes()
-            if hashlib.sha256(content).hexdigest() != run["sha256"]:
-                raise ValueError("its checksum is not the one in run.json")
-            with np.load(io.BytesIO(content), allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise _damaged(data, error) from None
-        cls = KINDS[run["probe"]]
-        types = {f.name: str(f.type) for f in fields(cls)}
-        values = {**run, **arrays}
-        absent = [name for name in types if name not in values]
-        if absent:
-            raise _damaged(folder / "run.json", f"it has no {', '.join(absent)}")
-        return cls(**{n: tuple(values[n]) if t.startswith("tuple") else values[n] for n, t in types.items()})
+        from gradprobe.statistics import batch_mean
 
-    def locate(self, which: Path | str) -> Path:
-        """The folder of a result: its path, or found by the first letters of its key.
-
-        Raises:
-            UsageError: no key, or more than one, begins like this.
-        """
-        if (Path(which) / "run.json").is_file():
-            return Path(which)
-        asked, folders = str(which), {path.name: path for path in self._folders()}
-        keys = {name: name.rpartition("-")[2] for name in folders}
-        hits = [name for name, key in keys.items() if asked and (name.startswith(asked) or key.startswith(asked))]
-        if len(hits) == 1:
-            return folders[hits[0]]
-        if hits:
-            raise UsageError(f"{asked!r} could be {', '.join(hits)}; type more letters of the key")
-        close = get_close_matches(asked, keys.values(), n=3, cutoff=0.0)
-        hint = f"nearest: {', '.join(close)}; gradprobe list shows all" if close else "the folder holds none yet"
-        raise UsageError(f"no result {asked!r} in {self.root}: {hint}")
-
-    def entries(self) -> tuple[Entry, ...]:
-        """All results, oldest first; those that cannot be read too, with their problem."""
-        found = [_entry(folder) for folder in self._folders()]
-        return tuple(sorted(found, key=lambda entry: (str(entry.environment.get("date", "")), entry.path.name)))
-
-    def _folders(self) -> list[Path]:
-        """Folders with a run.json; hidden ones are what killed runs left behind."""
-        return [p.parent for p in sorted(Path(self.root).glob("*/run.json")) if not p.parent.name.startswith(".")]
+        trace = batch_mean(self.trace_samples.astype(np.float64)).estimate() if len(self.trace_samples) else None
+        asked = self.question
+        return {
+            "op": asked["op"], "hessian": self.reason or "yes", "loss": self.loss,
+            "eigenvalues": [float(x) for x in self.eigenvalues], "residuals": [float(x) for x in self.residuals],
+            "trace": trace and trace.value, "trace_low": trace and trace.low, "trace_high": trace and trace.high,
+            "images": asked["images"], "steps": asked["steps"], **self.checks,
+            "path": None if path is None else str(path),
+        }  # fmt: skip
 
 
-def _json(value: Any, name: str) -> Any:
-    """The value with whole floats as integers; refused if JSON cannot hold it exactly."""
-    match value:
-        case None | bool() | int() | str():
-            return value
-        case float() if math.isfinite(value):
-            return int(value) if value.is_integer() else value
-        case list():
-            return [_json(item, name) for item in value]
-        case dict() if all(isinstance(key, str) for key in value):
-            return {key: _json(item, f"{name}.{key}") for key, item in value.items()}
-    raise UsageError(f"{name} is {value!r}, which run.json cannot hold; use finite numbers, text, lists and dicts")
-
-
-def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """An npz file that depends on the values alone: sorted names, one memory layout, no dates, no compression."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        for name in sorted(arrays):
-            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980
-            entry.create_system = 3  # else it names the operating system
-            array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), order="C")
-            with file.open(entry, "w") as out:
-                np.lib.format.write_array(out, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def _move(temporary: Path, folder: Path) -> None:
-    """Put a finished folder in place; what was there goes, unless another process has just put it there."""
-    if folder.exists():
-        old = temporary.with_name(temporary.name + ".old")
-        folder.rename(old)
-        temporary.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        return
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if not (folder / "run.json").is_file():
-            raise
-
-
-def _read_run(folder: Path) -> dict[str, Any]:
-    """A run.json that says what its folder is called and what its key stands for."""
-    path = folder / "run.json"
-    try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-        schema, probe, key, question = run["schema"], run["probe"], run["key"], run["question"]
-        if not isinstance(question, dict):
-            raise TypeError("question is not a table")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from None
-    if not isinstance(schema, int) or schema > SCHEMA:
-        raise GradprobeError(f"{path} has schema {schema}, this gradprobe reads up to {SCHEMA}: install a newer one")
-    if probe not in KINDS:
-        raise GradprobeError(f"{path} is of the probe {probe!r}, unknown here; known: {', '.join(KINDS)}")
-    name = f"{probe}-{key_of(question)}"
-    if name != f"{probe}-{key}" or name != folder.resolve().name or question.get("probe") != probe:
-        raise GradprobeError(f"{path} was edited: its question is that of {name}; delete {folder} and ask again")
-    return run
-
-
-def _entry(folder: Path) -> Entry:
-    probe, _, key = folder.name.rpartition("-")
-    try:
-        run = _read_run(folder)
-    except GradprobeError as error:
-        return Entry(folder, probe, key, problem=str(error))
-    return Entry(folder, probe, key, run["question"], run.get("environment", {}))
-
-
-def _damaged(path: Path, why: object) -> GradprobeError:
-    reason = f"no {why.args[0]!r} in it" if isinstance(why, KeyError) else str(why).partition("\n")[0]
-    return GradprobeError(f"{path} is damaged ({reason}); delete {path.parent} and ask again")
+def _check_shapes(result: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    for name, shape in shapes.items():
+        if getattr(result, name).shape != shape:
+            told = f"{name} of a {result.probe} result has shape {getattr(result, name).shape}"
+            raise GradprobeError(f"{told}, not {shape}")

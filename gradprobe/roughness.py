@@ -4,12 +4,14 @@ A step's size depends on the grid, so a single number says little: a smooth func
 every grid, a hard one's grows as the grid gets finer. Whatever is measured keeps the grid it belongs to.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gradprobe.errors import UsageError
+from gradprobe.statistics import Estimate, Jackknifed
 
 
 @dataclass(frozen=True)
@@ -120,3 +122,96 @@ def _lines(losses: ArrayLike, least: int) -> NDArray[np.float64]:
     if lines.ndim == 0 or lines.size == 0 or lines.shape[-1] < least:
         raise UsageError(f"losses of shape {lines.shape}; give at least {least} points in a line")
     return lines
+
+
+def coarser(points: int) -> int | None:
+    """By which factor to thin a grid for a second resolution: the largest up to 4 that leaves 8 steps, else the least.
+
+    Example:
+        >>> coarser(81), coarser(31), coarser(5), coarser(8)
+        (4, 3, 2, None)
+    """
+    steps = points - 1
+    fits = [factor for factor in range(2, steps // 2 + 1) if steps % factor == 0]
+    return max((f for f in fits if f <= 4 and steps // f >= 8), default=min(fits, default=None))
+
+
+def landscape_row(
+    losses: NDArray, a: NDArray, b: NDArray, baseline: NDArray | None = None
+) -> dict[str, float | int | str | None]:
+    """The numbers of one row of the landscape table, along d2 (the paper's) and d1; None where one is not defined.
+
+    Intervals are delete-one jackknives over images, of the logarithm for steps and their ratio. Jumps of a mean loss
+    get smaller with the number of images, a smooth surface's steps do not: a ratio belongs to its number of images as
+    well as to its grid.
+
+    Args:
+        losses: of each image at each cell, ``(A, B, I)``; a line has A = 1.
+        a: coordinates along d1, evenly spaced.
+        b: coordinates along d2, evenly spaced.
+        baseline: the baseline's losses of the same images at the same cells.
+
+    Raises:
+        UsageError: a baseline on another grid or other images.
+    """
+    if baseline is not None and baseline.shape != losses.shape:
+        raise UsageError(f"losses {losses.shape} have no ratio to losses {baseline.shape}; compare on one grid")
+    every, base = _left_out(losses), None if baseline is None else _left_out(baseline)
+    surface = every[0]
+    row: dict[str, float | int | str | None] = {
+        "rows": len(a), "columns": len(b), "range": float(np.ptp(surface)) if np.isfinite(surface).all() else np.nan,
+    }  # fmt: skip
+    for name, points, swap in (("d2", b, False), ("d1", a, True)):
+        if len(points) < 3:
+            continue
+        others = None if base is None else base.swapaxes(1, 2) if swap else base
+        numbers = _along(every.swapaxes(1, 2) if swap else every, others, points)
+        row |= {f"{name}_{key}": value for key, value in numbers.items()}
+    return {key: None if isinstance(v, float) and not np.isfinite(v) else v for key, v in row.items()}
+
+
+def _along(lines: NDArray, baseline: NDArray | None, points: NDArray) -> dict[str, float | int | str | None]:
+    """Statistics of the lines ``(1 + I, lines, points)``: the mean over images and, after it, each one left out."""
+    found = roughness(lines[0], float(points[-1] - points[0]) / (len(points) - 1))
+    variation = _jackknife(lines, _mean_step)
+    step = _positive(variation)
+    numbers: dict[str, float | int | str | None] = {
+        "variation": step.value, "low": step.low, "high": step.high, "median": found.median, "largest": found.largest,
+        "zero_share": found.zero_share, "second_difference": found.second_difference, "tv": found.total,
+        "step": found.step,
+    }  # fmt: skip
+    if factor := coarser(len(points)):
+        exponent = _jackknife(lines, lambda each: tv_exponent(each, factor).exponent).estimate()
+        numbers |= {
+            "tv_coarse": tv_exponent(lines[0], factor).coarse, "factor": factor, "exponent": exponent.value,
+            "exponent_low": exponent.low, "exponent_high": exponent.high,
+        }  # fmt: skip
+    if baseline is not None:
+        ratio = _positive(variation.map(lambda ours, theirs: ours / theirs, _jackknife(baseline, _mean_step)))
+        numbers |= {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
+    return numbers
+
+
+def _positive(statistic: Jackknifed) -> Estimate:
+    """A positive number with the interval of its logarithm; NaN where it is 0 (a loss that never changes)."""
+    found = statistic.map(np.log).estimate()
+    value = statistic.value if np.isfinite(found.value) else np.nan
+    return Estimate(value, float(np.exp(found.low)), float(np.exp(found.high)))
+
+
+def _mean_step(lines: NDArray) -> float:
+    return float(np.abs(np.diff(lines)).mean())
+
+
+def _jackknife(lines: NDArray, statistic: Callable[[NDArray], float]) -> Jackknifed:
+    with np.errstate(invalid="ignore"):
+        value, *left_out = (statistic(each) for each in lines)
+    return Jackknifed(value, np.array(left_out) if len(left_out) > 1 else np.full(len(left_out), np.nan))
+
+
+def _left_out(losses: NDArray) -> NDArray:
+    """Mean losses over all images and, after it, over all but one: ``(1 + I, A, B)``."""
+    images = np.moveaxis(losses.astype(np.float64), -1, 0)
+    total, count = images.sum(0), len(images)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.concatenate([images.mean(0)[None], (total - images) / (count - 1)])

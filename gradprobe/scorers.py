@@ -32,7 +32,7 @@ class MLP:
 
     def make(self, dim: int, seed: int) -> nn.Module:
         """A freshly initialised scorer for tokens of ``dim`` channels; the global RNG is left as found."""
-        return _seeded(lambda: _MLP(dim, self.width or 24 * dim), seed)
+        return _seeded(lambda: TwoLayer(dim, self.width or 24 * dim), seed)
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,16 @@ class Transformer:
         return _seeded(lambda: _Transformer(dim, self.depth, width, heads), seed)
 
 
-class _MLP(nn.Module):
+class TwoLayer(nn.Module):
+    """The network that `MLP` makes: affine, gelu, affine, for each token alone."""
+
     def __init__(self, dim: int, width: int):
         super().__init__()
         self.hidden = nn.Linear(dim, width)
         self.out = nn.Linear(width, 1)
 
     def forward(self, patches: Tensor) -> Tensor:
+        """Scores ``(B, N)``."""
         return self.out(F.gelu(self.hidden(F.layer_norm(patches, patches.shape[-1:])))).squeeze(-1)
 
 

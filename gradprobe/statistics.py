@@ -40,7 +40,8 @@ class Jackknifed:
         b = len(self.left_out)
         if b < 2:
             return Estimate(self.value, np.nan, np.nan)
-        spread = self.left_out - self.left_out.mean()
+        with np.errstate(invalid="ignore"):  # an infinite replicate
+            spread = self.left_out - self.left_out.mean()
         half = student.ppf((1 + level) / 2, b - 1) * np.sqrt((b - 1) / b * (spread @ spread))
         return Estimate(float(self.value), float(self.value - half), float(self.value + half))
 
@@ -180,7 +181,7 @@ def compare(ours: Jackknifed, baseline: Jackknifed, level: float = 0.95) -> Comp
     difference = ours.map(lambda a, b: a - b, baseline).estimate(level)
     below = baseline.estimate(level)
     if np.isnan(ours.value) or np.isnan(baseline.value):
-        return Comparison(None, "undefined: one of the two has no coherence", difference)
+        return Comparison(None, "undefined: one of the two is not defined", difference)
     if not below.low > 0 or (baseline.left_out <= 0).any():
         return Comparison(None, "unbounded: the baseline's interval reaches 0", difference)
     if ours.value <= 0 or (ours.left_out <= 0).any():  # no logarithm: the ratio itself

@@ -1,14 +1,16 @@
 """Roughness of a line against its definitions, and what tells a smooth function from a staircase."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import t as student
 
 from gradprobe.errors import UsageError
 from gradprobe.planes import axis, line
-from gradprobe.roughness import roughness, tv_exponent
+from gradprobe.roughness import landscape_row, roughness, tv_exponent
 
 
 def test_roughness_equals_its_definitions():
@@ -98,3 +100,59 @@ def test_exponent_at_the_edges():
 def test_roughness_refuses_what_is_no_line(ask, told):
     with pytest.raises(UsageError, match=told):
         ask()
+
+
+def surfaces(seed, shape=(5, 9, 12)):
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=shape).cumsum(1) + rng.normal(size=shape[-1])
+
+
+def test_a_row_is_the_definition_image_by_image():
+    ours, base = surfaces(0), surfaces(1)
+    a, b = np.linspace(-1, 1, 5), np.linspace(-2, 2, 9)
+    row = landscape_row(ours, a, b, base)
+
+    def mean_step(losses, dim):
+        return np.abs(np.diff(losses.mean(-1), axis=dim)).mean()
+
+    for name, dim in (("d2", 1), ("d1", 0)):
+        assert row[f"{name}_variation"] == pytest.approx(mean_step(ours, dim)) and row[f"{name}_step"] == 0.5
+        assert row[f"{name}_ratio"] == pytest.approx(mean_step(ours, dim) / mean_step(base, dim))
+        without = [mean_step(np.delete(ours, i, -1), dim) / mean_step(np.delete(base, i, -1), dim) for i in range(12)]
+        half = student.ppf(0.975, 11) * np.sqrt(11 / 12 * np.sum((np.log(without) - np.log(without).mean()) ** 2))
+        assert row[f"{name}_ratio_high"] == pytest.approx(row[f"{name}_ratio"] * np.exp(half))
+        assert row[f"{name}_ratio_low"] == pytest.approx(row[f"{name}_ratio"] / np.exp(half))
+    assert row["range"] == pytest.approx(np.ptp(ours.mean(-1)))
+    assert (row["rows"], row["columns"], row["d2_factor"]) == (5, 9, 2)
+    with pytest.raises(UsageError, match="on one grid"):
+        landscape_row(ours, a, b, base[:, :5])
+
+
+@pytest.mark.parametrize("spoil", [np.nan, np.inf])
+def test_a_loss_that_is_no_number_makes_no_numbers(spoil):
+    losses = surfaces(0)
+    losses[2, 3, 4] = spoil
+    row = landscape_row(losses, np.arange(5.0), np.arange(9.0), surfaces(1))
+    assert row["d2_variation"] is None and row["d2_ratio"] is None and row["range"] is None
+    json.dumps(row, allow_nan=False)
+
+
+def test_one_image_or_a_constant_loss_has_no_interval():
+    one = landscape_row(surfaces(0)[..., :1], np.arange(5.0), np.arange(9.0))
+    assert one["d2_variation"] > 0 and one["d2_low"] is None and one["d2_high"] is None
+    flat = landscape_row(np.ones((1, 9, 4)), np.zeros(1), np.arange(9.0), np.ones((1, 9, 4)))
+    assert flat["d2_zero_share"] == 1 and flat["d2_ratio"] is None and "d1_variation" not in flat
+
+
+@pytest.mark.parametrize("images", [16, 64])
+def test_intervals_of_the_ratio_cover_the_truth(images):
+    """Jumps at random places of images that differ: the mean steps' ratio of large populations is in 95 % of them."""
+    rng = np.random.default_rng(0)
+    b = np.linspace(-0.3, 0.3, 31)
+    slopes = lambda n: rng.gamma(4, size=(n, 1, 1, images))  # noqa: E731
+    line = (b * 3)[None, None, :, None]
+    hits = 0
+    for ours, base in zip(slopes(400) * line, slopes(400) * line, strict=True):
+        row = landscape_row(ours, np.zeros(1), b, base)
+        hits += row["d2_ratio_low"] <= 1 <= row["d2_ratio_high"]
+    assert 0.92 <= hits / 400 <= 0.98

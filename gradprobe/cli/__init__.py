@@ -8,6 +8,7 @@ import typer
 from gradprobe import __version__
 from gradprobe.cli.coherence import coherence
 from gradprobe.cli.figures import figures
+from gradprobe.cli.landscape import landscape
 from gradprobe.cli.scenes import train_scenes
 from gradprobe.cli.store import list_results, show
 from gradprobe.errors import GradprobeError, UsageError
@@ -40,6 +41,7 @@ def _options(
 
 
 app.command()(coherence)
+app.command()(landscape)
 app.command("list")(list_results)
 app.command()(show)
 app.command()(figures)

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,11 +35,11 @@ def list_results(results: Results = Path("runs"), as_json: Json = False) -> None
         console.print(f"no results in {results}; gradprobe coherence --op vpnoise --k 58 makes one", highlight=False)
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("key", "probe", "operator", "K", "steps", "model", "batches", "date"):
+    for name in ("key", "probe", "operator", "K", "steps", "model", "size", "date"):
         table.add_column(name, overflow="fold", no_wrap=name in ("key", "date"))
     for e in entries:
         asked = {name: str(e.question.get(name, "–")) for name in ("op", "k", "steps", "backbone")}
-        size = f"{e.question.get('batches', '–')} x {e.question.get('batch_size', '–')}"
+        size = _size(e.question)
         date = str(e.environment.get("date", "–"))[:10]
         table.add_row(e.key, e.probe, *map(escape, asked.values()), size, date)
     console.print(table)
@@ -67,10 +67,20 @@ def show(
         return
     from rich.console import Console
 
+    from gradprobe.plotting.landscape_table import landscape_table
     from gradprobe.plotting.tables import coherence_table
 
+    tables = {"coherence": coherence_table, "landscape": landscape_table}
     console = Console(highlight=False)
     for name, value in {**result.question, **result.environment, "path": folder}.items():
         text = ", ".join(f"{n} {v}" for n, v in value.items()) if isinstance(value, dict) else str(value)
         console.print(f"{name:>13}  {text}", markup=False, soft_wrap=True)
-    console.print(coherence_table(rows))
+    console.print(tables[result.probe](rows))
+
+
+def _size(question: dict[str, Any]) -> str:
+    """What a question's numbers are made of."""
+    if "batches" in question:
+        return f"{question['batches']} x {question.get('batch_size', '–')}"
+    sizes = [str(question["grid"])] if "grid" in question else []
+    return ", ".join([*sizes, f"{question['images']} images"]) if "images" in question else "–"

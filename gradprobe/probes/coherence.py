@@ -1,10 +1,7 @@
 """Coherence: do the gradients of different batches point the same way?"""
 
-import platform
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,13 +10,10 @@ from torch import Tensor, nn
 
 from gradprobe import registry
 from gradprobe.core import Batch, Noise, SelectionOperator, Task, check_k
-from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.gradients import centred, gram_by_group, score_gradient, write_scorer_gradient
+from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, task_of
 from gradprobe.results import CoherenceResult
-from gradprobe.tasks import classification
 from gradprobe.train import LEARNING_RATE, training
-
-Progress = Callable[[str, int, int], None]
 
 
 def coherence(
@@ -95,7 +89,7 @@ def coherence(
         common=rows.common,
         losses=rows.losses,
         spread=rows.spread,
-        environment=_environment(time.perf_counter() - started) | {"skipped": list(task.skipped)},
+        environment=environment(time.perf_counter() - started, task.skipped),
     )
 
 
@@ -109,22 +103,13 @@ def question_of(
         UsageError: a number outside what is possible.
     """
     check_k(k, task.n_tokens)
-    for option, value, least in (
-        ("batches", batches, 3),
-        ("batch-size", batch_size, 1),
-        ("draws", draws, 2),
-        ("steps", steps, 0),
-    ):
-        if not isinstance(value, int) or value < least:
-            raise UsageError(f"--{option} {value} is not possible; give a whole number of at least {least}")
-    asked = {
-        "probe": "coherence", "op": registry.label(operator), "k": k, "batches": batches, "batch_size": batch_size,
-        "draws": draws, "steps": steps, "seed": seed, **task.question,
+    check_counts({"batches": (batches, 3), "batch-size": (batch_size, 1), "draws": (draws, 2), "steps": (steps, 0)})
+    settings: dict[str, Any] = {
+        "batches": batches, "batch_size": batch_size, "draws": draws, "steps": steps, "seed": seed
     }  # fmt: skip
     if steps:
-        asked["learning_rate"] = learning_rate
-    code = registry.code_of(operator)
-    return asked | ({"op_code": code} if code else {})
+        settings["learning_rate"] = learning_rate
+    return asked_of("coherence", task, operator, k, settings)
 
 
 def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Progress | None = None) -> CoherenceResult:
@@ -138,19 +123,10 @@ def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Prog
     Raises:
         GradprobeError: it cannot be answered here, or it is about other weights or images than these.
     """
-    q = question
-    weights = where.get("weights", "none" if str(q["weights"]).startswith("random:") else None)
-    task = classification(
-        q["backbone"], weights=weights, data=where.get("data"), layer=q["layer"], loss=q["loss"], scorer=q["scorer"],
-        seed=q["seed"], device=where.get("device", "cpu"), dtype=q["dtype"],
-    )  # fmt: skip
-    operator = registry.build(q["op"])
-    settings = {name: q[name] for name in ("k", "batches", "batch_size", "draws", "steps", "seed")}
-    settings["learning_rate"] = q.get("learning_rate", LEARNING_RATE)
-    here = question_of(task, operator, **settings)
-    if other := [name for name in sorted({*here, *q}) if here.get(name) != q.get(name)]:
-        told = ", ".join(f"{name} {q.get(name)} (here {here.get(name)})" for name in other)
-        raise GradprobeError(f"the question is about {told}; give the files that it is about")
+    task, operator = task_of(question, where), registry.build(question["op"])
+    settings = {name: question[name] for name in ("k", "batches", "batch_size", "draws", "steps", "seed")}
+    settings["learning_rate"] = question.get("learning_rate", LEARNING_RATE)
+    check_same(question_of(task, operator, **settings), question)
     return coherence(task, operator, **settings, progress=progress)
 
 
@@ -206,14 +182,3 @@ def _groups(scorer: nn.Module) -> tuple[tuple[str, ...], list[int]]:
             group = f"{head}.{rest[0]}" if rest and rest[0].isdigit() else head
             sizes[group] = sizes.get(group, 0) + parameter.numel()
     return tuple(sizes), list(sizes.values())
-
-
-def _environment(seconds: float) -> dict[str, Any]:
-    versions = {p: version(p) for p in ("gradprobe", "torch", "timm", "numpy")}
-    return {
-        "versions": versions,
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "seconds": round(seconds, 2),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }

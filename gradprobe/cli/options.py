@@ -1,0 +1,79 @@
+"""Options that several commands share, and what they become."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradprobe.errors import UsageError
+
+BASELINE = "gumbel"
+RUNS = Path("runs")
+
+Op = Annotated[list[str], typer.Option(help="Operator, repeatable: vpnoise, lapsum:tau=0.3+scale, my.py:MyOp.")]
+K = Annotated[int | None, typer.Option(help="Tokens kept, 1..N.")]
+Keep = Annotated[float | None, typer.Option(help="Tokens kept as a share of N, in (0, 1]; instead of --k.")]
+Baseline = Annotated[str, typer.Option(help="Operator to compare with; none for no baseline.")]
+Rate = Annotated[float, typer.Option("--learning-rate", help="Of that training.")]
+Scorer = Annotated[str, typer.Option(help="mlp or transformer, with fields: mlp:width=512.")]
+Backbone = Annotated[str, typer.Option(help="scenes (embedded) or a timm vision transformer.")]
+Weights = Annotated[str | None, typer.Option(help="A .safetensors or .pth file, or none for random.")]
+Data = Annotated[str | None, typer.Option(help="Folder of images; the scenes have their own.")]
+Layer = Annotated[int, typer.Option(help="Blocks before the insertion point.")]
+Loss = Annotated[str, typer.Option(help="ce (labels) or kl (to the unpruned output).")]
+Seed = Annotated[int, typer.Option(help="Of images, noise, scorer, directions and training.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (autocast) or float64.")]
+Results = Annotated[Path, typer.Option(help="Where answers are kept.")]
+Figure = Annotated[Path | None, typer.Option(help="Draw the result into this .png, .svg or .pdf.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")]
+Force = Annotated[bool, typer.Option("--force", help="Measure again even if the answer is stored.")]
+
+
+def check_budget(k: int | None, keep: float | None) -> None:
+    """Refuse anything but exactly one of ``--k`` and a possible ``--keep``.
+
+    Raises:
+        UsageError: both, neither, or a share outside (0, 1].
+    """
+    if (k is None) == (keep is None):
+        raise UsageError("give either --k (tokens kept) or --keep (their share, e.g. --keep 0.3)")
+    if keep is not None and not 0 < keep <= 1:
+        raise UsageError(f"--keep {keep} is not possible; give a share in (0, 1], e.g. --keep 0.3")
+
+
+def budget(k: int | None, keep: float | None, n_tokens: int) -> int:
+    """Tokens kept."""
+    return k if k is not None else max(1, round((keep or 1) * n_tokens))
+
+
+def operators(op: Sequence[str], baseline: str) -> tuple[dict[str, Any], str | None]:
+    """Operators by canonical name, the baseline first, each once; and the baseline's name, None for none."""
+    from gradprobe import registry
+
+    found = {registry.label(o): o for o in map(registry.build, [*([] if baseline == "none" else [baseline]), *op])}
+    return found, None if baseline == "none" else next(iter(found))
+
+
+def where_of(**files: str | int | None) -> dict[str, str]:
+    """Where files lie and how work is run here: what is no part of a question."""
+    return {name: str(value) for name, value in files.items() if value is not None}
+
+
+def print_sources(console: Any, found: Sequence[Any]) -> None:
+    """What was passed over, and where the answers are."""
+    skipped = sorted({name for a in found for name in a.result.environment["skipped"]})
+    if skipped:
+        some = "an unreadable image" if len(skipped) == 1 else f"{len(skipped)} unreadable images"
+        console.print(f"skipped {some}: {', '.join(skipped)}", highlight=False)
+    for a in found:
+        how = "stored" if a.computed else "from the store (--force measures again)"
+        console.print(f"{how}: {a.path}", highlight=False, soft_wrap=True)
+
+
+def warn_random(console: Any, weights: str) -> None:
+    """Say loudly that a model has learned nothing."""
+    if weights.startswith("random:"):
+        told = "RANDOM WEIGHTS: this model has learned nothing; its numbers describe its shape only."
+        console.print(told, style="bold")

@@ -1,0 +1,106 @@
+"""Finished pieces of a long run on disk: what was appended before a kill is there afterwards, whole or not at all."""
+
+import fcntl
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gradprobe.errors import GradprobeError
+
+_HEAD = struct.Struct("<IQI")  # number of the piece, its length, its CRC-32
+_NAME = "pieces.journal"
+
+
+class Journal:
+    """An append-only file of numbered pieces in a folder of its own; use `opened`."""
+
+    def __init__(self, folder: Path, about: bytes):
+        self.folder = folder
+        self._file = (folder / _NAME).open("r+b" if (folder / _NAME).exists() else "w+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise GradprobeError(f"another process is at work in {folder}; wait for it, or stop it") from None
+        self.pieces = self._read(about)
+
+    def _read(self, about: bytes) -> dict[int, bytes]:
+        """The whole pieces of the same work; what follows the first broken one is cut off."""
+        content = self._file.read()
+        pieces, end = {}, len(about)
+        if not content.startswith(about):  # other work, or an older version's
+            content, end = b"", 0
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(about)
+            self._file.flush()
+            for other in self.folder.iterdir():
+                if other.name != _NAME:
+                    other.unlink()
+        while end + _HEAD.size <= len(content):
+            number, size, check = _HEAD.unpack_from(content, end)
+            piece = content[end + _HEAD.size : end + _HEAD.size + size]
+            if len(piece) != size or zlib.crc32(piece) != check:
+                break
+            pieces[number] = piece
+            end += _HEAD.size + size
+        if content:
+            self._file.truncate(end)
+            self._file.seek(end)
+        return pieces
+
+    def append(self, number: int, piece: bytes) -> None:
+        """Keep a piece: it survives a kill of this process from now on."""
+        self._file.write(_HEAD.pack(number, len(piece), zlib.crc32(piece)) + piece)
+        self._file.flush()
+        self.pieces[number] = piece
+
+    def close(self) -> None:
+        """Let another process go on."""
+        self._file.close()
+
+
+@contextmanager
+def opened(folder: Path | str, about: Mapping[str, Any]) -> Iterator[Journal]:
+    """The journal of a folder; its pieces are those of the same work, or none.
+
+    Args:
+        folder: made if it is not there; it stays if the work is interrupted, and is the caller's to remove at the end.
+        about: what the pieces are pieces of, JSON; a journal about anything else is begun anew.
+
+    Raises:
+        GradprobeError: another process is at work in it, or it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with opened(folder, {"key": "a"}) as journal:
+        ...         journal.append(7, b"seven")
+        ...     with opened(folder, {"key": "a"}) as journal:
+        ...         journal.pieces
+        {7: b'seven'}
+    """
+    folder = Path(folder)
+    text = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).digest()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        journal = Journal(folder, text)
+    except OSError as error:
+        reason = error.strerror or error
+        raise GradprobeError(f"cannot write to {folder}: {reason}; name another folder with --results DIR") from None
+    try:
+        yield journal
+    finally:
+        journal.close()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_bytes(content)
+    temporary.replace(path)

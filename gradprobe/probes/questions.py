@@ -1,0 +1,77 @@
+"""What the probes share in asking and answering: a task from a stored question, and where and when it was answered."""
+
+import platform
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from gradprobe import registry
+from gradprobe.core import SelectionOperator, Task
+from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.tasks import Classification, classification
+
+Progress = Callable[[str, int, int], None]
+
+
+def asked_of(probe: str, task: Task, operator: SelectionOperator, k: int, settings: Mapping[str, Any]) -> dict:
+    """A question: the probe, operator and budget, its own settings, what the task is, and a third party's code."""
+    asked = {"probe": probe, "op": registry.label(operator), "k": k, **settings, **task.question}
+    code = registry.code_of(operator)
+    return asked | ({"op_code": code} if code else {})
+
+
+def check_counts(counts: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse counts below their least: ``{option: (value, least)}``.
+
+    Raises:
+        UsageError: one that is no whole number, or too small.
+    """
+    for option, (value, least) in counts.items():
+        if not isinstance(value, int) or value < least:
+            raise UsageError(f"--{option} {value} is not possible; give a whole number of at least {least}")
+
+
+def task_of(question: Mapping[str, Any], where: Mapping[str, str]) -> Classification:
+    """The task that a stored question is about, with the files of this machine.
+
+    Args:
+        question: as a probe's ``question_of`` writes it.
+        where: ``weights``, ``data`` and ``device``, where they differ from the defaults.
+    """
+    q = question
+    weights = where.get("weights", "none" if str(q["weights"]).startswith("random:") else None)
+    return classification(
+        q["backbone"], weights=weights, data=where.get("data"), layer=q["layer"], loss=q["loss"], scorer=q["scorer"],
+        seed=q["seed"], device=where.get("device", "cpu"), dtype=q["dtype"],
+    )  # fmt: skip
+
+
+def check_same(here: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuse to answer a question about other things than this machine has.
+
+    Raises:
+        GradprobeError: the message names what differs.
+    """
+    if other := [name for name in sorted({*here, *asked}) if here.get(name) != asked.get(name)]:
+        told = ", ".join(f"{name} {asked.get(name)} (here {here.get(name)})" for name in other)
+        raise GradprobeError(f"the question is about {told}; give the files that it is about")
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the last bits of a result."""
+    return {package: version(package) for package in ("gradprobe", "torch", "timm", "numpy")}
+
+
+def environment(seconds: float, skipped: tuple[str, ...]) -> dict[str, Any]:
+    """Where and when a question was answered; no part of the question."""
+    return {
+        "versions": versions(),
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "seconds": round(seconds, 2),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "skipped": list(skipped),
+    }
