@@ -13,6 +13,7 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {
+    "axis": "planes",
     "Backbone": "backbones",
     "GradprobeError": "errors",
     "Noise": "core",
@@ -25,6 +26,7 @@ _HOME = {
     "classification": "tasks",
     "coherence": "probes.coherence",
     "filter_normalized": "directions",
+    "from_metric": "planes",
     "landscape": "probes.landscape",
     "line": "planes",
     "pca_directions": "directions",

@@ -176,7 +176,15 @@ def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, for
     return Answer(run, result, saved, computed=True)
 
 
-def panels(experiment: Experiment, answers: Sequence[Answer]) -> list[tuple[str, list[dict[str, Any]]]]:
+def panels(answers: Sequence[Answer]) -> list[tuple[str, list[Any]]]:
+    """The results grouped into panels, in the order of the preset."""
+    drawn: dict[str, list[Any]] = {}
+    for answer in answers:
+        drawn.setdefault(answer.run.panel, []).append(answer.result)
+    return list(drawn.items())
+
+
+def row_panels(experiment: Experiment, answers: Sequence[Answer]) -> list[tuple[str, list[dict[str, Any]]]]:
     """The answers as rows, grouped into panels, each row compared with its own baseline.
 
     A row's baseline is the answer of its panel to the same question asked of ``experiment.baseline``.

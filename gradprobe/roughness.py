@@ -193,10 +193,10 @@ def _along(lines: NDArray, baseline: NDArray | None, points: NDArray) -> dict[st
 
 
 def _positive(statistic: Jackknifed) -> Estimate:
-    """A positive number with the interval of its logarithm; NaN where it is 0 (a loss that never changes)."""
-    found = statistic.map(np.log).estimate()
-    value = statistic.value if np.isfinite(found.value) else np.nan
-    return Estimate(value, float(np.exp(found.low)), float(np.exp(found.high)))
+    """A number >= 0 with the interval of its logarithm; no interval at 0 (a loss that never changes)."""
+    logs = statistic.map(np.log).estimate()
+    low, high = (float(np.exp(end)) if np.isfinite(end) else np.nan for end in (logs.low, logs.high))
+    return Estimate(statistic.value, low, high)
 
 
 def _mean_step(lines: NDArray) -> float:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from gradprobe import experiments
 from gradprobe.cli.figures import figures
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.experiments import Run, ask, load_experiment, panels, run_experiment
+from gradprobe.experiments import Run, ask, load_experiment, row_panels, run_experiment
 from gradprobe.results import Store, key_of
 
 TREE = Path(__file__).parents[1]
@@ -222,7 +222,7 @@ def test_panels_compare_with_the_baseline_of_the_same_panel_and_fields(preset, p
     (tmp_path / "deit.pth").touch()
     experiment = load_experiment(preset())
     answers, _ = run_experiment(experiment, [Store(tmp_path / "runs")])
-    found = dict(panels(experiment, answers))
+    found = dict(row_panels(experiment, answers))
     assert list(found) == ["scenes", "DeiT"]
     bases = {q["scorer"]: result(q) for q, _ in probe if q["op"] == GUMBEL}
     for row, answer in zip(found["scenes"], answers, strict=False):

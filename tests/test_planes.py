@@ -383,3 +383,17 @@ def test_a_metric_that_wants_to_change_the_model_is_told(net):
     params = dict(model.named_parameters())
     with pytest.raises(UsageError, match=r"'get_module_parameters'.*forward"):
         line(from_metric(lambda wrapper: wrapper.get_module_parameters(), model), params, params, axis(1, 3))
+
+
+def test_a_metric_of_the_package_itself_is_a_loss():
+    """The package loss-landscapes, where a user has it, through its own interface."""
+    metrics = pytest.importorskip("loss_landscapes.metrics", reason='no peer; type: pip install "gradprobe[peers]"')
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(3, 2), torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
+    params = {name: p.detach() for name, p in model.named_parameters()}
+    d1, d2 = (filter_normalized(params, seed) for seed in (0, 1))
+    found = plane(from_metric(metrics.Loss(F.cross_entropy, x, y), model), params, d1, d2, axis(1, 3), axis(1, 5))
+    wanted = plane(
+        lambda p: F.cross_entropy(functional_call(model, p, (x,)), y), params, d1, d2, axis(1, 3), axis(1, 5)
+    )
+    assert found.tolist() == wanted.tolist()

@@ -1,13 +1,15 @@
 """``gradprobe figures``: draw the presets in experiments/, answering what is not stored yet."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 
 COMMITTED = Path("results")  # stored with the project; searched first, never written to
+Drawing = Callable[[Any, Sequence[Any]], Any]
 
 
 def figures(
@@ -21,8 +23,7 @@ def figures(
 ) -> None:
     """Draw the figures of the presets as png and svg; only questions without a stored answer are computed."""
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import load_experiment, panels, run_experiment
-    from gradprobe.plotting.coherence import fig1c, operators
+    from gradprobe.experiments import load_experiment, run_experiment
     from gradprobe.plotting.style import save_figure
     from gradprobe.results import Store
 
@@ -31,7 +32,7 @@ def figures(
         raise UsageError(f"no presets in {presets}; run this in a clone of gradprobe, or give --presets DIR")
     if name is not None and name not in known:
         raise UsageError(f"no preset {name!r} in {presets}: {nearest(name, known)}")
-    drawings = {"fig1c": fig1c, "operators": operators}
+    drawings = _drawings()
     chosen = [load_experiment(path) for stem, path in known.items() if name in (None, stem)]
     for experiment in chosen:
         if experiment.figure not in drawings:
@@ -50,8 +51,21 @@ def figures(
         if not answers:
             undrawn.append(experiment.name)
             continue
-        figure = drawings[experiment.figure](panels(experiment, answers), experiment.paper)
+        figure = drawings[experiment.figure](experiment, answers)
         for suffix in (".png", ".svg"):
             typer.echo(f"  drawn: {save_figure(figure, out / f'{experiment.name}{suffix}')}")
     if undrawn:
         raise GradprobeError(f"no answers for {', '.join(undrawn)}, so nothing drawn; the lines above say why")
+
+
+def _drawings() -> dict[str, Drawing]:
+    """The figures that a preset can name: an experiment and its answers -> a figure."""
+    from gradprobe.experiments import panels, row_panels
+    from gradprobe.plotting.coherence import fig1c, operators
+    from gradprobe.plotting.landscape import fig2
+
+    return {
+        "fig1c": lambda experiment, answers: fig1c(row_panels(experiment, answers), experiment.paper),
+        "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),
+        "operators": lambda experiment, answers: operators(row_panels(experiment, answers), experiment.paper),
+    }
