@@ -172,7 +172,9 @@ def test_files_are_found_by_their_variable(preset, probe, tmp_path, monkeypatch)
     answers, missing = run_experiment(experiment, [Store(tmp_path / "runs")])
     assert missing == []
     assert len(answers) == 5
-    assert probe[-1][1] == {"device": "cpu", "weights": f"{tmp_path}/deit.pth", "data": f"{tmp_path}/images"}
+    where = dict(probe[-1][1])
+    assert where.pop("partial") == str(Store(tmp_path / "runs").partial(probe[-1][0]))
+    assert where == {"device": "cpu", "weights": f"{tmp_path}/deit.pth", "data": f"{tmp_path}/images"}
 
 
 def test_draw_only_computes_nothing(preset, probe, tmp_path):

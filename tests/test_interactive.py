@@ -299,7 +299,7 @@ def test_what_cannot_be_written(monkeypatch, tmp_path):
     with pytest.raises(UsageError, match="at least one"):
         save_page([], tmp_path / "a.html", "t")
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "plotly.graph_objects", None)
+        patch.setitem(sys.modules, "plotly", None)
         with pytest.raises(GradprobeError, match=r'pip install "gradprobe\[interactive\]"'):
             save_page([landscape()], tmp_path / "a.html", "t")
         assert not list(tmp_path.iterdir())

@@ -54,8 +54,7 @@ def landscape(
     options.check_budget(k, keep)
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} is not possible; give a whole number of at least 1")
-    for option, path, kinds in (("figure", figure, None), ("surface", surface, None), ("page", page, (".html",))):
-        _check_file(option, path, kinds)
+    _check_files(figure, surface, page)
 
     from gradprobe.cli.progress import bars
     from gradprobe.experiments import Run, ask
@@ -104,16 +103,18 @@ def _grid(grid: str | None, line: bool) -> str:
     return grid
 
 
-def _check_file(option: str, path: Path | None, kinds: tuple[str, ...] | None) -> None:
-    """Refuse an impossible file before the work that it would show is done."""
-    if path is None:
-        return
-    if kinds is None:
+def _check_files(figure: Path | None, surface: Path | None, page: Path | None) -> None:
+    """Refuse files that cannot be made before the work that they would show is done."""
+    if figure or surface:
         from gradprobe.plotting.style import check_path
 
-        check_path(path)
-    elif path.suffix.lower() not in kinds:
-        raise UsageError(f"--{option} {path} is not possible; give a file that ends in {' or '.join(kinds)}")
+        for path in (figure, surface):
+            if path is not None:
+                check_path(path)
+    if page is not None:
+        from gradprobe.plotting.interactive import check_page
+
+        check_page(page)
 
 
 def _base(result: Any, first: Any) -> Any:

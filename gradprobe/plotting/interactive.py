@@ -39,11 +39,9 @@ def save_page(results: Results, path: Path | str, title: str) -> Path:
         UsageError: no results, or another suffix.
         GradprobeError: plotly is not installed, or the file cannot be written.
     """
-    path = Path(path)
+    path = check_page(path)
     if not results:
         raise UsageError("no landscape to show; give at least one result")
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"cannot write the page {path}: {path.suffix or 'no suffix'} is not a page; use .html")
     text = _page(results, title)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,12 +52,26 @@ def save_page(results: Results, path: Path | str, title: str) -> Path:
     return path
 
 
-def _page(results: Results, title: str) -> str:
+def check_page(path: Path | str) -> Path:
+    """Refuse a page that cannot be made (before the work that it would show is done).
+
+    Raises:
+        UsageError: another suffix.
+        GradprobeError: plotly is not installed.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"cannot write the page {path}: {path.suffix or 'no suffix'} is not a page; use .html")
     try:
-        objects: Any = importlib.import_module("plotly.graph_objects")
-        script = importlib.import_module("plotly.offline").get_plotlyjs()
+        importlib.import_module("plotly")
     except ImportError:
         raise GradprobeError('a page needs plotly; type: pip install "gradprobe[interactive]"') from None
+    return path
+
+
+def _page(results: Results, title: str) -> str:
+    objects: Any = importlib.import_module("plotly.graph_objects")
+    script = importlib.import_module("plotly.offline").get_plotlyjs()
 
     def checked(traces: Sequence[Trace], layout: Trace) -> Any:
         """Through plotly's own checks: an attribute that it does not know is an error."""

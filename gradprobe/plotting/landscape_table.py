@@ -61,13 +61,13 @@ def variation_columns(d: str) -> dict[str, Cell]:
 
 
 def spread(value: float | None, low: float | None, high: float | None) -> str:
-    """A positive number of any size to three figures, and its interval to two.
+    """A positive number of any size and its interval, to two figures.
 
     Example:
         >>> spread(0.000512, 0.000401, 0.00062), spread(0.02, None, None)
-        ('0.000512 [0.0004, 0.00062]', '0.02')
+        ('0.00051 [0.0004, 0.00062]', '0.02')
     """
-    return short(value) if low is None or high is None else f"{short(value)} [{low:.2g}, {high:.2g}]"
+    return short(value) if value is None or low is None or high is None else f"{value:.2g} [{low:.2g}, {high:.2g}]"
 
 
 def grid(row: Row) -> str:
@@ -120,7 +120,7 @@ def _table(rows: Sequence[Row], columns: Mapping[str, Cell], title: str) -> Tabl
         box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", title=title or None,
         title_justify="left", title_style="bold",
     )  # fmt: skip
-    table.add_column("operator", overflow="fold", min_width=16)
+    table.add_column("operator", overflow="fold", min_width=17)  # gumbel-ste+gather
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in zip(names(rows), rows, strict=True):
