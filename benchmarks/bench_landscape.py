@@ -1,11 +1,12 @@
 """The landscape's time per cell over the bare encoder forward, and against loss_landscapes 3.0.6, in one run.
 
-Same model, scorer, images and noise for all three. *Bare* is what no implementation can do without: the frozen encoder's
-forward, in one batch of all images, on the tokens that the operator sends, on all of torch's threads. *Ours* is
-`gradprobe.landscape` with as many workers as torch has threads. *Peer* is `loss_landscapes.random_plane` (`random_line` for
-lines), given the forward function that a user would write: scorer, noise, operator, encoder, loss. Making directions and
-reading images are in none; ours has a set-up for each plane (three products of the hidden layer), which is measured
-beside it and taken out of the time per cell, as a plane of 31 x 31 cells has it once.
+Same model, scorer, images and noise for all three. *Bare* is what no implementation can do without: the frozen
+encoder's forward, in one batch of all images, on the tokens that the operator sends, on all of torch's threads. *Ours*
+is `gradprobe.landscape` with as many workers as torch has threads. *Peer* is `loss_landscapes.random_plane`
+(`random_line` for lines), given the forward function that a user would write: scorer, noise, operator, encoder, loss.
+Making directions and reading images are in none; ours has a set-up for each plane (three products of the hidden layer),
+which is measured beside it and taken out of the time per cell, as a plane of 31 x 31 cells has it once. *Run* is the
+share of images that ours had to run the encoder for: the others' selections had not changed.
 
     python benchmarks/bench_landscape.py [--rounds 3] [--base] [--json FILE]     (pip install loss-landscapes)
 """
@@ -15,7 +16,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,17 @@ class Timed(Metric):
         return value
 
 
+@dataclass(frozen=True)
+class Counted(Loaded):
+    """A task that counts the images that its encoder is run for."""
+
+    rows: list[int] = field(default_factory=list)
+
+    def losses(self, selection: Any, batch: Batch) -> torch.Tensor:
+        self.rows.append(len(batch.ids))
+        return self.task.losses(selection, batch)
+
+
 def bare(task: Loaded, op: str, batch: Batch) -> float:
     with torch.no_grad(), task.running():
         scores = task.scorer(batch.tokens.patches)
@@ -70,13 +82,14 @@ def bare(task: Loaded, op: str, batch: Batch) -> float:
         return time.perf_counter() - started
 
 
-def ours(task: Loaded, case: Case) -> tuple[float, float]:
-    """Seconds a cell, and of the set-up that a plane has once."""
+def ours(task: Loaded, case: Case) -> tuple[float, float, float]:
+    """Seconds a cell, of the set-up that a plane has once, and the share of images that the encoder ran for."""
+    counted = Counted(task.task, task.ready)
     started = time.perf_counter()
-    result = landscape(task, gp.build(case.op), K, grid=case.grid, images=case.images)
+    result = landscape(counted, gp.build(case.op), K, grid=case.grid, images=case.images)
     seconds = time.perf_counter() - started
     prepared = setup(task, task.ready[0])
-    return (seconds - prepared) / result.losses[..., 0].size, prepared
+    return (seconds - prepared) / result.losses[..., 0].size, prepared, sum(counted.rows) / result.losses.size
 
 
 def setup(task: Loaded, batch: Batch) -> float:
@@ -136,7 +149,7 @@ def main() -> None:
     report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": []}
     print(
         f"{'model':24}{'operator':10}{'images':>7}{'grid':>7}{'bare ms':>9}{'ours ms':>9}{'peer ms':>9}"
-        f"{'ours/bare':>11}{'peer/ours':>11}{'min':>6}{'max':>6}{'aim':>6}"
+        f"{'ours/bare':>11}{'peer/ours':>11}{'min':>6}{'max':>6}{'aim':>6}{'run':>6}"
     )
     for name, few in (("deit_tiny_patch16_224", False), ("deit_base_patch16_224", True))[: 1 + asked.base]:
         for case in cases(few):
@@ -144,7 +157,7 @@ def main() -> None:
             times = []
             for _ in range(1 if few or case.grid == "2000" else asked.rounds):
                 below, theirs = bare(task, case.op, task.ready[0]), peers(task, case, task.ready[0])
-                cell, prepared = ours(task, case)
+                cell, prepared, share = ours(task, case)
                 times.append((min(below, bare(task, case.op, task.ready[0])), cell, theirs, prepared))
             below, cell, theirs, prepared = (statistics.median(x) for x in zip(*times, strict=True))
             ratios = [t / c for _, c, t, _ in times]
@@ -153,14 +166,15 @@ def main() -> None:
             row = {
                 "model": name, "op": case.op, "images": case.images, "grid": case.grid, "bare_s": below,
                 "ours_s": cell, "peer_s": theirs, "setup_s": prepared,
-                "over_bare": statistics.median(c / b for b, c, _, _ in times), "peer_over_ours": statistics.median(ratios),
+                "over_bare": statistics.median(c / b for b, c, _, _ in times),
+                "peer_over_ours": statistics.median(ratios), "run": share,
                 "least": min(ratios), "most": max(ratios), "aim": aim,
             }  # fmt: skip
             report["rows"].append(row)
             print(
                 f"{name:24}{case.op:10}{case.images:7}{case.grid:>7}{1e3 * below:9.1f}{1e3 * cell:9.1f}"
                 f"{1e3 * theirs:9.1f}{row['over_bare']:11.3f}{row['peer_over_ours']:11.2f}{min(ratios):6.2f}"
-                f"{max(ratios):6.2f}{aim or '':>6}",
+                f"{max(ratios):6.2f}{aim or '':>6}{share:6.0%}",
                 flush=True,
             )
     if asked.json:

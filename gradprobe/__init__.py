@@ -25,6 +25,7 @@ _HOME = {
     "build": "registry",
     "classification": "tasks",
     "coherence": "probes.coherence",
+    "curvature": "probes.curvature",
     "filter_normalized": "directions",
     "from_metric": "planes",
     "landscape": "probes.landscape",

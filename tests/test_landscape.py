@@ -266,3 +266,21 @@ def test_a_stored_landscape_is_read_back_whole(tmp_path):
         ours, theirs = getattr(found, name), getattr(back, name)
         assert ours.tobytes() == theirs.tobytes() and ours.dtype == theirs.dtype
     assert back.question == found.question and back.row() == found.row()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["gumbel", "vpnoise"])
+def test_on_a_real_model_no_bit_depends_on_workers_neighbours_or_skipping(name, assets, monkeypatch):
+    task = gp.classification(
+        "deit_tiny_patch16_224", weights=str(assets / "deit_tiny_patch16_224/model.safetensors"),
+        data=str(assets / "imagenet-sample"), scorer="mlp:width=64",
+    )  # fmt: skip
+    settings = {"grid": "5", "images": 8, "reach": 0.05}
+    one, two = (landscape(task, gp.build(name), 58, **settings, workers=n) for n in (1, 2))
+    monkeypatch.setattr(cells, "_changed", lambda now, before: torch.arange(len(now.tokens)))
+    whole = landscape(task, gp.build(name), 58, **settings)
+    assert one.losses.tobytes() == two.losses.tobytes() == whole.losses.tobytes()
+    (batch,) = task.batches(1, 8, 0)
+    with torch.no_grad(), task.running():
+        selection = gp.build(name)(batch.tokens.patches, task.scorer(batch.tokens.patches), 58, Noise(0, batch.ids))
+        assert one.losses[0, 2].tobytes() == task.losses(selection, batch).numpy().tobytes()

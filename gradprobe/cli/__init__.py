@@ -7,6 +7,7 @@ import typer
 
 from gradprobe import __version__
 from gradprobe.cli.coherence import coherence
+from gradprobe.cli.curvature import curvature
 from gradprobe.cli.figures import figures
 from gradprobe.cli.landscape import landscape
 from gradprobe.cli.scenes import train_scenes
@@ -42,6 +43,7 @@ def _options(
 
 app.command()(coherence)
 app.command()(landscape)
+app.command()(curvature)
 app.command("list")(list_results)
 app.command()(show)
 app.command()(figures)

@@ -67,10 +67,11 @@ def show(
         return
     from rich.console import Console
 
+    from gradprobe.plotting.curvature_table import curvature_table
     from gradprobe.plotting.landscape_table import landscape_table
     from gradprobe.plotting.tables import coherence_table
 
-    tables = {"coherence": coherence_table, "landscape": landscape_table}
+    tables = {"coherence": coherence_table, "curvature": curvature_table, "landscape": landscape_table}
     console = Console(highlight=False)
     for name, value in {**result.question, **result.environment, "path": folder}.items():
         text = ", ".join(f"{n} {v}" for n, v in value.items()) if isinstance(value, dict) else str(value)

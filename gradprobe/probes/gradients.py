@@ -37,12 +37,12 @@ def score_gradient(
     total = losses.sum()
     if selection.log_prob is not None:
         total = total + (losses.detach() * selection.log_prob).sum()
-    _refuse_nonfinite(losses, "loss", name, batch)
+    refuse_nonfinite(losses, "loss", name, batch)
     if not total.requires_grad:
         return ScoreGradient(losses.detach(), None)
     (u,) = torch.autograd.grad(total, leaf, allow_unused=True)
     if u is not None:
-        _refuse_nonfinite(u, "gradient", name, batch)
+        refuse_nonfinite(u, "gradient", name, batch)
     return ScoreGradient(losses.detach(), u)
 
 
@@ -91,7 +91,12 @@ def gram_by_group(rows: Tensor, sizes: list[int], chunk: int = 1 << 16) -> Tenso
     return grams
 
 
-def _refuse_nonfinite(values: Tensor, what: str, name: str, batch: Batch) -> None:
+def refuse_nonfinite(values: Tensor, what: str, name: str, batch: Batch) -> None:
+    """Refuse values ``(B, ...)`` that are not finite, naming the images.
+
+    Raises:
+        GradprobeError: there are some.
+    """
     bad = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
     if bad.any():
         ids = ", ".join(str(i) for i, b in zip(batch.ids, bad.tolist(), strict=True) if b)
