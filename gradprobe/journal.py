@@ -1,6 +1,5 @@
 """Finished pieces of a long run on disk: what was appended before a kill is there afterwards, whole or not at all."""
 
-import fcntl
 import hashlib
 import json
 import struct
@@ -11,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError
+
+try:
+    import fcntl
+except ImportError:  # not a Unix: nothing keeps two processes from doing the same work
+    fcntl = None  # type: ignore[assignment]
 
 _HEAD = struct.Struct("<IQI")  # number of the piece, its length, its CRC-32
 _NAME = "pieces.journal"
@@ -23,7 +27,8 @@ class Journal:
         self.folder = folder
         self._file = (folder / _NAME).open("r+b" if (folder / _NAME).exists() else "w+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.close()
             raise GradprobeError(f"another process is at work in {folder}; wait for it, or stop it") from None

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.func import functional_call
 
 from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Task, Tokens, apply
 from gradprobe.directions import Params
@@ -95,9 +96,11 @@ def evaluate(
         workers: threads; each runs torch on one thread of its own.
         tick: called after each cell of a group, by one thread at a time.
     """
-    own, turn = threading.local(), threading.Lock()
+    own, turn, stopping = threading.local(), threading.Lock(), threading.Event()
 
     def one_more() -> None:
+        if stopping.is_set():
+            raise _Stopped  # Ctrl-C does not wait for the end of a piece
         with turn:
             tick()
 
@@ -114,6 +117,7 @@ def evaluate(
             for future in as_completed(futures):
                 yield futures[future], future.result()
         finally:
+            stopping.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
 
@@ -142,9 +146,9 @@ def plain_losses(plane: Plane, groups: list[Batch], params: Params) -> NDArray:
     found = []
     with one_thread(), plane.task.running(), torch.no_grad():
         for batch in groups:
-            row = ScoreField(plane.task.scorer, params, {}, {}).at(batch.tokens.patches).row(0.0)
+            scores = functional_call(plane.task.scorer, dict(params), (batch.tokens.patches,))
             noise = Noise(plane.seed, batch.ids)
-            now = apply(plane.operator, batch.tokens.patches, row(0.0), plane.k, noise, plane.name)
+            now = apply(plane.operator, batch.tokens.patches, scores, plane.k, noise, plane.name)
             runs = _Runs(plane.task, batch)
             numbers = runs.add(now, torch.arange(len(batch.ids)))
             found.append(runs.losses()[numbers])
@@ -160,6 +164,10 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class _Stopped(Exception):
+    """The caller has stopped waiting for this piece."""
 
 
 class _Runs:
