@@ -39,7 +39,7 @@ lint: .venv/developing  ## style, types and floors
 figures: .venv/installed  ## draw every figure of experiments/ into figures/, computing only what is missing
 	$(BIN)/gradprobe figures
 
-bench: .venv/installed  ## speed, side by side with peers and with the bare forward pass
+bench: .venv/developing  ## speed, side by side with peers and with the bare forward pass
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove the virtual environment and caches

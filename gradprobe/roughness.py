@@ -143,7 +143,7 @@ def landscape_row(
 
     Intervals are delete-one jackknives over images, of the logarithm for steps and their ratio. Jumps of a mean loss
     get smaller with the number of images, a smooth surface's steps do not: a ratio belongs to its number of images as
-    well as to its grid.
+    well as to its grid. A steep smooth surface has large steps too; second differences do not count slope.
 
     Args:
         losses: of each image at each cell, ``(A, B, I)``; a line has A = 1.
@@ -187,8 +187,10 @@ def _along(lines: NDArray, baseline: NDArray | None, points: NDArray) -> dict[st
             "exponent_low": exponent.low, "exponent_high": exponent.high,
         }  # fmt: skip
     if baseline is not None:
-        ratio = _positive(variation.map(lambda ours, theirs: ours / theirs, _jackknife(baseline, _mean_step)))
-        numbers |= {"ratio": ratio.value, "ratio_low": ratio.low, "ratio_high": ratio.high}
+        for name, statistic in (("ratio", _mean_step), ("second_ratio", _mean_bend)):
+            ours, theirs = _jackknife(lines, statistic), _jackknife(baseline, statistic)
+            ratio = _positive(ours.map(lambda x, y: x / y, theirs))
+            numbers |= {name: ratio.value, f"{name}_low": ratio.low, f"{name}_high": ratio.high}
     return numbers
 
 
@@ -201,6 +203,10 @@ def _positive(statistic: Jackknifed) -> Estimate:
 
 def _mean_step(lines: NDArray) -> float:
     return float(np.abs(np.diff(lines)).mean())
+
+
+def _mean_bend(lines: NDArray) -> float:
+    return float(np.abs(np.diff(lines, n=2)).mean())
 
 
 def _jackknife(lines: NDArray, statistic: Callable[[NDArray], float]) -> Jackknifed:

@@ -56,6 +56,11 @@ def test_every_cell_is_the_loss_at_its_place(name, noise, scorer):
     assert found.a.tolist() == axis(0.3, 3).tolist() and found.b.tolist() == axis(0.3, 7).tolist()
 
 
+def test_a_long_line_is_made_in_pieces_that_fit_together():
+    found = landscape(toy(), gp.build("gumbel"), K, grid="131", images=2, noise="fresh")
+    np.testing.assert_allclose(found.losses, twin(toy(), "gumbel", (1, 131), "fresh", images=2), rtol=1e-10)
+
+
 def test_a_line_is_the_middle_row_of_the_plane():
     plane = landscape(toy(), gp.build("vpnoise"), K, grid="5x9", images=IMAGES)
     line = landscape(toy(), gp.build("vpnoise"), K, grid="9", images=IMAGES)

@@ -260,12 +260,12 @@ def test_fig2_writes_our_ratio_beside_the_papers():
     row = top.row(baseline=base)
     low, high = row["d2_ratio_low"], row["d2_ratio_high"]
     told = "\n".join(texts(figure.subfigs[0]))
-    assert f"Gumbel / VP-noise: ours {row['d2_ratio']:.3f} [{low:.3f}, {high:.3f}]\npaper about 24 (DeiT-B)" in told
+    assert f"Gumbel / VP-noise: {row['d2_ratio']:.3f} [{low:.3f}, {high:.3f}]\npaper: about 24 (DeiT-B)" in told
     assert "7x11 grid 0.2 apart, 8 images" in told  # never a ratio without its grid
     assert "scenes, MLP" in told
     alone = "\n".join(texts(figure.subfigs[1]))
-    assert "ours" not in alone
-    assert "paper about 24" in alone
+    assert "VP-noise:" not in alone
+    assert "paper: about 24" in alone
 
 
 def test_fig2_compares_like_with_like():
@@ -274,10 +274,10 @@ def test_fig2_compares_like_with_like():
     told = "\n".join(texts(fig2([("s", results)], [])))
     for noise, (top, base) in {"common": (0, 3), "fresh": (1, 2)}.items():
         ratio = results[top].row(baseline=results[base])["d2_ratio"]
-        assert f"Gumbel / VP-noise {noise} noise: ours {ratio:.3f}" in told
-    assert "ours" not in "\n".join(texts(fig2([("s", [results[0], results[2]])], [])))
+        assert f"Gumbel / VP-noise {noise} noise: {ratio:.3f}" in told
+    assert "VP-noise:" not in "\n".join(texts(fig2([("s", [results[0], results[2]])], [])))
     flat = landscape(lambda a, b: 0 * a * b)
-    assert "ours undefined" in "\n".join(texts(fig2([("s", [landscape(rough, op=GUMBEL), flat])], [])))
+    assert "VP-noise: undefined" in "\n".join(texts(fig2([("s", [landscape(rough, op=GUMBEL), flat])], [])))
 
 
 # --- surfaces ---

@@ -118,6 +118,8 @@ def test_a_row_is_the_definition_image_by_image():
     for name, dim in (("d2", 1), ("d1", 0)):
         assert row[f"{name}_variation"] == pytest.approx(mean_step(ours, dim)) and row[f"{name}_step"] == 0.5
         assert row[f"{name}_ratio"] == pytest.approx(mean_step(ours, dim) / mean_step(base, dim))
+        bends = [np.abs(np.diff(x.mean(-1), n=2, axis=dim)).mean() for x in (ours, base)]
+        assert row[f"{name}_second_ratio"] == pytest.approx(bends[0] / bends[1])
         without = [mean_step(np.delete(ours, i, -1), dim) / mean_step(np.delete(base, i, -1), dim) for i in range(12)]
         half = student.ppf(0.975, 11) * np.sqrt(11 / 12 * np.sum((np.log(without) - np.log(without).mean()) ** 2))
         assert row[f"{name}_ratio_high"] == pytest.approx(row[f"{name}_ratio"] * np.exp(half))

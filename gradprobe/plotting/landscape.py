@@ -110,12 +110,13 @@ def _stack(panels: Sequence[tuple[str, Results]], paper: Sequence[Mapping[str, A
         rows * (HEIGHT + ROOM) + bool(show.planes(results)) * (BAR + 0.25) + ENTRY * len(results) + 0.35
         for (rows, _), (_, results) in zip(shapes, panels, strict=True)
     ]
+    palette = show.colours([result for _, results in panels for result in results])
     with look():
         figure = Figure(figsize=(PAGE, sum(heights)))
         parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)
         for part, (name, results) in zip(parts.flat, panels, strict=True):
             note = [] if paper is None else _ratios(results, paper)
-            _block(part, results, name.replace("\n", ", "), note)
+            _block(part, results, name.replace("\n", ", "), note, palette)
     return figure
 
 
@@ -125,7 +126,7 @@ def _shape(results: Results) -> tuple[int, int]:
     return -(-count // columns), columns
 
 
-def _block(part: SubFigure, results: Results, title: str, note: Sequence[str]) -> None:
+def _block(part: SubFigure, results: Results, title: str, note: Sequence[str], palette: Mapping[str, str]) -> None:
     """Panels in reading order, the last one to the end of its row; then the colour bar and the legend."""
     rows, columns = _shape(results)
     found, flat = show.planes(results), show.lines(results)
@@ -138,14 +139,14 @@ def _block(part: SubFigure, results: Results, title: str, note: Sequence[str]) -
         _contours(axes, result, norm)
         _head(axes, names[id(result)], result)
     if flat:
-        _lines(part.add_subplot(grid[divmod(len(found), columns)]), results)
+        _lines(part.add_subplot(grid[divmod(len(found), columns)]), results, palette)
     row, column = divmod(len(found) + bool(flat), columns)
     last = part.add_subplot(grid[row, column:])
-    _variation(last, results)
+    _variation(last, results, palette)
     _title(last, "stepwise variation", note)
     if found:
         _colour_bar(part, part.add_subplot(grid[rows, : min(columns, len(found))]), norm)
-    _legend(part, grid, last, results)
+    _legend(part, grid, results, palette)
     part.suptitle(title, x=0.01, ha="left", fontweight="bold")
 
 
@@ -206,9 +207,9 @@ def _broken(name: str, width: int = 28) -> str:
     return "\n".join(lines)
 
 
-def _lines(axes: Axes, results: Results) -> None:
+def _lines(axes: Axes, results: Results, palette: Mapping[str, str]) -> None:
     """Losses of the results that are lines, above that of theta."""
-    for result, (colour, before) in zip(results, show.paints(results), strict=True):
+    for result, (colour, before) in zip(results, show.paints(results, palette), strict=True):
         if len(result.a) > 1:
             continue
         values = show.rise(result)[0]
@@ -223,11 +224,11 @@ def _lines(axes: Axes, results: Results) -> None:
     _title(axes, "loss along d2", [])
 
 
-def _variation(axes: Axes, results: Results) -> None:
+def _variation(axes: Axes, results: Results, palette: Mapping[str, str]) -> None:
     """Mean step of all rows against b on a log axis; exact zeros are ticks at the bottom, undefined ones crosses."""
     edge = axes.get_xaxis_transform()
     positive = []
-    for i, (result, (colour, before)) in enumerate(zip(results, show.paints(results), strict=True)):
+    for i, (result, (colour, before)) in enumerate(zip(results, show.paints(results, palette), strict=True)):
         sizes, at = show.steps(result).mean(0), show.between(result)
         positive.append(sizes[sizes > 0])
         drawn = np.where(sizes > 0, sizes, np.nan)
@@ -251,9 +252,9 @@ def _variation(axes: Axes, results: Results) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(part: SubFigure, grid: GridSpec, axes: Axes, results: Results) -> None:
+def _legend(part: SubFigure, grid: GridSpec, results: Results, palette: Mapping[str, str]) -> None:
     """A line for each operator with its mean step, and the sizes behind all of them."""
-    marks = [Line2D([], [], color=c, ls=DASHES[before % len(DASHES)]) for c, before in show.paints(results)]
+    marks = [Line2D([], [], color=c, ls=DASHES[before % len(DASHES)]) for c, before in show.paints(results, palette)]
     texts = [f"{n}: {show.variation(r)}" for n, r in zip(show.labels(results), results, strict=True)]
     below = part.add_subplot(grid[-1, :])
     below.set_axis_off()
@@ -304,6 +305,6 @@ def _ratios(results: Results, paper: Sequence[Mapping[str, Any]]) -> list[str]:
         ours = interval(row.get("d2_ratio"), row.get("d2_ratio_low"), row.get("d2_ratio_high"))
         ours = "undefined" if row.get("d2_ratio") is None else ours
         apart = names[id(top)].removeprefix(GUMBEL) if len(pairs) > 1 else ""
-        told.append(f"Gumbel / VP-noise{apart}: ours {ours}")
+        told.append(f"Gumbel / VP-noise{apart}: {ours}")
     theirs = [f"{p['ratio']:g}" + (f" ({p['model']})" if "model" in p else "") for p in paper if "ratio" in p]
-    return [*told, f"paper about {', '.join(theirs)}"] if theirs else told
+    return [*told, f"paper: about {', '.join(theirs)}"] if theirs else told

@@ -83,7 +83,7 @@ def grid(row: Row) -> str:
 
 
 def ratio_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
-    """Sentences for each compared row and direction: the ratio of mean steps, both ways, with its grid.
+    """Sentences for each compared row and direction: ratios of mean steps and second differences, both ways, with grid.
 
     Args:
         rows: of the table.
@@ -94,11 +94,10 @@ def ratio_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
         for d in ("d2", "d1"):
             if row.get(f"{d}_ratio") is None:
                 continue
-            r, low, high = (row[f"{d}_ratio{end}"] for end in ("", "_low", "_high"))
-            ends = (None, None) if low is None or high is None else (1 / high, 1 / low)
             lines.append(
-                f"{name}: mean step along {d} is {interval(r, low, high)} times that of {baseline}, "
-                f"{baseline}'s {interval(1 / r, *ends)} times this one's: {grid(row)}"
+                f"{name}: mean step along {d} is {_ratio(row, f'{d}_ratio')} times that of {baseline}, {baseline}'s "
+                f"{_ratio(row, f'{d}_ratio', inverse=True)} times this one's; mean second difference "
+                f"{_ratio(row, f'{d}_second_ratio')} and {_ratio(row, f'{d}_second_ratio', inverse=True)}: {grid(row)}"
             )
     return lines
 
@@ -109,6 +108,14 @@ def markdown_table(rows: Sequence[Row]) -> str:
     lines = [["operator", *columns], [":--", *["--:"] * len(columns)]]
     lines += [[f"`{n}`", *(cell(row) for cell in columns.values())] for n, row in zip(names(rows), rows, strict=True)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+
+
+def _ratio(row: Row, name: str, inverse: bool = False) -> str:
+    """A ratio and its interval, or its inverse's."""
+    value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
+    if inverse and value:
+        value, low, high = 1 / value, 1 / high if high else None, 1 / low if low else None
+    return interval(value, low, high)
 
 
 def _spacing(rows: Sequence[Row], d: str) -> str:

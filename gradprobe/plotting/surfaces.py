@@ -1,6 +1,6 @@
 """What the pictures of loss landscapes show, still or interactive: the numbers and the words, nothing drawn yet."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -80,12 +80,17 @@ def labels(results: Results) -> list[str]:
     return [" ".join([q["op"], *(form.format(q[name]) for name, form in apart.items())]) for q in asked]
 
 
-def paints(results: Results) -> list[tuple[str, int]]:
-    """A colour for each operator, as in the coherence figures, and how many before it have the same one."""
+def colours(results: Results) -> dict[str, str]:
+    """A colour for each operator, as in the coherence figures."""
     operators = list(dict.fromkeys(str(result.question["op"]) for result in results))
     free = iter(OTHERS * len(operators))
-    colours = {op: COLOURS.get(op) or next(free) for op in operators}
-    every = [colours[result.question["op"]] for result in results]
+    return {op: COLOURS.get(op) or next(free) for op in operators}
+
+
+def paints(results: Results, palette: Mapping[str, str] | None = None) -> list[tuple[str, int]]:
+    """The colour of each result's operator, and how many before it have the same one."""
+    palette = palette or colours(results)
+    every = [palette[result.question["op"]] for result in results]
     return [(colour, every[:i].count(colour)) for i, colour in enumerate(every)]
 
 
