@@ -1,12 +1,13 @@
 """The landscape's time per cell over the bare encoder forward, and against loss_landscapes 3.0.6, in one run.
 
-Needs the extra `peers`. Same model, scorer, images and noise for all three. *Bare* is what no implementation can do without: the frozen
-encoder's forward, in one batch of all images, on the tokens that the operator sends, on all of torch's threads. *Ours*
-is `gradprobe.landscape` with as many workers as torch has threads. *Peer* is `loss_landscapes.random_plane`
-(`random_line` for lines), given the forward function that a user would write: scorer, noise, operator, encoder, loss.
-Making directions and reading images are in none; what ours does once a plane (three products of the hidden layer, the
-loss at theta itself) is measured beside it and taken out of the time per cell, as 31 x 31 cells share it. *Run* is the
-share of images that ours had to run the encoder for: the others' selections had not changed.
+Needs the extra `peers`. Same model, scorer, images and noise for all three. *Bare* is what no implementation can do
+without: the frozen encoder's forward, in one batch of all images, on the tokens that the operator sends, on all of
+torch's threads. *Ours* is `gradprobe.landscape` with as many workers as torch has threads. *Peer* is
+`loss_landscapes.random_plane` (`random_line` for lines), given the forward function that a user would write: scorer,
+noise, operator, encoder, loss. Making directions and reading images are in none; what ours does once a plane (three
+products of the hidden layer, the loss at theta itself) is measured beside it and taken out of the time per cell, as
+31 x 31 cells share it. *Run* is the share of images that ours ran the encoder for: the others' selections had not
+changed.
 
     python benchmarks/bench_landscape.py [--rounds 3] [--models tiny base] [--json FILE]
 """
