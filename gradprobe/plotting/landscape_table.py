@@ -115,7 +115,7 @@ def _ratio(row: Row, name: str, inverse: bool = False) -> str:
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if inverse and value:
         value, low, high = 1 / value, 1 / high if high else None, 1 / low if low else None
-    return interval(value, low, high)
+    return spread(value, low, high) if value is not None and value < 0.1 else interval(value, low, high)
 
 
 def _spacing(rows: Sequence[Row], d: str) -> str:
