@@ -198,7 +198,7 @@ def test_a_folder_without_a_readable_image_is_refused(tmp_path):
 def test_asking_for_more_than_there_are_is_refused(classes):
     folder = ImageFolder.open(classes, shade)
     folder.need(9)
-    with pytest.raises(UsageError, match="has 9 images and 32 are needed; lower --batches or --batch-size"):
+    with pytest.raises(UsageError, match="has 9 images and 32 are needed; lower --images, --batches or --batch-size"):
         folder.need(32)
     with pytest.raises(UsageError, match="10 images were asked for and 9 given"):
         folder.take(folder.order(0), 4, 6)

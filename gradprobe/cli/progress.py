@@ -14,12 +14,16 @@ def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        known = {}
+    progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
+    known = {}
 
-        def tell(what: str, done: int, total: int) -> None:
-            if what not in known:
-                known[what] = progress.add_task(what, total=total)
-            progress.update(known[what], completed=done, total=total)
+    def tell(what: str, done: int, total: int) -> None:
+        if what not in known:
+            progress.start()  # not before there is something to show: an early error stays one line
+            known[what] = progress.add_task(what, total=total)
+        progress.update(known[what], completed=done, total=total)
 
+    try:
         yield tell
+    finally:
+        progress.stop()

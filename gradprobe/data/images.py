@@ -100,7 +100,7 @@ class ImageFolder:
         if count > len(self.files):
             raise UsageError(
                 f"--data {self.root} has {len(self.files)} images and {count} are needed; "
-                f"lower --batches or --batch-size, or give a larger folder"
+                f"lower --images, --batches or --batch-size, or give a larger folder"
             )
 
     def need_labels(self) -> None:
@@ -180,7 +180,8 @@ class ImageFolder:
                 f"none of the {len(bad)} images in {self.root} can be read, {bad[0]} for one; give others"
             )
         what = f"{len(bad)} of the {len(self.files)} images in {self.root} cannot be read ({bad[0]} for one)"
-        return GradprobeError(f"{what}, too many for {asked}; lower --batches or --batch-size, or give others")
+        advice = "lower --images, --batches or --batch-size, or give others"
+        return GradprobeError(f"{what}, too many for {asked}; {advice}")
 
 
 def transform_for(model: nn.Module) -> Callable[[Image.Image], Tensor]:
