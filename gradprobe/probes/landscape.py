@@ -76,7 +76,7 @@ def landscape(
         batch_size: of that training.
         seed: of directions, images, noise and training.
         workers: threads, each running torch on one; the numbers do not depend on it. None: as many as torch has.
-        folder: where finished pieces are kept until the end, so that a killed run goes on from them.
+        folder: where finished pieces are kept, so that a killed run goes on from them; the caller's to remove.
         progress: called with (what, done, of how many).
 
     Returns:
