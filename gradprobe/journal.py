@@ -17,15 +17,15 @@ except ImportError:  # not a Unix: nothing keeps two processes from doing the sa
     fcntl = None  # type: ignore[assignment]
 
 _HEAD = struct.Struct("<IQI")  # number of the piece, its length, its CRC-32
-_NAME = "pieces.journal"
 
 
 class Journal:
-    """An append-only file of numbered pieces in a folder of its own; use `opened`."""
+    """An append-only file of numbered pieces, named after the work that they are pieces of; use `opened`."""
 
     def __init__(self, folder: Path, about: bytes):
-        self.folder = folder
-        self._file = (folder / _NAME).open("r+b" if (folder / _NAME).exists() else "w+b")
+        self._name, self._folder = about.hex()[:12], folder
+        path = self.beside("journal")
+        self._file = path.open("r+b" if path.exists() else "w+b")
         try:
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,19 +34,20 @@ class Journal:
             raise GradprobeError(f"another process is at work in {folder}; wait for it, or stop it") from None
         self.pieces = self._read(about)
 
+    def beside(self, suffix: str) -> Path:
+        """A file of the same work: other work in the same folder has other names."""
+        return self._folder / f"{self._name}.{suffix}"
+
     def _read(self, about: bytes) -> dict[int, bytes]:
-        """The whole pieces of the same work; what follows the first broken one is cut off."""
+        """The whole pieces; what follows the first broken one is cut off."""
         content = self._file.read()
         pieces, end = {}, len(about)
-        if not content.startswith(about):  # other work, or an older version's
-            content, end = b"", 0
+        if not content.startswith(about):  # new, or killed in its first write
             self._file.seek(0)
             self._file.truncate()
             self._file.write(about)
             self._file.flush()
-            for other in self.folder.iterdir():
-                if other.name != _NAME:
-                    other.unlink()
+            return {}
         while end + _HEAD.size <= len(content):
             number, size, check = _HEAD.unpack_from(content, end)
             piece = content[end + _HEAD.size : end + _HEAD.size + size]
@@ -54,9 +55,8 @@ class Journal:
                 break
             pieces[number] = piece
             end += _HEAD.size + size
-        if content:
-            self._file.truncate(end)
-            self._file.seek(end)
+        self._file.truncate(end)
+        self._file.seek(end)
         return pieces
 
     def append(self, number: int, piece: bytes) -> None:
@@ -72,11 +72,11 @@ class Journal:
 
 @contextmanager
 def opened(folder: Path | str, about: Mapping[str, Any]) -> Iterator[Journal]:
-    """The journal of a folder; its pieces are those of the same work, or none.
+    """The journal of some work in a folder; its pieces are those of the same work, or none.
 
     Args:
-        folder: made if it is not there; it stays if the work is interrupted, and is the caller's to remove at the end.
-        about: what the pieces are pieces of, JSON; a journal about anything else is begun anew.
+        folder: made if it is not there; nothing else in it is touched, and it is the caller's to remove.
+        about: what the pieces are pieces of, JSON; other work has a journal of its own.
 
     Raises:
         GradprobeError: another process is at work in it, or it cannot be written.
@@ -91,10 +91,10 @@ def opened(folder: Path | str, about: Mapping[str, Any]) -> Iterator[Journal]:
         {7: b'seven'}
     """
     folder = Path(folder)
-    text = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).digest()
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).digest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(folder, text)
+        journal = Journal(folder, digest)
     except OSError as error:
         reason = error.strerror or error
         raise GradprobeError(f"cannot write to {folder}: {reason}; name another folder with --results DIR") from None

@@ -1,6 +1,6 @@
 """Training a scorer through an operator."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -46,3 +46,37 @@ def training(
         optimiser.step()
         optimiser.zero_grad()
         yield step
+
+
+def train(
+    task: Task,
+    operator: SelectionOperator,
+    k: int,
+    name: str,
+    *,
+    steps: int,
+    seed: int,
+    batch_size: int,
+    learning_rate: float = LEARNING_RATE,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> None:
+    """Train the task's scorer in place for some steps (0: it stays as it is); see `training`.
+
+    Args:
+        task: whose scorer is trained.
+        operator: through which.
+        k: tokens kept.
+        name: what errors and progress call the operator.
+        steps: how many.
+        seed: of batches and noise.
+        batch_size: images in a step.
+        learning_rate: of AdamW.
+        progress: called with (what, done, of how many).
+    """
+    if not steps:
+        return
+    for step in training(task, operator, k, name, seed=seed, batch_size=batch_size, learning_rate=learning_rate):
+        if progress:
+            progress(f"{name}: training", step, steps)
+        if step == steps:
+            return

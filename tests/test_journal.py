@@ -54,12 +54,20 @@ def test_a_flipped_bit_is_seen(tmp_path):
         assert journal.pieces == {0: b"a" * 100}
 
 
-def test_pieces_of_other_work_are_not_taken(tmp_path):
+def test_other_work_in_the_same_folder_and_the_users_files_are_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    (tmp_path / "folder").mkdir()
     with opened(tmp_path, ABOUT) as journal:
         journal.append(0, b"old")
-        (tmp_path / "checkpoints.safetensors").write_bytes(b"old")
-    with opened(tmp_path, {**ABOUT, "versions": {"torch": "3"}}) as journal:
-        assert journal.pieces == {} and not (tmp_path / "checkpoints.safetensors").exists()
+        journal.beside("safetensors").write_bytes(b"theta")
+    other = {**ABOUT, "versions": {"torch": "3"}}
+    with opened(tmp_path, other) as journal:
+        assert journal.pieces == {} and not journal.beside("safetensors").exists()
+        journal.append(0, b"new")
+    for about, piece in ((ABOUT, b"old"), (other, b"new")):
+        with opened(tmp_path, about) as journal:
+            assert journal.pieces == {0: piece}
+    assert (tmp_path / "thesis.tex").read_text() == "years of work" and (tmp_path / "folder").is_dir()
 
 
 def test_two_processes_do_not_write_into_one(tmp_path):

@@ -7,6 +7,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gradprobe.plotting.coherence import COLOURS
+from gradprobe.plotting.landscape_table import grid
 from gradprobe.plotting.style import OTHERS
 from gradprobe.plotting.tables import short
 from gradprobe.results import LandscapeResult
@@ -114,12 +115,7 @@ def about(result: LandscapeResult) -> list[str]:
 
 def setting(results: Results) -> str:
     """The grid and the sizes behind the numbers, a line for each kind; a roughness without them means nothing."""
-    texts = []
-    for result in results:
-        grid = f"{len(result.a)}x{len(result.b)} grid" if len(result.a) > 1 else f"{len(result.b)} points"
-        apart = short((result.b[-1] - result.b[0]) / (len(result.b) - 1))
-        asked = result.question
-        texts.append(f"{grid} {apart} apart, {asked['images']} images, {asked['noise']} noise, K = {asked['k']}")
+    texts = [f"{grid(result.row())}, K = {result.question['k']}" for result in results]
     return "\n".join(dict.fromkeys(texts))
 
 

@@ -13,7 +13,7 @@ from gradprobe.core import Batch, Noise, SelectionOperator, Task, check_k
 from gradprobe.probes.gradients import centred, gram_by_group, score_gradient, write_scorer_gradient
 from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, task_of
 from gradprobe.results import CoherenceResult
-from gradprobe.train import LEARNING_RATE, training
+from gradprobe.train import LEARNING_RATE, train
 
 
 def coherence(
@@ -66,12 +66,10 @@ def coherence(
     started = time.perf_counter()
     probed = task.batches(batches, batch_size, seed)  # refuses at once if there are too few images
     with task.running():
-        if steps:
-            trained = training(task, operator, k, name, seed=seed, batch_size=batch_size, learning_rate=learning_rate)
-            for step in trained:
-                tell(f"{name}: training", step, steps)
-                if step == steps:
-                    break
+        train(
+            task, operator, k, name, steps=steps, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
+            progress=progress,
+        )  # fmt: skip
         parameters = [p for p in task.scorer.parameters() if p.requires_grad]
         rows = _Rows(batches, draws, parameters)
         for b, batch in enumerate(probed):

@@ -17,7 +17,7 @@ from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.hessian import Surface, examine, in_float64
 from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, task_of
 from gradprobe.results import CurvatureResult
-from gradprobe.train import LEARNING_RATE, training
+from gradprobe.train import LEARNING_RATE, train
 
 Array = NDArray[np.float64]
 Product = Callable[[Array], Array]
@@ -80,12 +80,10 @@ def curvature(
     size = min(batch_size, images)
     batches = task.batches(images // size, size, seed)  # refuses at once if there are too few images
     with task.running(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-        if steps:
-            trained = training(task, operator, k, name, seed=seed, batch_size=batch_size, learning_rate=learning_rate)
-            for step in trained:
-                tell(f"{name}: training", step, steps)
-                if step == steps:
-                    break
+        train(
+            task, operator, k, name, steps=steps, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
+            progress=progress,
+        )  # fmt: skip
         surface = Surface(task, operator, k, name, tuple(batches), seed)
         loss = surface.loss(surface.theta, check=True)
         reason, checks = examine(in_float64(surface))

@@ -210,7 +210,7 @@ def _checkpoints(
 
     if marks == [0]:
         return {0: now()}
-    path = journal.folder / "checkpoints.safetensors"
+    path = journal.beside("safetensors")
     if path.is_file():
         flat = load(path.read_bytes())
         device = next(task.scorer.parameters()).device
