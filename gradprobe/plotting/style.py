@@ -100,8 +100,29 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with look():
+            _settle(figure)
             figure.savefig(path, metadata=METADATA[path.suffix.lower()])
     except OSError as error:
         reason = error.strerror or error
         raise GradprobeError(f"cannot write {path}: {reason}; name a file in a folder that can be written") from None
     return path
+
+
+def _settle(figure: Figure) -> None:
+    """Lay out once, at the resolution of the file, and round where its parts are.
+
+    The layout's solver varies in the last bits from run to run.
+    """
+    if figure.get_layout_engine() is None:
+        return
+    dpi = figure.dpi
+    figure.dpi = STYLE["savefig.dpi"]
+    for _ in range(2):  # the second time with the labels that the first has made
+        figure.draw_without_rendering()
+    figure.dpi = dpi
+    figure.set_layout_engine("none")
+    for part in figure.subfigs:
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(6))
+    for axes in figure.axes:
+        left, bottom, width, height = (round(x, 6) for x in axes.get_position(original=True).bounds)
+        axes.set_position((left, bottom, width, height))
