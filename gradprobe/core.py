@@ -159,11 +159,25 @@ class Batch:
         ids: one integer an image, stable across batches, runs and machines: the key of its noise.
         tokens: what the frozen model made of them up to the insertion point.
         target: what the task's loss compares with (labels, or the unpruned log-probabilities).
+        relevant: the tokens that are known to matter, ``(B, N)`` bool; None where nobody knows.
     """
 
     ids: tuple[int, ...]
     tokens: Tokens
     target: Tensor
+    relevant: Tensor | None = None
+
+    def rows(self, which: "slice | Tensor") -> "Batch":
+        """Some of its images."""
+        if isinstance(which, Tensor):
+            if len(which) == len(self.ids) and torch.equal(which, torch.arange(len(which))):
+                return self
+            ids = tuple(self.ids[i] for i in which.tolist())
+            which = which.to(self.tokens.patches.device)
+        else:
+            ids = self.ids[which]
+        tokens = Tokens(self.tokens.prefix[which], self.tokens.patches[which])
+        return Batch(ids, tokens, self.target[which], None if self.relevant is None else self.relevant[which])
 
 
 class Task(Protocol):
@@ -203,6 +217,10 @@ class Task(Protocol):
 
     def losses(self, selection: Selection, batch: Batch) -> Tensor:
         """The loss of each image, ``(B,)``, when the frozen model goes on with the selection."""
+        ...
+
+    def ranks(self, selection: Selection, batch: Batch) -> Tensor:
+        """How many answers the frozen model then puts above the right one, ``(B,)``: 0 is top-1, below 5 is top-5."""
         ...
 
 
@@ -264,6 +282,25 @@ def top_k(values: Tensor, k: int) -> Tensor:
         [[0, 2]]
     """
     return values.argsort(dim=-1, descending=True, stable=True)[..., :k].sort(dim=-1).values
+
+
+def deployed(patches: Tensor, scores: Tensor, k: int) -> Selection:
+    """What is deployed: the K patches of the highest scores, in their original order, and nothing else.
+
+    Args:
+        patches: ``(B, N, D)``.
+        scores: ``(B, N)``; among equals the first come first.
+        k: tokens kept, 1..N.
+
+    Example:
+        >>> deployed(torch.tensor([[[5.0], [6.0], [7.0]]]), torch.tensor([[0.1, 0.3, 0.2]]), 2).tokens.tolist()
+        [[[6.0], [7.0]]]
+
+    Source: DiffPrune, Eq. 3.
+    """
+    index = top_k(scores.detach(), k)
+    kept = patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
+    return Selection(kept, torch.zeros_like(scores).scatter(-1, index, 1.0), index=index)
 
 
 def top_k_mask(values: Tensor, k: int) -> Tensor:

@@ -171,7 +171,7 @@ def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, for
         other = [name for name in names if result.question.get(name) != run.question.get(name)]
         told = ", ".join(f"{name} = {json.dumps(result.question.get(name))}" for name in other)
         raise GradprobeError(f"the question asks for other things than this machine has: here {told}")
-    saved = stores[-1].save(result)
+    saved = stores[-1].save(result, keep=partial / "keep")
     shutil.rmtree(partial, ignore_errors=True)
     return Answer(run, result, saved, computed=True)
 

@@ -32,6 +32,18 @@ def kind(cls: type[Kind]) -> type[Kind]:
     return cls
 
 
+def check_shapes(result: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a result whose arrays do not have these shapes.
+
+    Raises:
+        GradprobeError: the message names the first that differs.
+    """
+    for name, shape in shapes.items():
+        if getattr(result, name).shape != shape:
+            told = f"{name} of a {result.probe} result has shape {getattr(result, name).shape}"
+            raise GradprobeError(f"{told}, not {shape}")
+
+
 def key_of(question: Mapping[str, Any]) -> str:
     """The name of a question: 12 hex digits of the SHA-256 of its canonical JSON.
 
@@ -82,8 +94,12 @@ class Store:
         """The folder where the pieces of an unfinished answer are kept."""
         return Path(self.root) / f"{question.get('probe')}-{key_of(question)}.partial"
 
-    def save(self, result: Any) -> Path:
+    def save(self, result: Any, keep: Path | None = None) -> Path:
         """Write a result and return its folder; an older answer to the same question is replaced.
+
+        Args:
+            result: of a probe.
+            keep: a folder whose files go beside the result, such as a trained scorer; it need not be there.
 
         Raises:
             GradprobeError: a field is neither JSON nor an array, or the folder cannot be written.
@@ -100,6 +116,8 @@ class Store:
         folder, temporary = root / f"{result.probe}-{key}", root / f".{key}-{uuid.uuid4().hex[:8]}"
         try:
             temporary.mkdir(parents=True)
+            for file in sorted(keep.iterdir()) if keep is not None and keep.is_dir() else ():
+                shutil.copy2(file, temporary / file.name)
             (temporary / "arrays.npz").write_bytes(data)
             (temporary / "run.json").write_text(json.dumps(run, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             _move(temporary, folder)

@@ -79,6 +79,13 @@ class Classification:
             return F.cross_entropy(logits, batch.target, reduction="none")
         return F.kl_div(logits.log_softmax(-1), batch.target, reduction="none", log_target=True).sum(-1)
 
+    def ranks(self, selection: Selection, batch: Batch) -> Tensor:
+        """How many classes are put above the right one (for ``kl``, the unpruned model's), ``(B,)``; NaN ranks last."""
+        logits = self.backbone.encode(batch.tokens.prefix, selection)
+        right = (batch.target if self.loss == "ce" else batch.target.argmax(-1))[:, None]
+        above = (logits > logits.gather(1, right)).sum(-1)
+        return above.masked_fill(logits.isnan().any(-1), logits.shape[-1])
+
     def with_new_scorer(self, seed: int) -> "Classification":
         """The same task with a freshly initialised scorer."""
         return replace(self, scorer=_scorer(self.names["scorer"], self.backbone, self.names["dtype"], seed))
@@ -94,7 +101,8 @@ class Classification:
             else:
                 assert images.labels is not None
                 target = images.labels.to(device)
-        return Batch(images.ids, tokens, target)
+        known = images.relevant
+        return Batch(images.ids, tokens, target, None if known is None else known.to(device))
 
 
 def classification(
@@ -102,6 +110,7 @@ def classification(
     *,
     weights: str | None = None,
     data: str | None = None,
+    train_data: str | None = None,
     layer: int = 0,
     loss: str = "ce",
     scorer: str = "mlp",
@@ -115,6 +124,7 @@ def classification(
         backbone: ``scenes`` or a timm model name.
         weights: a safetensors or .pth file, ``none`` for random ones, None for the hub's (or the embedded ones).
         data: a folder of images; None with ``scenes`` means its own scenes.
+        train_data: another folder, to train scorers on; None: the same.
         layer: how many blocks come before the insertion point.
         loss: ``ce`` or ``kl``.
         scorer: ``mlp`` or ``transformer``, with fields: ``mlp:width=512``.
@@ -136,15 +146,19 @@ def classification(
             raise UsageError(f"--{name} {value} is not possible; {nearest(value, possible)}")
     built = load_backbone(backbone, weights, layer=layer, seed=seed, device=device, dtype=dtype)
     source: Source
+    if train_data is not None and data is None:
+        raise UsageError("--train-data without --data: name the folder that is tested on with --data DIR")
     if data is None:
         if backbone != "scenes":
             raise UsageError(f"--backbone {backbone} needs images: give --data DIR (a folder of photographs)")
         source = SceneSource()
     else:
         folder = built.open_images(data)
-        if loss == "ce":
-            folder.need_labels()
-        source = FolderSource(folder)
+        training = None if train_data is None else built.open_images(train_data)
+        for each in (folder, training):
+            if loss == "ce" and each is not None:
+                each.need_labels()
+        source = FolderSource(folder, training)
     spec = label(part("scorer", scorer))
     names = {
         "backbone": backbone,
@@ -153,6 +167,8 @@ def classification(
         "scorer": spec,
         "dtype": dtype,
     }
+    if train_data is not None:
+        names["train_data"] = data_fingerprint(train_data)
     return Classification(built, source, _scorer(spec, built, dtype, seed), loss, names)
 
 

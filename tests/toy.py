@@ -44,16 +44,23 @@ class Toy:
             yield self._batch(range(10_000 + start * size, 10_000 + (start + 1) * size))
             start += 1
 
+    def ranks(self, selection: Selection, batch: Batch):
+        logits = self._logits(selection, batch)
+        return (logits > logits.gather(1, batch.target[:, None])).sum(-1)
+
     def losses(self, selection: Selection, batch: Batch):
+        losses = F.cross_entropy(self._logits(selection, batch), batch.target, reduction="none")
+        if self.poison is not None:
+            losses = losses / torch.tensor([float(i != self.poison) for i in batch.ids])
+        return losses
+
+    def _logits(self, selection: Selection, batch: Batch):
         bias = 0 if selection.key_bias is None else selection.key_bias
         tokens = selection.tokens
         attention = (tokens[..., 0] + bias).softmax(-1)
         pooled = torch.cat([(attention[..., None] * tokens).sum(1), batch.tokens.prefix[:, 0]], -1)
         head = torch.linspace(-1, 1, 3 * 2 * self.dim, dtype=tokens.dtype).reshape(2 * self.dim, 3).cos()
-        losses = F.cross_entropy(pooled.tanh() @ head, batch.target, reduction="none")
-        if self.poison is not None:
-            losses = losses / torch.tensor([float(i != self.poison) for i in batch.ids])
-        return losses
+        return pooled.tanh() @ head
 
     def _batch(self, ids):
         rows = [torch.randn(self.n_tokens + 1, self.dim, generator=torch.Generator().manual_seed(i)) for i in ids]

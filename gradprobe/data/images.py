@@ -24,11 +24,15 @@ _THREADS = min(8, os.cpu_count() or 1)  # PIL lets go of the interpreter while i
 
 @dataclass(frozen=True)
 class Images:
-    """Preprocessed images ``(B, 3, H, W)``, their labels ``(B,)`` or None, and one stable integer each."""
+    """Preprocessed images ``(B, 3, H, W)``, their labels ``(B,)`` or None, and one stable integer each.
+
+    ``relevant (B, N)`` says which patches matter, where that is known.
+    """
 
     images: Tensor
     labels: Tensor | None
     ids: tuple[int, ...]
+    relevant: Tensor | None = None
 
 
 @dataclass(frozen=True)

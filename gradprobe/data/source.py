@@ -53,19 +53,21 @@ class SceneSource:
     def _take(self, split: str, first: int, size: int) -> Images:
         ids = range(first, first + size)
         made = scenes(split, ids)
-        return Images(torch.from_numpy(made.images), torch.from_numpy(np.asarray(made.labels, np.int64)), tuple(ids))
+        labels = torch.from_numpy(np.asarray(made.labels, np.int64))
+        return Images(torch.from_numpy(made.images), labels, tuple(ids), torch.from_numpy(made.red))
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder of images in a seeded order; training goes round it in a new order each time."""
+    """A folder of images in a seeded order; training goes round it, or another, in a new order each time."""
 
     folder: ImageFolder
+    training: ImageFolder | None = None
 
     @property
     def skipped(self) -> tuple[str, ...]:
         """Files that could not be read so far and were passed over."""
-        return self.folder.skipped
+        return self.folder.skipped + (() if self.training is None else self.training.skipped)
 
     def need(self, images: int) -> None:
         """Refuse a question that needs more images than the folder has.
@@ -85,8 +87,8 @@ class FolderSource:
 
     def train(self, start: int, size: int, seed: int) -> Images:
         """The same going round and round, a new permutation each time."""
-        return self.folder.take(self._endless(seed), start, size)
+        return (self.training or self.folder).take(self._endless(seed), start, size)
 
     def _endless(self, seed: int) -> Iterator[int]:
         for epoch in count(seed + 1_000):
-            yield from self.folder.order(epoch)
+            yield from (self.training or self.folder).order(epoch)

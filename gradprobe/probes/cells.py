@@ -8,7 +8,6 @@ runs on one thread, so a loss depends neither on its neighbours nor on how many 
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Task, Tokens, apply
+from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Task, apply
 from gradprobe.directions import Params
 from gradprobe.probes.scores import ScoreField
+from gradprobe.workers import ROWS, one_thread
 
-ROWS = {"cpu": 8, "cuda": 64}  # images in an encoder call; on a CPU 8 fit the cache
 STRETCH = 128  # cells of a row in one piece of work
 
 
@@ -68,12 +67,6 @@ class Piece:
     def size(self) -> int:
         """How many cells."""
         return self.columns.stop - self.columns.start
-
-
-def groups_of(batch: Batch) -> list[Batch]:
-    """A batch in groups of as many images as an encoder call has rows."""
-    rows = ROWS.get(batch.tokens.patches.device.type, 64)
-    return [_taken(batch, slice(i, i + rows)) for i in range(0, len(batch.ids), rows)]
 
 
 def pieces_of(plane: Plane, groups: list[Batch]) -> list[Piece]:
@@ -155,17 +148,6 @@ def plain_losses(plane: Plane, groups: list[Batch], params: Params) -> NDArray:
     return np.concatenate(found)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Torch on one thread inside, as found afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class _Stopped(Exception):
     """The caller has stopped waiting for this piece."""
 
@@ -203,7 +185,7 @@ class _Runs:
         selection, images = self._waiting[0] if len(self._waiting) == 1 else _joined(self._waiting)
         filled = torch.arange(max(wanted, self._rows)).clamp(max=wanted - 1)
         run = _rows_of(selection, filled)
-        self._found.append(self._task.losses(run, _taken(self._batch, images[filled]))[:wanted])
+        self._found.append(self._task.losses(run, self._batch.rows(images[filled]))[:wanted])
         left = torch.arange(wanted, self._count)
         self._waiting = [(_rows_of(selection, left), images[left])] if len(left) else []
         self._count = len(left)
@@ -274,15 +256,3 @@ def _rows_of(selection: Selection, rows: Tensor) -> Selection:
         return None if value is None else value[rows]
 
     return Selection(selection.tokens[rows], selection.weights[rows], take(selection.index), take(selection.key_bias))
-
-
-def _taken(batch: Batch, which: slice | Tensor) -> Batch:
-    """Some images of a batch."""
-    if isinstance(which, Tensor):
-        if len(which) == len(batch.ids) and torch.equal(which, torch.arange(len(which))):
-            return batch
-        ids = tuple(batch.ids[i] for i in which.tolist())
-        which = which.to(batch.tokens.patches.device)
-    else:
-        ids = batch.ids[which]
-    return Batch(ids, Tokens(batch.tokens.prefix[which], batch.tokens.patches[which]), batch.target[which])

@@ -18,7 +18,7 @@ from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.journal import Journal, opened, write_whole
 from gradprobe.planes import axis
 from gradprobe.probes.axes import REACH, Axes, check_points, checkpoint_axes, parse_grid, pca_axes, random_axes
-from gradprobe.probes.cells import Plane, evaluate, groups_of, pieces_of, plain_losses
+from gradprobe.probes.cells import Plane, evaluate, pieces_of, plain_losses
 from gradprobe.probes.questions import (
     Progress,
     asked_of,
@@ -30,6 +30,7 @@ from gradprobe.probes.questions import (
 )
 from gradprobe.results import LandscapeResult
 from gradprobe.train import LEARNING_RATE, training
+from gradprobe.workers import groups_of, workers_for
 
 NOISE = ("common", "fresh")
 AXES = ("random", "pca", "checkpoints")
@@ -290,9 +291,7 @@ def _measured(
         if progress:
             progress(f"{plane.name}: cells", done // len(groups), count)
 
-    on_cpu = batch.tokens.patches.device.type == "cpu"
-    workers = workers or (torch.get_num_threads() if on_cpu else 1)
-    for number, losses in evaluate(plane, groups, todo, workers, tick):
+    for number, losses in evaluate(plane, groups, todo, workers_for(plane.task, workers), tick):
         journal.append(number, losses.astype("<f8").tobytes())
     whole = np.empty((len(plane.a), len(plane.b), len(centre)), dtype=centre.dtype)
     ends = np.cumsum([0, *(len(group.ids) for group in groups)])

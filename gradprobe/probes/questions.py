@@ -39,13 +39,13 @@ def task_of(question: Mapping[str, Any], where: Mapping[str, str]) -> Classifica
 
     Args:
         question: as a probe's ``question_of`` writes it.
-        where: ``weights``, ``data`` and ``device``, where they differ from the defaults.
+        where: ``weights``, ``data``, ``train_data`` and ``device``, where they differ from the defaults.
     """
     q = question
     weights = where.get("weights", "none" if str(q["weights"]).startswith("random:") else None)
     return classification(
-        q["backbone"], weights=weights, data=where.get("data"), layer=q["layer"], loss=q["loss"], scorer=q["scorer"],
-        seed=q["seed"], device=where.get("device", "cpu"), dtype=q["dtype"],
+        q["backbone"], weights=weights, data=where.get("data"), train_data=where.get("train_data"), layer=q["layer"],
+        loss=q["loss"], scorer=q["scorer"], seed=q["seed"], device=where.get("device", "cpu"), dtype=q["dtype"],
     )  # fmt: skip
 
 

@@ -1,0 +1,64 @@
+"""Work on threads that each run torch on one thread: results do not depend on how many there are.
+
+On a CPU two threads with small batches are faster than one large batch on torch's own two: a batch of 8 fits the cache.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+
+from gradprobe.core import Batch, Task
+
+ROWS = {"cpu": 8, "cuda": 64}  # images in an encoder call; on a CPU 8 fit the cache
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+def groups_of(batch: Batch) -> list[Batch]:
+    """A batch in groups of as many images as an encoder call has rows."""
+    rows = ROWS.get(batch.tokens.patches.device.type, 64)
+    return [batch.rows(slice(i, i + rows)) for i in range(0, len(batch.ids), rows)]
+
+
+def workers_for(task: Task, workers: int | None = None) -> int:
+    """How many threads: what was asked for, else as many as torch has on a CPU, and one on a GPU."""
+    device = next(task.scorer.parameters()).device.type
+    return workers or (torch.get_num_threads() if device == "cpu" else 1)
+
+
+def in_threads(work: Callable[[Item], Found], items: Iterable[Item], workers: int) -> Iterator[Found]:
+    """``map(work, items)`` on threads, in the order of the items; stopped early, what has not begun is dropped.
+
+    Args:
+        work: is called in a thread of its own, with torch on one thread.
+        items: may be an iterator; at most two for each thread are taken ahead.
+        workers: how many threads.
+
+    Example:
+        >>> list(in_threads(lambda x: x * x, [1, 2, 3], workers=2))
+        [1, 4, 9]
+    """
+    walk = iter(items)
+    with one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        waiting = [pool.submit(work, item) for item, _ in zip(walk, range(2 * workers), strict=False)]
+        try:
+            while waiting:
+                yield waiting.pop(0).result()
+                waiting += [pool.submit(work, item) for item, _ in zip(walk, range(1), strict=False)]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread inside, as found afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
