@@ -15,7 +15,7 @@ from typing import Any
 import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import ResPostBlock, VisionTransformer
+from timm.models.vision_transformer import Attention, Block, ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from gradprobe.core import Selection, Tokens
@@ -129,6 +129,28 @@ class Backbone:
                     x = block(x, attn_mask=mask)
                 x = self._head(model.norm(x), mask)
         return x.to(selection.tokens.dtype)
+
+    def class_attention(self, tokens: Tokens) -> Tensor | None:
+        """How much the class token looks at each patch in the last block, mean over heads ``(B, N)``.
+
+        All patches go through the model, without gradient; None for a model without class token or with another kind
+        of attention. Source: the ranking of FasterVLM and EViT.
+        """
+        model = self.model
+        last = model.blocks[-1]
+        if type(last) is not Block or not model.has_class_token or self.layer == len(model.blocks):
+            return None
+        attn = last.attn
+        if type(attn) is not Attention:
+            return None
+        with torch.no_grad(), self._running():
+            x = torch.cat([tokens.prefix, tokens.patches], 1)
+            x = last.norm1(model.blocks[self.layer : -1](x))
+            heads = (len(x), x.shape[1], 3, attn.num_heads, attn.head_dim)
+            query, key, _ = attn.qkv(x).reshape(heads).permute(2, 0, 3, 1, 4)
+            query, key = attn.q_norm(query[:, :, :1]), attn.k_norm(key)
+            looks = (query @ key.mT * attn.scale).softmax(-1)[:, :, 0].mean(1)
+        return looks[:, model.num_prefix_tokens :].to(tokens.patches.dtype)
 
     def full(self, images: Tensor) -> Tensor:
         """Images -> logits of the unpruned model, without gradient."""

@@ -223,6 +223,14 @@ class Task(Protocol):
         """How many answers the frozen model then puts above the right one, ``(B,)``: 0 is top-1, below 5 is top-5."""
         ...
 
+    def judged(self, selection: Selection, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`losses` and `ranks` from one pass of the frozen model."""
+        ...
+
+    def attention(self, batch: Batch) -> Tensor | None:
+        """How much the unpruned model's own class token looks at each patch, ``(B, N)``; None if it has none."""
+        ...
+
 
 def check_k(k: int, n: int) -> None:
     """Refuse a budget outside 1..N.

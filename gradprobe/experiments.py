@@ -23,8 +23,13 @@ from gradprobe.results import Store, key_of
 PROBES = {
     "coherence": "gradprobe.probes.coherence:answer",
     "curvature": "gradprobe.probes.curvature:answer",
+    "equivalence": "gradprobe.probes.equivalence:answer",
+    "fidelity": "gradprobe.probes.fidelity:answer",
     "landscape": "gradprobe.probes.landscape:answer",
+    "reference": "gradprobe.probes.reference:answer",
+    "retention": "gradprobe.probes.retention:answer",
 }
+NEEDS = {"fidelity": "gradprobe.probes.fidelity:needed"}  # question -> the question whose answer it is measured against
 Progress = Callable[[str, int, int], None]
 
 
@@ -162,10 +167,12 @@ def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, for
     found = [folder for store in stores if (folder := store.find(run.question)) is not None]
     if found and not force:
         return Answer(run, stores[0].load(found[0]), found[0], computed=False)
-    module, _, function = PROBES[run.question["probe"]].partition(":")
     partial = stores[-1].partial(run.question)
     where = {**run.where, "partial": str(partial)}
-    result = getattr(importlib.import_module(module), function)(run.question, where, progress)
+    if (probe := run.question["probe"]) in NEEDS:
+        first = replace(run, question=_function(NEEDS[probe])(run.question))
+        where["reference"] = str(ask(first, stores, progress).path)
+    result = _function(PROBES[probe])(run.question, where, progress)
     if key_of(result.question) != key_of(run.question):
         names = sorted(result.question.keys() | run.question.keys())
         other = [name for name in names if result.question.get(name) != run.question.get(name)]
@@ -197,6 +204,12 @@ def row_panels(experiment: Experiment, answers: Sequence[Answer]) -> list[tuple[
         base = None if asked["op"] == experiment.baseline else base
         drawn.setdefault(answer.run.panel, []).append(answer.result.row(baseline=base, path=answer.path))
     return list(drawn.items())
+
+
+def _function(name: str) -> Callable:
+    """``module:function``, imported when it is needed."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:

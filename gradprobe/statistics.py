@@ -6,9 +6,12 @@ independent.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm as normal
+from scipy.stats import rankdata
 from scipy.stats import t as student
 
 Array = NDArray[np.float64]
@@ -93,6 +96,52 @@ def batch_mean(values: Array) -> Jackknifed:
     """Mean over batches."""
     b = len(values)
     return Jackknifed(float(values.mean()), (values.sum() - values) / (b - 1) if b > 1 else np.full(b, np.nan))
+
+
+def auc(scores: Array, relevant: NDArray[np.bool_]) -> Array:
+    """How often a relevant token scores above another one, ties counted half, for each image ``(B,)``.
+
+    NaN for an image all or none of whose tokens are relevant. 0.5 is chance, 1 a perfect ranking.
+
+    Args:
+        scores: ``(B, N)``.
+        relevant: ``(B, N)``.
+
+    Example:
+        >>> auc(np.array([[3.0, 1.0, 2.0, 2.0]]), np.array([[True, False, False, True]]))
+        array([0.875])
+    """
+    ranks = rankdata(scores, axis=1)
+    count = relevant.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return ((ranks * relevant).sum(1) - count * (count + 1) / 2) / (count * (relevant.shape[1] - count))
+
+
+def rank_correlation(x: Array, y: Array, level: float = 0.95) -> Estimate:
+    """Spearman's rank correlation, its interval by Fisher's z: ``atanh rho -+ q sqrt((1 + rho^2 / 2) / (n - 3))``.
+
+    NaN where one of the two does not vary, or with fewer than 4 items. A correlation of 1 is taken as ``1 - 1/n^2`` for
+    its interval, which would else have no width.
+
+    Args:
+        x: one number an item, ``(n,)``.
+        y: another.
+        level: of the interval.
+
+    Source: Bonett and Wright 2000, "Sample size requirements for estimating Pearson, Kendall and Spearman
+    correlations".
+
+    Example:
+        >>> round(rank_correlation(np.arange(8.0), np.array([0.0, 1, 3, 2, 4, 5, 7, 6])).value, 3)
+        0.952
+    """
+    n = len(x)
+    if n < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return Estimate(np.nan, np.nan, np.nan)
+    rho = float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
+    inside = np.clip(rho, 1 / n**2 - 1, 1 - 1 / n**2)
+    half = normal.ppf((1 + level) / 2) * np.sqrt((1 + inside**2 / 2) / (n - 3))
+    return Estimate(rho, *(float(np.tanh(np.arctanh(inside) + side * half)) for side in (-1, 1)))
 
 
 def pairings(gram: Array) -> tuple[Array, Array, Array]:
@@ -219,8 +268,9 @@ def coherence_row(
             for suffix, field in (("", "value"), ("_low", "low"), ("_high", "high")):
                 numbers[f"{prefix}{name}{suffix}"] = getattr(estimate, field) if estimate else None
         numbers[f"{prefix}ratio_reason"] = versus.reason if versus else None
-    return {name: _finite(value) for name, value in numbers.items()}
+    return {name: finite(value) for name, value in numbers.items()}
 
 
-def _finite(value: float | str | None) -> float | str | None:
+def finite(value: Any) -> Any:
+    """The value; None for a float that is not finite."""
     return None if isinstance(value, float) and not np.isfinite(value) else value

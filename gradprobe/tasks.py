@@ -74,17 +74,34 @@ class Classification:
 
     def losses(self, selection: Selection, batch: Batch) -> Tensor:
         """The loss of each image, ``(B,)``."""
+        return self._losses(self.backbone.encode(batch.tokens.prefix, selection), batch)
+
+    def ranks(self, selection: Selection, batch: Batch) -> Tensor:
+        """How many classes are put above the right one (for ``kl``, the unpruned model's), ``(B,)``; NaN ranks last."""
+        return self._ranks(self.backbone.encode(batch.tokens.prefix, selection), batch)
+
+    def judged(self, selection: Selection, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`losses` and `ranks` from one pass of the frozen model."""
         logits = self.backbone.encode(batch.tokens.prefix, selection)
+        return self._losses(logits, batch), self._ranks(logits, batch)
+
+    def _losses(self, logits: Tensor, batch: Batch) -> Tensor:
         if self.loss == "ce":
             return F.cross_entropy(logits, batch.target, reduction="none")
         return F.kl_div(logits.log_softmax(-1), batch.target, reduction="none", log_target=True).sum(-1)
 
-    def ranks(self, selection: Selection, batch: Batch) -> Tensor:
-        """How many classes are put above the right one (for ``kl``, the unpruned model's), ``(B,)``; NaN ranks last."""
-        logits = self.backbone.encode(batch.tokens.prefix, selection)
+    def _ranks(self, logits: Tensor, batch: Batch) -> Tensor:
         right = (batch.target if self.loss == "ce" else batch.target.argmax(-1))[:, None]
         above = (logits > logits.gather(1, right)).sum(-1)
         return above.masked_fill(logits.isnan().any(-1), logits.shape[-1])
+
+    def attention(self, batch: Batch) -> Tensor | None:
+        """How much the class token of the unpruned model looks at each patch, ``(B, N)``; None if it has none."""
+        return self.backbone.class_attention(batch.tokens)
+
+    def available(self, count: int) -> int:
+        """How many of so many probe images there are."""
+        return min(count, self.source.size)
 
     def with_new_scorer(self, seed: int) -> "Classification":
         """The same task with a freshly initialised scorer."""

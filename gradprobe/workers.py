@@ -6,11 +6,13 @@ On a CPU two threads with small batches are faster than one large batch on torch
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import islice
 from typing import TypeVar
 
 import torch
 
 from gradprobe.core import Batch, Task
+from gradprobe.errors import UsageError
 
 ROWS = {"cpu": 8, "cuda": 64}  # images in an encoder call; on a CPU 8 fit the cache
 
@@ -25,7 +27,13 @@ def groups_of(batch: Batch) -> list[Batch]:
 
 
 def workers_for(task: Task, workers: int | None = None) -> int:
-    """How many threads: what was asked for, else as many as torch has on a CPU, and one on a GPU."""
+    """How many threads: what was asked for, else as many as torch has on a CPU, and one on a GPU.
+
+    Raises:
+        UsageError: none, or fewer.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers} is not possible; give a whole number of at least 1")
     device = next(task.scorer.parameters()).device.type
     return workers or (torch.get_num_threads() if device == "cpu" else 1)
 
@@ -39,16 +47,16 @@ def in_threads(work: Callable[[Item], Found], items: Iterable[Item], workers: in
         workers: how many threads.
 
     Example:
-        >>> list(in_threads(lambda x: x * x, [1, 2, 3], workers=2))
-        [1, 4, 9]
+        >>> list(in_threads(lambda x: x * x, range(8), workers=2))
+        [0, 1, 4, 9, 16, 25, 36, 49]
     """
     walk = iter(items)
     with one_thread(), ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        waiting = [pool.submit(work, item) for item, _ in zip(walk, range(2 * workers), strict=False)]
+        waiting = [pool.submit(work, item) for item in islice(walk, 2 * workers)]
         try:
             while waiting:
                 yield waiting.pop(0).result()
-                waiting += [pool.submit(work, item) for item, _ in zip(walk, range(1), strict=False)]
+                waiting += [pool.submit(work, item) for item in islice(walk, 1)]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -48,6 +48,12 @@ class Toy:
         logits = self._logits(selection, batch)
         return (logits > logits.gather(1, batch.target[:, None])).sum(-1)
 
+    def judged(self, selection: Selection, batch: Batch):
+        return self.losses(selection, batch), self.ranks(selection, batch)
+
+    def attention(self, batch: Batch):
+        return None
+
     def losses(self, selection: Selection, batch: Batch):
         losses = F.cross_entropy(self._logits(selection, batch), batch.target, reduction="none")
         if self.poison is not None:

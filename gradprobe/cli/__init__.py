@@ -8,8 +8,11 @@ import typer
 from gradprobe import __version__
 from gradprobe.cli.coherence import coherence
 from gradprobe.cli.curvature import curvature
+from gradprobe.cli.equivalence import equivalence
+from gradprobe.cli.fidelity import fidelity
 from gradprobe.cli.figures import figures
 from gradprobe.cli.landscape import landscape
+from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
 from gradprobe.cli.store import list_results, show
 from gradprobe.errors import GradprobeError, UsageError
@@ -44,6 +47,9 @@ def _options(
 app.command()(coherence)
 app.command()(landscape)
 app.command()(curvature)
+app.command()(fidelity)
+app.command()(equivalence)
+app.command()(retention)
 app.command("list")(list_results)
 app.command()(show)
 app.command()(figures)

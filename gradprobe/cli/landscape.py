@@ -42,7 +42,7 @@ def landscape(
     seed: options.Seed = 0,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
-    workers: Annotated[int | None, typer.Option(help="Threads; the numbers do not depend on it.")] = None,
+    workers: options.Workers = None,
     results: options.Results = options.RUNS,
     figure: options.Figure = None,
     surface: Annotated[Path | None, typer.Option(help="Draw the surfaces in 3-D into this file.")] = None,
@@ -52,8 +52,7 @@ def landscape(
 ) -> None:
     """Measure the loss on a plane or line through the scorer's parameters, and how rough it is, against a baseline."""
     options.check_budget(k, keep)
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers} is not possible; give a whole number of at least 1")
+    options.check_workers(workers)
     _check_files(figure, surface, page)
 
     from gradprobe.cli.progress import bars

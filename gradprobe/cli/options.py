@@ -1,8 +1,8 @@
 """Options that several commands share, and what they become."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -10,6 +10,7 @@ from gradprobe.errors import UsageError
 
 BASELINE = "gumbel"
 RUNS = Path("runs")
+Number = TypeVar("Number", int, float)
 
 Op = Annotated[list[str], typer.Option(help="Operator, repeatable: vpnoise, lapsum:tau=0.3+scale, my.py:MyOp.")]
 K = Annotated[int | None, typer.Option(help="Tokens kept, 1..N.")]
@@ -25,6 +26,7 @@ Loss = Annotated[str, typer.Option(help="ce (labels) or kl (to the unpruned outp
 Seed = Annotated[int, typer.Option(help="Of images, noise, scorer, directions and training.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (autocast) or float64.")]
+Workers = Annotated[int | None, typer.Option(help="Threads; the numbers do not depend on it.")]
 Results = Annotated[Path, typer.Option(help="Where answers are kept.")]
 Figure = Annotated[Path | None, typer.Option(help="Draw the result into this .png, .svg or .pdf.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")]
@@ -46,6 +48,32 @@ def check_budget(k: int | None, keep: float | None) -> None:
 def budget(k: int | None, keep: float | None, n_tokens: int) -> int:
     """Tokens kept."""
     return k if k is not None else max(1, round((keep or 1) * n_tokens))
+
+
+def check_workers(workers: int | None) -> None:
+    """Refuse less than one thread.
+
+    Raises:
+        UsageError: fewer.
+    """
+    if workers is not None and workers < 1:
+        raise UsageError(f"--workers {workers} is not possible; give a whole number of at least 1")
+
+
+def numbers(option: str, text: str | None, kind: Callable[[str], Number], example: str) -> list[Number]:
+    """Numbers separated by commas, each once, ascending; none for no text.
+
+    Raises:
+        UsageError: something else.
+
+    Example:
+        >>> numbers("k", "98,49", int, "49,98")
+        [49, 98]
+    """
+    try:
+        return sorted({kind(part) for part in text.split(",")}) if text else []
+    except ValueError:
+        raise UsageError(f"--{option} {text} is not possible; give numbers such as --{option} {example}") from None
 
 
 def operators(op: Sequence[str], baseline: str) -> tuple[dict[str, Any], str | None]:

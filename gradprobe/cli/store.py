@@ -68,10 +68,16 @@ def show(
     from rich.console import Console
 
     from gradprobe.plotting.curvature_table import curvature_table
+    from gradprobe.plotting.equivalence_table import equivalence_table
+    from gradprobe.plotting.fidelity_table import fidelity_table, reference_table
     from gradprobe.plotting.landscape_table import landscape_table
+    from gradprobe.plotting.retention_table import retention_table
     from gradprobe.plotting.tables import coherence_table
 
-    tables = {"coherence": coherence_table, "curvature": curvature_table, "landscape": landscape_table}
+    tables: dict[str, Any] = {"coherence": coherence_table, "curvature": curvature_table, "landscape": landscape_table}
+    tables["equivalence"] = equivalence_table
+    tables["retention"] = retention_table
+    tables |= {"fidelity": fidelity_table, "reference": reference_table}
     console = Console(highlight=False)
     for name, value in {**result.question, **result.environment, "path": folder}.items():
         text = ", ".join(f"{n} {v}" for n, v in value.items()) if isinstance(value, dict) else str(value)
@@ -84,4 +90,5 @@ def _size(question: dict[str, Any]) -> str:
     if "batches" in question:
         return f"{question['batches']} x {question.get('batch_size', '–')}"
     sizes = [str(question["grid"])] if "grid" in question else []
+    sizes += [f"seed {question['seed']}"] if question.get("probe") == "retention" else []
     return ", ".join([*sizes, f"{question['images']} images"]) if "images" in question else "–"

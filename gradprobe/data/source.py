@@ -20,6 +20,11 @@ class Source(Protocol):
         """Files that could not be read so far and were passed over."""
         ...
 
+    @property
+    def size(self) -> int:
+        """How many images probes can read."""
+        ...
+
     def need(self, images: int) -> None:
         """Refuse a question that needs more images than there are."""
         ...
@@ -38,6 +43,7 @@ class SceneSource:
     """The embedded scenes: probes read scenes of held-out digits, training reads scenes of the others."""
 
     skipped: tuple[str, ...] = ()
+    size: int = 1_000_000
 
     def need(self, images: int) -> None:
         """There are always enough scenes."""
@@ -68,6 +74,11 @@ class FolderSource:
     def skipped(self) -> tuple[str, ...]:
         """Files that could not be read so far and were passed over."""
         return self.folder.skipped + (() if self.training is None else self.training.skipped)
+
+    @property
+    def size(self) -> int:
+        """Files in the folder that is probed."""
+        return len(self.folder)
 
     def need(self, images: int) -> None:
         """Refuse a question that needs more images than the folder has.

@@ -1,0 +1,272 @@
+"""How well a noisy gradient agrees with a noisy reference (numpy and scipy; no torch).
+
+Both are known only as means of noisy draws. Inner products of *different* draws have the expectation of the product of
+the true gradients, so the cosine is made of these alone: noise widens its interval and does not pull it towards 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from gradprobe.statistics import Estimate, Jackknifed, batch_mean
+
+Array = NDArray[np.float64]
+
+FOLDS = 4  # means of draws that go through the scorer's backward
+
+
+def products_of(values: Array) -> Array:
+    """Inner products of R draws of a vector, ``(R, ..., N) -> (..., R, R)``."""
+    return np.einsum("r...n,q...n->...rq", values, values)
+
+
+def different(gram: Array) -> tuple[Array, Array]:
+    """Mean inner product of two different draws, which estimates ``|E a|^2``, and the variance of its noise.
+
+    The variance is a delete-one jackknife over draws. A single draw stands for a vector without noise.
+
+    Args:
+        gram: inner products of draws, ``(..., R, R)``; R is 1, or at least 3 for a variance.
+
+    Returns:
+        ``(...)`` and ``(...)``; the first may be negative.
+
+    Example:
+        >>> value, variance = different(products_of(np.array([[1.0, 2.0], [3.0, -1.0], [2.0, 2.0]])))
+        >>> value.round(12), variance.round(12)
+        (np.float64(3.666666666667), np.float64(8.444444444444))
+    """
+    r = gram.shape[-1]
+    own = np.einsum("...rr->...r", gram)
+    if r == 1:
+        return own[..., 0], np.zeros(own.shape[:-1])
+    rows = gram.sum(-1) - own
+    value = rows.sum(-1) / (r * (r - 1))
+    if r == 2:
+        return value, np.full(value.shape, np.nan)
+    left_out = (rows.sum(-1, keepdims=True) - 2 * rows) / ((r - 1) * (r - 2))
+    return value, (r - 1) * left_out.var(-1)
+
+
+def group_sum(matrix: Array) -> Jackknifed:
+    """The sum of a matrix of products of G groups with G groups, and the sums without one group's row and column."""
+    rows, columns = matrix.sum(1), matrix.sum(0)
+    return Jackknifed(float(matrix.sum()), matrix.sum() - rows - columns + np.diagonal(matrix))
+
+
+def estimate(found: Jackknifed, level: float = 0.95) -> Estimate:
+    """Value -+ t se, with the degrees of freedom that the replicates bear out.
+
+    A few images often hold most of a gradient's energy, and a variance of few numbers is uncertain. With d the spread
+    of the replicates, ``2 / (sum d^4 / (sum d^2)^2 - 1/n)`` is n for Gaussian ones and 2 if one image is all there is.
+
+    Source: Satterthwaite 1946, with the variance of the variance estimated.
+    """
+    n = len(found.left_out)
+    spread = found.left_out - found.left_out.mean()
+    power = float(spread @ spread)
+    if not power > 0:
+        return Estimate(float(found.value), float(found.value), float(found.value))
+    uncertain = np.sum(spread**4) / power**2 - 1 / n
+    freedom = max(2 / max(uncertain, 2 / (n - 1)), 1)
+    half = student.ppf((1 + level) / 2, freedom) * np.sqrt((n - 1) / n * power)
+    return Estimate(float(found.value), float(found.value - half), float(found.value + half))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A disattenuated cosine; ``reason`` says why there is none, and then ``found`` is None."""
+
+    found: Jackknifed | None
+    reason: str | None
+
+
+def cosine(ab: Jackknifed, aa: Jackknifed, bb: Jackknifed, noise: tuple[float, float] = (0, 0)) -> Cosine:
+    """``<a, b> / sqrt(|a|^2 |b|^2)`` from products that noise does not bias, jackknifed as a whole.
+
+    Args:
+        ab: estimates of ``<a, b>``, a the operator's gradient and b the reference's.
+        aa: of ``|a|^2``.
+        bb: of ``|b|^2``.
+        noise: how far the noise of draws alone moves the last two, half a 95 % interval.
+
+    Returns:
+        None with a reason where ``|a|^2`` or ``|b|^2`` is not told from 0: any number could come out there.
+
+    Example:
+        >>> a, b = np.array([[3.0, 4.0], [6.0, 8.0]]), np.array([[4.0, 3.0], [8.0, 6.0]])
+        >>> products = [batch_mean((x * y).sum(1)) for x, y in ((a, b), (a, a), (b, b))]
+        >>> round(cosine(*products).found.value, 12)
+        0.96
+    """
+    what = (("the operator's gradient", "noise draws"), ("the reference", "draws"))
+    for product, half, (name, more) in zip((aa, bb), noise, what, strict=True):
+        if not product.value > half or (product.left_out <= 0).any():
+            return Cosine(None, f"undefined: {name} is not told from noise; more {more} or images")
+    return Cosine(ab.map(lambda x, y, z: x / np.sqrt(y * z), aa, bb), None)
+
+
+@dataclass(frozen=True)
+class Products:
+    """What one operator's row is made of; I images, S sigmas, G groups of images, E steps, I_h held-out images.
+
+    Attributes:
+        sigmas: of the smoothing, ``(S,)``.
+        ab: ``<a_i, b_i>`` of each image, a the operator's mean gradient and b the reference, ``(S, I)``.
+        aa: ``|E a_i|^2`` and the variance of its noise, raw and centred, ``(2, 2, I)``.
+        power: mean of ``|a_ir|^2`` over draws, raw and centred, ``(2, I)``.
+        bb: ``|E b_i|^2`` and the variance of its noise, ``(S, 2, I)``.
+        theta_ab: the same between the scorer gradients of groups of images, raw and centred, ``(2, S, G, G)``.
+        theta_aa: ``(2, G, G)``.
+        theta_bb: ``(S, G, G)``.
+        theta_noise: variance of the noise of the sums of the last two, ``(2 + S,)``.
+        ladder: steps relative to the norm of theta, ``(E,)``.
+        held: deployed loss of each held-out image at theta, ``(I_h,)``.
+        after: after each step along the operator's gradient, ``(E, I_h)``; empty without a gradient.
+        ceiling: after each step along the reference, ``(S, E, I_h)``.
+    """
+
+    sigmas: Array
+    ab: Array
+    aa: Array
+    power: Array
+    bb: Array
+    theta_ab: Array
+    theta_aa: Array
+    theta_bb: Array
+    theta_noise: Array
+    ladder: Array
+    held: Array
+    after: Array
+    ceiling: Array
+
+
+def fidelity_row(found: Products, baseline: Products | None = None) -> dict[str, Any]:
+    """The numbers of an operator's row: ``sigmas`` and ``ladder`` are lists with a table each; None is undefined.
+
+    Args:
+        found: the operator's products.
+        baseline: those of another operator on the same images.
+    """
+    power = found.power.sum(1)
+    signal = found.aa[0].sum(-1)
+    loud = (power[0] - signal[0]) / signal[0] if signal[0] > _half(signal[1]) else np.nan
+    return {
+        "common_mode": finite(1 - power[1] / power[0] if power[0] > 0 else np.nan),
+        "variance": finite(loud),
+        "sigmas": [_at_sigma(found, s, baseline) for s in range(len(found.sigmas))],
+        "ladder": [_at_step(found, e, baseline) for e in range(len(found.ladder))],
+    }
+
+
+def cosines(found: Products, s: int) -> dict[str, Cosine]:
+    """The cosines at the s-th sigma: in the scores and, where there are scorer gradients, in the parameters."""
+    count = found.ab.shape[1]
+    ab, bb = batch_mean(found.ab[s]), batch_mean(found.bb[s, 0])
+    named = {}
+    for c, name in enumerate(("cosine", "centred")):
+        noise = _half(found.aa[c, 1].sum()) / count, _half(found.bb[s, 1].sum()) / count
+        named[name] = cosine(ab, batch_mean(found.aa[c, 0]), bb, noise)
+    if found.theta_bb.shape[-1] > 1:
+        bb = group_sum(found.theta_bb[s])
+        for c, name in enumerate(("theta", "theta_centred")):
+            few = _half(found.theta_noise[c], FOLDS - 1), _half(found.theta_noise[2 + s], FOLDS - 1)
+            named[name] = cosine(group_sum(found.theta_ab[c, s]), group_sum(found.theta_aa[c]), bb, few)
+    return named
+
+
+def _half(variance: float, freedom: float = np.inf) -> float:
+    """Half a 95 % interval."""
+    return float(student.ppf(0.975, freedom) * np.sqrt(variance))
+
+
+def _at_sigma(found: Products, s: int, baseline: Products | None) -> dict[str, Any]:
+    ours = cosines(found, s)
+    theirs = {} if baseline is None else cosines(baseline, s)
+    row: dict[str, Any] = {"sigma": float(found.sigmas[s])}
+    for name, mine in ours.items():
+        row |= _numbers(name, mine.found) | {f"{name}_reason": mine.reason}
+        if baseline is not None:
+            other = theirs[name].found if name in theirs else None
+            above = None if mine.found is None or other is None else mine.found.map(lambda x, y: x - y, other)
+            row |= _numbers(f"{name}_difference", above)
+    ab, aa, bb = batch_mean(found.ab[s]), batch_mean(found.aa[0, 0]), batch_mean(found.bb[s, 0])
+    others = {
+        "bias2": lambda x, y, z: (y - 2 * x + z) / z,
+        "bias2_scaled": lambda x, y, z: 1 - x**2 / (y * z),
+        "scale": lambda x, y, z: x / y,
+    }
+    for name, function in others.items():
+        row |= _numbers(name, ab.map(function, aa, bb) if ours["cosine"].found is not None else None)
+    return row
+
+
+def _at_step(found: Products, e: int, baseline: Products | None) -> dict[str, Any]:
+    """How fast the loss falls along the gradient, ``(J(theta) - J(theta - step)) / step``, against the baseline's."""
+    step = float(found.ladder[e])
+    ours = (found.held - found.after[e]) / step if len(found.after) else None
+    row: dict[str, Any] = {"step": step, **_numbers("rate", _mean(ours))}
+    row["moved"] = None if ours is None else float((ours != 0).mean())
+    if baseline is not None:
+        other = (baseline.held - baseline.after[e]) / step if len(baseline.after) else None
+        row |= _numbers("rate_difference", None if ours is None or other is None else _mean(ours - other))
+    row["ceilings"] = [
+        {"sigma": float(sigma), **_numbers("rate", _mean((found.held - after[e]) / step))}
+        for sigma, after in zip(found.sigmas, found.ceiling, strict=True)
+    ]
+    return row
+
+
+def _mean(values: Array | None) -> Jackknifed | None:
+    return None if values is None else batch_mean(values)
+
+
+def _numbers(name: str, found: Jackknifed | None) -> dict[str, float | None]:
+    numbers = None if found is None else estimate(found)
+    ends = (("", "value"), ("_low", "low"), ("_high", "high"))
+    return {f"{name}{end}": None if numbers is None else finite(getattr(numbers, of)) for end, of in ends}
+
+
+def finite(value: float) -> float | None:
+    """A plain number, None where it is not finite."""
+    return float(value) if np.isfinite(value) else None
+
+
+def widest(rows: Sequence[dict[str, Any]]) -> float:
+    """Half the width of the widest interval of a cosine of the scores; infinite where one is undefined.
+
+    Args:
+        rows: of operators that have a gradient.
+    """
+    halves = [
+        np.inf if at["cosine"] is None else (at["cosine_high"] - at["cosine_low"]) / 2
+        for row in rows for at in row["sigmas"]
+    ]  # fmt: skip
+    return float(max(halves, default=0.0))
+
+
+def reference_rows(sigmas: Array, parts: Array, ladder: Array, held: Array, after: Array) -> list[dict[str, Any]]:
+    """How well the gradient of the smoothed objective is known, a table for each sigma.
+
+    Args:
+        sigmas: ``(S,)``.
+        parts: independent estimates, ``(S, H, I, N)``.
+        ladder: steps, ``(E,)``.
+        held: deployed loss at theta, ``(I_h,)``.
+        after: after each step, ``(S, E, I_h)``.
+    """
+    rows = []
+    for s, sigma in enumerate(sigmas):
+        signal = batch_mean(different(products_of(parts[s]))[0])
+        whole = batch_mean(np.square(parts[s].mean(0)).sum(-1))
+        ladders = [
+            {"step": float(step), **_numbers("rate", _mean((held - then) / step))}
+            for step, then in zip(ladder, after[s], strict=True)
+        ]
+        row: dict[str, Any] = {"sigma": float(sigma), **_numbers("signal", signal), "ladder": ladders}
+        rows.append(row | _numbers("reliability", signal.map(lambda x, y: x / y, whole)))
+    return rows

@@ -1,0 +1,43 @@
+"""Pixels as patches and back, and images as they look to people."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def to_patches(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images ``(B, 3, H, W)`` -> their patches' pixels ``(B, N, 3 h w)``, in the order of a transformer's tokens.
+
+    Args:
+        images: whose sides are multiples of the patch's.
+        size: h and w of a patch.
+
+    Example:
+        >>> images = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
+        >>> patches = to_patches(images, (2, 3))
+        >>> patches.shape, torch.equal(to_images(patches, (2, 3), (4, 6)), images)
+        (torch.Size([2, 4, 18]), True)
+    """
+    b, channels, height, width = images.shape
+    h, w = size
+    cells = images.reshape(b, channels, height // h, h, width // w, w)
+    return cells.permute(0, 2, 4, 1, 3, 5).reshape(b, (height // h) * (width // w), channels * h * w)
+
+
+def to_images(patches: Tensor, size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
+    """The images ``(B, 3, H, W)`` that have these patches ``(B, N, 3 h w)``.
+
+    Args:
+        patches: as `to_patches` gives them.
+        size: h and w of a patch.
+        shape: H and W.
+    """
+    (h, w), (height, width) = size, shape
+    cells = patches.reshape(len(patches), height // h, width // w, -1, h, w)
+    return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), -1, height, width)
+
+
+def displayed(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
+    """Normalised images ``(B, 3, H, W)`` as they look: ``x std + mean``, clipped to [0, 1], ``(B, H, W, 3)``."""
+    plain = images * torch.tensor(std).view(1, -1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1)
+    return plain.clamp(0, 1).permute(0, 2, 3, 1).double().numpy()

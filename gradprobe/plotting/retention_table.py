@@ -1,0 +1,116 @@
+"""Rows of retention -> the table for the terminal, and sentences that compare operators honestly."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from gradprobe.plotting.tables import Row, interval, number
+
+RANKED = "ranked:"
+WIDE = {2: 12.7, 3: 4.3}  # seeds: half a t interval in standard errors
+
+
+def retention_table(rows: Sequence[Row], n_tokens: int | None = None) -> Table:
+    """Retention of each operator, its seeds and what goes with it, K by K, rankings last; legible at 80 columns.
+
+    Args:
+        rows: as `gradprobe.results.retention.over_seeds` makes them.
+        n_tokens: N, to be said beside K; None: it is not known.
+
+    Returns:
+        What rich prints.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column("operator", overflow="fold", min_width=17)  # gumbel-ste+gather
+    table.add_column("retention [95 %]", justify="right", no_wrap=True)
+    table.add_column("each seed", justify="right", max_width=11)
+    for heading in ("fresh", "acc.", "AUC", "s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    ordered = sorted(rows, key=lambda row: (row["k"], is_ranking(row)))
+    for k, group in groupby(ordered, key=lambda row: row["k"]):
+        table.add_section()
+        table.add_row(f"[bold]K = {k}{f' of {n_tokens}' if n_tokens else ''}[/bold]")
+        for row in group:
+            table.add_row(
+                escape(name_of(row)), interval(row["retention"], row["low"], row["high"]),
+                " ".join(number(x, 3) for x in row["by_seed"]), number(row["untrained"]), number(row["accuracy"]),
+                number(row["auc"]), number(_mean(row["seconds"]), 0),
+            )  # fmt: skip
+    table.caption = (
+        "retention: accuracy with the K deployed tokens over that with all; fresh: the same of the untrained scorer, "
+        "on the first images; acc.: mean accuracy; AUC: of the scores, where it is known which tokens matter, 0.5 is "
+        "chance; s: seconds a seed"
+    )
+    return table
+
+
+def difference_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """A sentence for each operator that was compared: both retentions, and their difference with its interval.
+
+    Args:
+        rows: of the table.
+        baseline: the operator they were compared with.
+    """
+    lines = []
+    for row in rows:
+        if row["difference"] is None or is_ranking(row):
+            continue
+        other = row["retention"] - row["difference"]
+        lines.append(
+            f"{row['op']} at K = {row['k']}: retention {number(row['retention'], 3)} against {number(other, 3)} of "
+            f"{baseline}, difference {difference(row)}: {_verdict(row)}"
+        )
+    return lines
+
+
+def meaning(rows: Sequence[Row]) -> str:
+    """What the intervals are of, and what they are not."""
+    count = len(rows[0]["seeds"])
+    if count == 1:
+        return (
+            "Intervals are jackknives over the test images of one seed: they say nothing about another training. "
+            "--seeds 0,1,2,3 measures that."
+        )
+    told = f"Intervals are t intervals over {count} seeds (each its own scorer, images and noise), differences paired."
+    if count in WIDE:
+        told += f" {count} seeds make them wide, {WIDE[count]} standard errors each way: more --seeds narrow them."
+    return told
+
+
+def name_of(row: Row) -> str:
+    """The operator, or what a ranking ranks by.
+
+    Example:
+        >>> name_of({"op": "lapsum+vpnoise"}), name_of({"op": "ranked:norm"})
+        ('lapsum+vpnoise', 'by norm')
+    """
+    op = str(row["op"])
+    return f"by {op.removeprefix(RANKED)}" if is_ranking(row) else op
+
+
+def is_ranking(row: Row) -> bool:
+    """Whether a row is of a ranking that needs no training."""
+    return str(row["op"]).startswith(RANKED)
+
+
+def difference(row: Row) -> str:
+    """The difference to the baseline with its interval and sign; an en dash where nothing was compared."""
+    return interval(row["difference"], row["difference_low"], row["difference_high"])
+
+
+def _verdict(row: Row) -> str:
+    low, high = row["difference_low"], row["difference_high"]
+    if low is None or high is None:
+        return "no interval, undecided"
+    if low <= 0 <= high:
+        return "undecided"
+    over = "over these images, not over trainings" if len(row["seeds"]) == 1 else f"over {len(row['seeds'])} seeds"
+    return f"{'more' if low > 0 else 'less'}, {over}"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [x for x in values if x is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,168 @@
+"""The table and figure of retention: what is shown is what was measured, legibly, and says how sure it is."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from retentions import GUMBEL, VPNOISE, panel, retained
+from rich.console import Console
+
+from gradprobe.errors import UsageError
+from gradprobe.plotting.retention import retention_figure
+from gradprobe.plotting.retention_table import difference_lines, meaning, name_of, retention_table
+from gradprobe.plotting.style import BLUE, GREY, ORANGE, save_figure
+from gradprobe.results.retention import over_seeds, seed_groups
+
+RESULTS = panel()
+
+
+def rows_of(results, baseline=GUMBEL):
+    groups = seed_groups(results)
+    bases = {g[0].question["k"]: g for g in groups if g[0].question["op"] == baseline}
+    others = [bases.get(g[0].question["k"]) for g in groups]
+    return [over_seeds(g, None if other is g else other) for g, other in zip(groups, others, strict=True)]
+
+
+ROWS = rows_of(RESULTS)
+
+
+def printed(table, width=80):
+    console = Console(file=io.StringIO(), width=width)
+    console.print(table)
+    return console.file.getvalue()
+
+
+# --- table ---
+
+
+def test_the_table_is_legible_at_80_columns_and_has_every_number():
+    long = retained(20, op="gumbel-ste:backward=soft,scale=2+gather", k=5, seed=1, seconds=1234.0)
+    text = printed(retention_table([*ROWS, long.row()], 196))
+    assert max(map(len, text.splitlines())) <= 80 and "…" not in text
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert [line.split()[0] for line in lines if line.lstrip().startswith(("K =", "gumbel-ste+", "lapsum", "by"))] == (
+        ["K", "gumbel-ste+gather", "lapsum+vpnoise", "by", "by"] * 2
+    )
+    assert "K = 5 of 196" in text and "K = 20 of 196" in text and "1234" in text
+    vpnoise = next(line for line in lines if line.split()[0] == VPNOISE)
+    assert "0.611 0.639" in vpnoise  # 22 and 23 of 36
+    assert "0.62 [0.45, 0.80]" in vpnoise and "0.90" in vpnoise
+    assert printed(retention_table(ROWS)).count("of 196") == 0
+
+
+def test_five_seeds_still_fit():
+    text = printed(retention_table([over_seeds([retained(25 + s, seed=s) for s in range(5)])]))
+    assert max(map(len, text.splitlines())) <= 80
+    assert all(f"{(25 + s) / 36:.3f}" in text for s in range(5))
+
+
+def test_sentences_compare_operators_and_leave_the_rankings():
+    lines = difference_lines(ROWS, GUMBEL)
+    assert [line.split(":")[0] for line in lines] == [f"{VPNOISE} at K = 5", f"{VPNOISE} at K = 20"]
+    assert "retention 0.625 against 0.292 of gumbel-ste+gather, difference 0.333" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("ours", "base", "words"),
+    [
+        ((33, 34, 33), (20, 21, 21), "more, over 3 seeds"),
+        ((20, 21, 21), (33, 34, 33), "less, over 3 seeds"),
+        ((20, 30, 21), (19, 34, 18), "undecided"),
+        ((33,), (10,), "more, over these images, not over trainings"),
+    ],
+)
+def test_a_verdict_needs_an_interval_that_leaves_zero_out(ours, base, words):
+    results, others = ([retained(n, seed=i) for i, n in enumerate(each)] for each in (ours, base))
+    (line,) = difference_lines([over_seeds(results, others)], GUMBEL)
+    assert line.endswith(words)
+
+
+def test_one_common_seed_of_several_has_no_interval_but_that_of_its_images():
+    row = over_seeds([retained(30, seed=1), retained(31, seed=2)], [retained(20, seed=2)])
+    assert row["difference"] == pytest.approx(11 / 36) and row["difference_low"] is not None
+
+
+def test_what_the_intervals_are_of_is_said():
+    one, two, five = ([retained(seed=s) for s in range(n)] for n in (1, 2, 5))
+    assert "say nothing about another training" in meaning([over_seeds(one)])
+    assert "12.7 standard errors" in meaning([over_seeds(two)])
+    assert "5 seeds" in meaning([over_seeds(five)]) and "standard errors" not in meaning([over_seeds(five)])
+
+
+def test_undefined_is_a_dash():
+    text = printed(retention_table([retained(0, 0, auc=None).row()]))
+    assert text.splitlines()[4].split()[:4] == [VPNOISE, "–", "–", "–"]
+    assert name_of({"op": "ranked:norm"}) == "by norm"
+
+
+# --- figure ---
+
+
+def lines_of(axes, label):
+    (line,) = (line for line in axes.lines if line.get_label() == label)
+    return line
+
+
+def test_lines_are_means_over_k_dots_are_seeds_and_rankings_are_grey_and_dashed():
+    figure = retention_figure([("scenes", RESULTS)])
+    over, curves = figure.axes
+    for op, colour in ((GUMBEL, ORANGE), (VPNOISE, BLUE)):
+        line = lines_of(over, op)
+        rows = [row for row in ROWS if row["op"] == op]
+        assert list(line.get_ydata()) == [row["retention"] for row in rows]
+        assert list(line.get_xdata()) == pytest.approx([5, 20], rel=0.1) and to_hex(line.get_color()).upper() == colour
+        dots = [d for d in over.lines if d.get_marker() == "." and to_hex(d.get_color()).upper() == colour]
+        assert [list(d.get_ydata()) for d in dots] == [row["by_seed"] for row in rows]
+    assert lines_of(over, GUMBEL).get_xdata()[0] < lines_of(over, VPNOISE).get_xdata()[0]  # not on top of each other
+    for ranking in ("random", "truth"):
+        line = lines_of(over, f"by {ranking}")
+        expected = [row["retention"] for row in ROWS if row["op"] == f"ranked:{ranking}"]
+        assert list(line.get_ydata()) == expected and list(line.get_xdata()) == [5, 20]
+        assert to_hex(line.get_color()).upper() == GREY and line.is_dashed()
+    assert [t.get_text() for t in over.get_xticklabels()] == ["5", "20"] and over.get_title(loc="left") == "scenes"
+    assert "K = 5" in curves.get_xlabel()
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == [GUMBEL, VPNOISE, "by random", "by truth", "all N tokens"]
+
+
+def test_curves_are_those_of_the_least_k_and_their_mean():
+    _, curves = retention_figure([("scenes", RESULTS)]).axes
+    drawn = [line for line in curves.lines if len(line.get_xdata()) == 3]
+    group = [r for r in RESULTS if r.question["op"] == VPNOISE and r.question["k"] == 5]
+    blue = [line.get_ydata() for line in drawn if to_hex(line.get_color()).upper() == BLUE]
+    each = [r.curve.mean(1) for r in group]
+    np.testing.assert_allclose(blue, [*each, np.mean(each, 0)])
+    assert len(drawn) == 6 and list(drawn[0].get_xdata()) == [0, 5, 10]
+
+
+def test_a_panel_a_model_and_one_colour_an_operator():
+    other = [retained(12, op=op, k=k, backbone="deit") for op in ("lapsum+scale", VPNOISE) for k in (3, 58)]
+    figure = retention_figure([("scenes", RESULTS), ("DeiT", other)])
+    assert len(figure.axes) == 4 and [a.get_title(loc="left") for a in figure.axes[:2]] == ["scenes", "DeiT"]
+    assert lines_of(figure.axes[0], VPNOISE).get_color() == lines_of(figure.axes[1], VPNOISE).get_color()
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend.count(VPNOISE) == 1 and "lapsum+scale" in legend
+
+
+@pytest.mark.parametrize("results", [[retained()], [retained(op="ranked:norm")], [retained(0, 0)]])
+def test_little_can_be_drawn_too(results, tmp_path):
+    path = save_figure(retention_figure([("x", results)]), tmp_path / "f.png")
+    assert path.stat().st_size > 5000
+
+
+def test_nothing_cannot_be_drawn():
+    for panels in ([], [("x", [])]):
+        with pytest.raises(UsageError, match="no retention to draw"):
+            retention_figure(panels)
+
+
+def test_the_same_results_give_the_same_bytes_and_leave_the_users_style(tmp_path):
+    before = dict(matplotlib.rcParams)
+    for suffix in (".png", ".svg"):
+        one, other = (
+            save_figure(retention_figure([("a", RESULTS)]), tmp_path / f"{i}{suffix}").read_bytes() for i in range(2)
+        )
+        assert one == other
+    assert dict(matplotlib.rcParams) == before

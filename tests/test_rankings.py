@@ -1,0 +1,88 @@
+"""Rankings that need no training: what they rank by, and that they say where they cannot."""
+
+import pytest
+import torch
+from toy import Toy
+from vits import DEPTH, images_for, vit
+
+from gradprobe.backbones import Backbone
+from gradprobe.core import Noise
+from gradprobe.rankings import RANKINGS, rank_scores
+from gradprobe.tasks import classification
+
+WITH_CLASS_TOKEN = ["deit", "deit distilled", "deit3", "norm before", "dinov2 with registers", "dynamic size"]
+
+
+def batch_of(count=5, seed=1):
+    task = classification("scenes", scorer="mlp:width=1")
+    return task, next(iter(task.batches(1, count, seed)))
+
+
+def test_random_belongs_to_the_image_and_the_seed_and_to_no_operators_noise():
+    (batch,) = Toy().batches(1, 6, 0)
+    scores = rank_scores(Toy(), "random", batch, 0)
+    turned = rank_scores(Toy(), "random", batch.rows(torch.tensor([4, 1])), 0)
+    assert scores.shape == (6, 10) and torch.equal(turned, scores[[4, 1]])
+    assert not torch.equal(scores, rank_scores(Toy(), "random", batch, 1))
+    assert len({tuple(row) for row in scores.argsort(-1).tolist()}) == 6
+    for stream in (0, 1):  # an operator's relaxation and throttle
+        assert not torch.equal(scores, Noise(0, batch.ids).stream(stream).uniform((10,), like=scores))
+
+
+def test_norm_is_the_length_of_a_token():
+    (batch,) = Toy().batches(1, 3, 0)
+    expected = (batch.tokens.patches**2).sum(-1).sqrt()
+    torch.testing.assert_close(rank_scores(Toy(), "norm", batch, 0), expected)
+
+
+def test_truth_puts_the_tokens_that_matter_first_and_the_rest_at_random():
+    task, batch = batch_of()
+    scores = rank_scores(task, "truth", batch, 0)
+    known = batch.relevant
+    assert known.any(1).all() and not known.all(1).any()
+    for row, true in zip(scores, known, strict=True):
+        assert row[true].min() > row[~true].max()
+    other = rank_scores(task, "truth", batch, 1)
+    assert not torch.equal(scores.masked_fill(known, 9).argsort(-1), other.masked_fill(known, 9).argsort(-1))
+
+
+def test_what_a_task_cannot_tell_is_none():
+    (batch,) = Toy().batches(1, 3, 0)
+    assert rank_scores(Toy(), "truth", batch, 0) is None
+    assert rank_scores(Toy(), "class-attention", batch, 0) is None
+
+
+def test_no_ranking_asks_for_a_gradient():
+    task, batch = batch_of(1)
+    assert not any(rank_scores(task, name, batch, 0).requires_grad for name in RANKINGS)
+
+
+@pytest.mark.parametrize("kind", WITH_CLASS_TOKEN)
+@pytest.mark.parametrize("layer", [0, DEPTH - 1])
+def test_class_attention_is_what_the_unfused_path_multiplies_values_with(kind, layer):
+    model = vit(kind)
+    backbone = Backbone.of(model, layer)
+    tokens = backbone.embed(images_for(model))
+    found = backbone.class_attention(tokens)
+    seen = []
+    last = model.blocks[-1].attn
+    last.fused_attn = False
+    last.attn_drop.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    backbone.full(images_for(model))
+    (probabilities,) = seen  # (B, heads, queries, keys)
+    expected = probabilities[:, :, 0, model.num_prefix_tokens :].mean(1)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert found.shape == (3, backbone.n_tokens) and float(expected.std()) > 1e-4
+
+
+@pytest.mark.parametrize("kind", ["no class token", "registers, average", "map", "differential"])
+def test_a_model_without_class_token_has_no_class_attention(kind):
+    model = vit(kind)
+    backbone = Backbone.of(model, 0)
+    assert backbone.class_attention(backbone.embed(images_for(model))) is None
+
+
+def test_after_the_last_block_there_is_no_attention_left():
+    model = vit("deit")
+    backbone = Backbone.of(model, DEPTH)
+    assert backbone.class_attention(backbone.embed(images_for(model))) is None

@@ -1,0 +1,199 @@
+"""Training a scorer: the recipe, the same bits resumed or not and for any workers, and a plain loop's numbers."""
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from torch import nn
+from toy import Toy
+
+from gradprobe.core import Noise, Selection, deployed
+from gradprobe.errors import GradprobeError
+from gradprobe.registry import build, label
+from gradprobe.train import Fitting, Recipe, at_tau, own_tau
+
+RECIPE = Recipe(steps=6, batch_size=13, learning_rate=0.02, weight_decay=0.1, seed=3)  # groups of 8 and 5
+
+
+def sampled(patches, scores, k, noise):
+    """A score-function operator: K tokens by perturbed scores, with the log-probability of a softmax."""
+    chosen = deployed(patches, scores + noise.gumbel(scores.shape[1:], like=scores), k)
+    log_prob = scores.log_softmax(-1).gather(1, chosen.index).sum(-1)
+    return Selection(chosen.tokens, chosen.weights, chosen.index, log_prob=log_prob)
+
+
+def fitting(op="vpnoise", recipe=RECIPE, workers=2, task=None):
+    operator = build(op) if isinstance(op, str) else op
+    return Fitting(task or Toy(), operator, 4, label(operator), recipe, workers)
+
+
+def finished(one):
+    list(one.run())
+    return one
+
+
+def same(one, other):
+    assert one.losses == other.losses
+    for (name, a), (_, b) in zip(one.named(), other.named(), strict=True):
+        assert torch.equal(a, b), name
+
+
+# --- recipe ---
+
+
+def test_rate_and_tau_fall_by_a_cosine():
+    recipe = Recipe(steps=4, learning_rate=0.8, tau_start=2.0, tau_end=1.0)
+    half = math.cos(math.pi / 4) / 2
+    assert [recipe.rate(t) for t in range(4)] == pytest.approx([0.8, 0.8 * (0.5 + half), 0.4, 0.8 * (0.5 - half)])
+    assert [recipe.tau(t) for t in range(4)] == pytest.approx([2.0, 1.5 + half, 1.5, 1.5 - half])
+    long = Recipe(steps=2000)
+    assert long.tau(0) == 2.0 and long.tau(1999) == pytest.approx(0.1, abs=1e-5) and long.rate(1999) < 2e-9
+
+
+@dataclass(frozen=True)
+class Warm:
+    tau: float = 0.5
+
+    def __call__(self, patches, scores, k, noise):
+        return Selection(patches, (scores / self.tau).sigmoid())
+
+
+def test_at_tau_changes_the_temperature_alone():
+    assert label(at_tau(build("vpnoise:sigma=unit"), 0.3)) == "lapsum:tau=0.3+vpnoise:sigma=unit"
+    assert label(at_tau(build("gumbel-ste:backward=soft,scale=2+zero"), 0.3)) == (
+        "gumbel-ste:backward=soft,scale=2,tau=0.3+zero"
+    )
+    assert at_tau(Warm(), 2.0) == Warm(2.0)
+    for without in (build("hard"), sampled):
+        assert at_tau(without, 0.3) is without
+    original = build("vpnoise")
+    at_tau(original, 0.3)
+    assert label(original) == "lapsum+vpnoise"
+
+
+@pytest.mark.parametrize(
+    ("operator", "own"),
+    [(build("vpnoise"), False), (build("vpnoise:tau=0.3"), True), (build("gumbel-ste:tau=2+gather"), True),
+     (build("vpnoise:sigma=unit"), False), (build("hard"), False), (Warm(), False), (Warm(0.4), True),
+     (sampled, False)],
+)  # fmt: skip
+def test_a_tau_is_ones_own_if_it_is_not_the_default(operator, own):
+    assert own_tau(operator) is own
+
+
+# --- the same bits ---
+
+
+@pytest.mark.parametrize("op", ["vpnoise", "gumbel"])
+def test_resumed_at_any_step_it_ends_in_the_same_bits(op):
+    whole = finished(fitting(op))
+    for stop in range(RECIPE.steps + 1):
+        first = fitting(op)
+        for _, _ in zip(range(stop), first.run(), strict=False):
+            pass
+        kept = load(save({name: tensor.contiguous() for name, tensor in first.state().items()}))
+        task = Toy()
+        for p in task.scorer.parameters():
+            p.data.add_(1.0)  # whatever was there is replaced
+        second = fitting(op, task=task)
+        second.put_back(kept)
+        assert list(second.run()) == list(range(stop + 1, RECIPE.steps + 1))
+        same(whole, second)
+
+
+def test_a_parameter_that_is_not_used_does_not_hinder_resuming():
+    class Spare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.spare = Toy().scorer, nn.Parameter(torch.ones(2))
+
+        def forward(self, patches):
+            return self.inner(patches)
+
+    first = fitting(task=Toy(scorer=Spare()))
+    next(first.run())
+    second = fitting(task=Toy(scorer=Spare()))
+    second.put_back(first.state())
+    same(finished(fitting(task=Toy(scorer=Spare()))), finished(second))
+
+
+def test_the_number_of_workers_changes_no_bit():
+    recipe = Recipe(steps=3, batch_size=29, learning_rate=0.02)
+    one = finished(fitting(recipe=recipe, workers=1))
+    for workers in (2, 3):
+        same(one, finished(fitting(recipe=recipe, workers=workers)))
+
+
+def test_another_seed_is_another_training():
+    one, other = (finished(fitting(recipe=Recipe(steps=2, batch_size=4, seed=s))) for s in (0, 1))
+    assert one.losses != other.losses
+
+
+# --- the same numbers as the plain loop ---
+
+
+@pytest.mark.parametrize("tau", [2.0, None])
+@pytest.mark.parametrize("op", ["vpnoise", "gumbel-ste:backward=soft+gather", sampled])
+def test_it_is_a_loop_over_whole_batches(op, tau):
+    recipe = Recipe(6, 13, 0.02, 0.1, tau, None if tau is None else 0.1, seed=3)
+    operator = build(op) if isinstance(op, str) else op
+    task = Toy()
+    optimiser = torch.optim.AdamW(task.scorer.parameters(), lr=0.02, weight_decay=0.1)
+    losses = []
+    for step, batch in zip(range(6), task.training_batches(13, 3), strict=False):
+        share = (1 + math.cos(math.pi * step / 6)) / 2
+        heated = operator if tau is None else at_tau(operator, 0.1 + 1.9 * share)
+        noise = Noise(3, batch.ids).draw(step + 1)
+        selection = heated(batch.tokens.patches, task.scorer(batch.tokens.patches), 4, noise=noise)
+        each = task.losses(selection, batch)
+        loss = each.mean()
+        if selection.log_prob is not None:
+            loss = loss + (each.detach() * selection.log_prob).mean()
+        for group in optimiser.param_groups:
+            group["lr"] = 0.02 * share
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(each.detach().mean()))
+    found = finished(fitting(operator, recipe))
+    assert found.losses == pytest.approx(losses, rel=1e-10)
+    for (_, mine), plain, old in zip(found.named(), task.scorer.parameters(), Toy().scorer.parameters(), strict=True):
+        torch.testing.assert_close(mine, plain, rtol=1e-8, atol=1e-10)
+        assert not torch.equal(mine, old)
+
+
+def test_a_frozen_parameter_stays_and_no_gradient_is_left_behind():
+    task = Toy()
+    task.scorer[0].bias.requires_grad_(False)
+    before = task.scorer[0].bias.clone()
+    finished(fitting(task=task))
+    assert torch.equal(task.scorer[0].bias, before)
+    assert all(p.grad is None for p in task.scorer.parameters())
+
+
+# --- what cannot be trained ---
+
+
+def test_no_gradient_is_said():
+    with pytest.raises(GradprobeError, match=r"hard\+gather gives the scorer no gradient"):
+        finished(fitting("hard"))
+
+
+def test_a_loss_that_is_not_finite_names_step_and_images():
+    poisoned = 10_000 + 13 + 4  # the fifth image of the second step
+    with pytest.raises(GradprobeError, match=rf"loss is not finite at training step 2 \(image ids {poisoned}\)"):
+        finished(fitting(task=Toy(poison=poisoned)))
+
+
+def test_a_gradient_that_is_not_finite_is_refused_before_it_is_taken():
+    def root(patches, scores, k, noise):
+        weights = 1 + (scores - scores).sqrt()  # 1, and a gradient of inf - inf
+        return Selection(patches * weights[..., None], weights)
+
+    one = fitting(root)
+    before = [p.detach().clone() for _, p in one.named()]
+    with pytest.raises(GradprobeError, match="gradient is not finite at training step 1"):
+        finished(one)
+    assert all(torch.equal(p, old) for (_, p), old in zip(one.named(), before, strict=True))
