@@ -130,10 +130,10 @@ def test_lines_are_means_over_k_dots_are_seeds_and_rankings_are_grey_and_dashed(
 def test_curves_are_those_of_the_least_k_and_their_mean():
     _, curves = retention_figure([("scenes", RESULTS)]).axes
     drawn = [line for line in curves.lines if len(line.get_xdata()) == 3]
-    group = [r for r in RESULTS if r.question["op"] == VPNOISE and r.question["k"] == 5]
-    blue = [line.get_ydata() for line in drawn if to_hex(line.get_color()).upper() == BLUE]
-    each = [r.curve.mean(1) for r in group]
-    np.testing.assert_allclose(blue, [*each, np.mean(each, 0)])
+    for op, colour in ((GUMBEL, ORANGE), (VPNOISE, BLUE)):
+        each = [r.curve.mean(1) for r in RESULTS if r.question["op"] == op and r.question["k"] == 5]
+        own = [line.get_ydata() for line in drawn if to_hex(line.get_color()).upper() == colour]
+        np.testing.assert_allclose(own, [*each, np.mean(each, 0)])
     assert len(drawn) == 6 and list(drawn[0].get_xdata()) == [0, 5, 10]
 
 

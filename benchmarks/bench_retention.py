@@ -1,0 +1,160 @@
+"""The time of a training step of `gradprobe retention` over its floor, and the plain loop's over ours, in one run.
+
+The floor is what no implementation can do without, in the same groups of 8 images and on the same threads: the frozen
+encoder's forward and activation-backward on the tokens that the operator sends, one forward and one weight-product of
+the scorer, one step of AdamW. *Plain* is the loop that one would write: the whole batch of 32 through scorer, operator
+and encoder on torch's own threads, `backward`, AdamW. Loading and embedding images is in none of them; what it costs is
+printed beside, for a step's batch.
+
+    python benchmarks/bench_retention.py [--rounds 5] [--steps 4] [--models scenes deit_tiny_patch16_224] [--json FILE]
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from bench_coherence import MODELS, OPERATORS, loaded
+
+import gradprobe as gp
+from gradprobe.core import Batch, Noise, Selection
+from gradprobe.train import Fitting, Recipe, at_tau
+from gradprobe.workers import groups_of, in_threads, workers_for
+
+K, SIZE, AIM = 20, 32, 1.15
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A task whose training batches are in memory already."""
+
+    task: Any
+    batches: list[Batch]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+        return islice(cycle(self.batches), start, None)
+
+
+def ours(task: Ready, operator: Any, recipe: Recipe, workers: int) -> float:
+    fitting = Fitting(task, operator, K, "", recipe, workers)
+    with task.running():
+        started = time.perf_counter()
+        for _ in fitting.run():
+            pass
+        return time.perf_counter() - started
+
+
+def plain(task: Ready, operator: Any, recipe: Recipe) -> float:
+    optimiser = torch.optim.AdamW(task.scorer.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    with task.running():
+        started = time.perf_counter()
+        for step, batch in zip(range(recipe.steps), task.training_batches(SIZE, 0), strict=False):
+            patches, noise = batch.tokens.patches, Noise(0, batch.ids).draw(step + 1)
+            selection = at_tau(operator, recipe.tau(step))(patches, task.scorer(patches), K, noise=noise)
+            optimiser.zero_grad()
+            task.losses(selection, batch).mean().backward()
+            optimiser.step()
+        return time.perf_counter() - started
+
+
+def floor(task: Ready, operator: Any, recipe: Recipe, workers: int) -> float:
+    parameters = list(task.scorer.parameters())
+    optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    steps = [groups_of(batch) for batch in islice(task.training_batches(SIZE, 0), recipe.steps)]
+    sent = [[_sent(task, operator, recipe.tau(step), group) for group in groups] for step, groups in enumerate(steps)]
+
+    def work(pair: tuple[Batch, Selection]) -> tuple[torch.Tensor, ...]:
+        batch, selection = pair
+        leaf = selection.tokens if selection.key_bias is None else selection.key_bias
+        leaf.requires_grad_()
+        torch.autograd.grad(task.losses(selection, batch).sum(), leaf)
+        scores = task.scorer(batch.tokens.patches)
+        return torch.autograd.grad(scores, parameters, torch.ones_like(scores))
+
+    with task.running():
+        started = time.perf_counter()
+        for groups, selections in zip(steps, sent, strict=True):
+            gradients = list(in_threads(work, zip(groups, selections, strict=True), workers))[-1]
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+            optimiser.step()
+            optimiser.zero_grad()
+        return time.perf_counter() - started
+
+
+def _sent(task: Ready, operator: Any, tau: float, batch: Batch) -> Selection:
+    """What the operator sends, without its graph."""
+    with torch.no_grad():
+        patches = batch.tokens.patches
+        sent = at_tau(operator, tau)(patches, task.scorer(patches), K, noise=Noise(0, batch.ids))
+    return replace(sent, tokens=sent.tokens.clone())
+
+
+def embedding(task: Any) -> float:
+    started = time.perf_counter()
+    next(iter(task.batches(1, SIZE, 0)))
+    return time.perf_counter() - started
+
+
+def measured(name: str, task: Ready, op: str, recipe: Recipe, rounds: int) -> dict[str, Any]:
+    """Median milliseconds a step of the three, and of their ratios within a round."""
+    operator, workers = gp.build(op), workers_for(task)
+    state = {name: value.clone() for name, value in task.scorer.state_dict().items()}
+    asked: dict[str, Callable[[], float]] = {
+        "floor": lambda: floor(task, operator, recipe, workers),
+        "ours": lambda: ours(task, operator, recipe, workers),
+        "plain": lambda: plain(task, operator, recipe),
+    }
+    times: dict[str, list[float]] = {what: [] for what in asked}
+    for round_ in range(rounds + 1):  # the first one warms up
+        for what, run in asked.items():
+            task.scorer.load_state_dict(state)
+            seconds = run()
+            if round_:
+                times[what].append(1000 * seconds / recipe.steps)
+    over = [a / b for a, b in zip(times["ours"], times["floor"], strict=True)]
+    against = [a / b for a, b in zip(times["plain"], times["ours"], strict=True)]
+    return {
+        "model": name, "op": op, **{f"{what}_ms": statistics.median(found) for what, found in times.items()},
+        "over_floor": statistics.median(over), "over_floor_min": min(over), "over_floor_max": max(over),
+        "plain_over_ours": statistics.median(against), "met": statistics.median(over) <= AIM,
+    }  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--json", type=Path)
+    asked = parser.parse_args()
+    report: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__, "rows": []}
+    recipe = Recipe(steps=asked.steps, batch_size=SIZE)
+    print(f"{'model':24}{'operator':10}{'floor ms':>10}{'ours ms':>10}{'plain ms':>10}{'ours/floor':>12}", end="")
+    print(f"{'min':>6}{'max':>6}{'plain/ours':>12}   aim {AIM}")
+    for name in asked.models:
+        source = loaded(name, MODELS[name], 2, SIZE)
+        task = Ready(source.task, source.ready)
+        for op in OPERATORS:
+            row = measured(name, task, op, recipe, asked.rounds)
+            report["rows"].append(row)
+            print(f"{name:24}{op:10}{row['floor_ms']:10.1f}{row['ours_ms']:10.1f}{row['plain_ms']:10.1f}", end="")
+            print(f"{row['over_floor']:12.3f}{row['over_floor_min']:6.2f}{row['over_floor_max']:6.2f}", end="")
+            print(f"{row['plain_over_ours']:12.2f}   {'met' if row['met'] else 'missed'}", flush=True)
+        if name == "scenes":
+            print(f"{name:24}embedding a step's batch takes {1000 * embedding(source.task):.0f} ms")
+    if asked.json:
+        asked.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
