@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,16 +142,22 @@ class Fitting:
         recipe = self.recipe
         done = len(self.losses)
         batches = self._task.training_batches(recipe.batch_size, recipe.seed, start=done)
-        for step in range(done, recipe.steps):
-            operator = self._operator if recipe.tau_start is None else at_tau(self._operator, recipe.tau(step))
-            loss, gradients = self._gradients(operator, next(batches), step)
-            if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
-                raise self._broken("gradient", step)
-            for group in self._optimiser.param_groups:
-                group["lr"] = recipe.rate(step)
-            _descend(self._optimiser, list(self._parameters.values()), gradients)
-            self.losses.append(loss)
-            yield step + 1
+        # The next batch is read and embedded while this one trains.
+        with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as ahead:
+            coming = ahead.submit(next, batches)
+            for step in range(done, recipe.steps):
+                operator = self._operator if recipe.tau_start is None else at_tau(self._operator, recipe.tau(step))
+                batch = coming.result()
+                if step + 1 < recipe.steps:
+                    coming = ahead.submit(next, batches)
+                loss, gradients = self._gradients(operator, batch, step)
+                if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
+                    raise self._broken("gradient", step)
+                for group in self._optimiser.param_groups:
+                    group["lr"] = recipe.rate(step)
+                _descend(self._optimiser, list(self._parameters.values()), gradients)
+                self.losses.append(loss)
+                yield step + 1
 
     def _gradients(self, operator: SelectionOperator, batch: Batch, step: int) -> tuple[float, list[Tensor | None]]:
         """The batch's mean loss and its gradient, group by group."""

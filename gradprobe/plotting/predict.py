@@ -15,6 +15,7 @@ from gradprobe.statistics import Estimate, rank_correlation
 Point = Mapping[str, Any]
 COLOURS = {"gather": ORANGE, "zero": VERMILION, "scale": GREEN, "mean": GREY, "attention": PURPLE}  # by throttle
 COLUMNS = 4
+ASIDE = ((0, 7), (0, -7), (0, 12), (0, -12))  # points
 END, DURING = "retention", "during"
 
 
@@ -70,8 +71,7 @@ def predict(results: Sequence[Any]) -> Figure:
         grid = figure.subplots(rows, COLUMNS, sharey=True, squeeze=False).ravel()
         for axes, name in zip(grid, end, strict=False):
             _panel(axes, name, drawn)
-            told = f"end {_told(*end[name])}\nduring {_told(*during[name])}, n = {end[name][1]}"
-            axes.set_title(told, fontsize=6, fontweight="normal")
+            axes.set_title(f"end {_told(end[name])}\nduring {_told(during[name])}", fontsize=6, fontweight="normal")
         for axes in grid[::COLUMNS]:
             axes.set_ylabel("retention at the end")
         for axes in grid[len(end) :]:
@@ -83,19 +83,22 @@ def predict(results: Sequence[Any]) -> Figure:
 
 def _panel(axes: Axes, name: str, drawn: Sequence[Point]) -> None:
     shown = [(i, p) for i, p in enumerate(drawn) if p["measures"].get(name) is not None]
-    for i, point in shown:
+    shown.sort(key=lambda pair: pair[1]["measures"][name])
+    for turn, (i, point) in enumerate(shown):
         colour = COLOURS.get(point["op"].partition("+")[2].partition(":")[0], BLUE)
         x, y = point["measures"][name], point[END]
         axes.plot(x, y, "o", ms=3.5, color=colour)
-        axes.annotate(str(i + 1), (x, y), (2.5, 2), textcoords="offset points", fontsize=5.5, color=colour)
-    axes.set_xlabel(name)
-    axes.margins(0.1, 0.15)
+        beside = ASIDE[turn % len(ASIDE)]  # neighbours' numbers apart
+        axes.annotate(
+            str(i + 1), (x, y), beside, textcoords="offset points", fontsize=5.5, color=colour, ha="center", va="center"
+        )
+    axes.set_xlabel(f"{name} (n = {len(shown)})", fontsize=6.5)
+    axes.margins(0.12, 0.3)
 
 
-def _told(found: Estimate, count: int) -> str:
-    if np.isnan(found.value):
-        return "ρ undefined"
-    return f"ρ = {number(found.value)} [{number(found.low)}, {number(found.high)}]"
+def _told(found: tuple[Estimate, int]) -> str:
+    rho = found[0]
+    return "ρ undefined" if np.isnan(rho.value) else f"ρ = {number(rho.value)} [{number(rho.low)}, {number(rho.high)}]"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
