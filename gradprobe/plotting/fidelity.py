@@ -33,14 +33,13 @@ def fidelity_figure(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]])
     """
     if not panels or not all(rows for _, rows in panels):
         raise UsageError("no fidelity to draw; give at least one result")
-    names = list(dict.fromkeys(str(row["op"]) for _, rows in panels for row in rows))
-    free = iter(FREE * len(names))
-    colours = {name: COLOURS.get(name) or next(free) for name in names}
     heights = [max(1.9, LINE * sum(len(row["sigmas"]) + 0.6 for row in rows)) + 0.55 for _, rows in panels]
     with look():
-        figure = Figure(figsize=(PAGE, sum(heights) + 0.35))
+        figure = Figure(figsize=(PAGE, sum(heights) + 0.5))
         grid = figure.subplots(len(panels), 2, squeeze=False, width_ratios=[1.1, 1], height_ratios=heights)
         for (left, right), (name, rows) in zip(grid, panels, strict=True):
+            free = iter(FREE * len(rows))  # a panel's own: no two of its operators share one while there are enough
+            colours = {str(row["op"]): COLOURS.get(row["op"]) or next(free) for row in rows}
             _cosines(left, rows, colours)
             left.set_title(name.replace("\n", ", "))
             if rows[0]["ladder"]:
@@ -57,7 +56,7 @@ def fidelity_figure(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]])
                 Line2D([], [], color=GREY, ls=dash, label=f"along the reference, σ = {at['sigma']:g}")
                 for dash, at in zip(DASHES * len(widths), widths, strict=False)
             ]
-        figure.legend(handles=marks, loc="outside lower center", ncols=min(6, len(marks)), columnspacing=1.2)
+        figure.legend(handles=marks, loc="outside lower center", ncols=3, columnspacing=1.2)
     return figure
 
 
