@@ -76,6 +76,9 @@ def _over_k(
         rows = _of(name, grouped)
         alone: dict[str, Any] = {"marker": "_", "ms": 14} if len(budgets) == 1 else {}
         axes.plot([row["k"] for row in rows], _values(rows), color=GREY, linestyle=dash, label=name, **alone)
+        if alone and rows:  # single marks have no dashes to be told by
+            end = (rows[0]["k"], float(_values(rows)[0]))
+            axes.annotate(name, end, (10, 0), textcoords="offset points", va="center", fontsize=6.5, color=GREY)
     axes.set_xscale("log")
     axes.set_xticks(budgets, [str(k) for k in budgets])
     axes.xaxis.set_minor_locator(NullLocator())
