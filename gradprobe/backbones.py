@@ -15,7 +15,7 @@ from typing import Any
 import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
-from timm.models.vision_transformer import Attention, Block, ResPostBlock, VisionTransformer
+from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from gradprobe.core import Selection, Tokens
@@ -92,7 +92,7 @@ class Backbone:
         if tuple(images.shape[1:]) != wanted:
             takes = ", ".join(map(str, wanted))
             raise UsageError(f"images of shape {tuple(images.shape)} do not fit: {self.name} takes (B, {takes})")
-        with torch.no_grad(), self._running():
+        with torch.no_grad(), self.running():
             x = self.model.patch_embed(images.to(weight.device, weight.dtype))
             x = self.model.norm_pre(self.model.patch_drop(self.model._pos_embed(x)))
             x = self.model.blocks[: self.layer](x).to(weight.dtype)
@@ -118,7 +118,7 @@ class Backbone:
         if not prefix.shape[1] and isinstance(model.blocks[0], ResPostBlock):
             # Its tokens are a transposed view of the convolution's output, and products with a copy round otherwise.
             x = x.mT.contiguous().mT
-        with self._running():
+        with self.running():
             if bias is None:
                 x = model.forward_head(model.norm(model.blocks[self.layer :](x)))
             else:
@@ -130,32 +130,10 @@ class Backbone:
                 x = self._head(model.norm(x), mask)
         return x.to(selection.tokens.dtype)
 
-    def class_attention(self, tokens: Tokens) -> Tensor | None:
-        """How much the class token looks at each patch in the last block, mean over heads ``(B, N)``.
-
-        All patches go through the model, without gradient; None for a model without class token or with another kind
-        of attention. Source: the ranking of FasterVLM and EViT.
-        """
-        model = self.model
-        last = model.blocks[-1]
-        if type(last) is not Block or not model.has_class_token or self.layer == len(model.blocks):
-            return None
-        attn = last.attn
-        if type(attn) is not Attention:
-            return None
-        with torch.no_grad(), self._running():
-            x = torch.cat([tokens.prefix, tokens.patches], 1)
-            x = last.norm1(model.blocks[self.layer : -1](x))
-            heads = (len(x), x.shape[1], 3, attn.num_heads, attn.head_dim)
-            query, key, _ = attn.qkv(x).reshape(heads).permute(2, 0, 3, 1, 4)
-            query, key = attn.q_norm(query[:, :, :1]), attn.k_norm(key)
-            looks = (query @ key.mT * attn.scale).softmax(-1)[:, :, 0].mean(1)
-        return looks[:, model.num_prefix_tokens :].to(tokens.patches.dtype)
-
     def full(self, images: Tensor) -> Tensor:
         """Images -> logits of the unpruned model, without gradient."""
         weight = next(self.model.parameters())
-        with torch.no_grad(), self._running():
+        with torch.no_grad(), self.running():
             return self.model(images.to(weight.device, weight.dtype)).to(weight.dtype)
 
     def open_images(self, path: str | Path) -> ImageFolder:
@@ -167,7 +145,8 @@ class Backbone:
         return ImageFolder.open(path, transform_for(self.model), self.model.num_classes)
 
     @contextmanager
-    def _running(self) -> Iterator[None]:
+    def running(self) -> Iterator[None]:
+        """Evaluation mode, no gradients for parameters, and bfloat16 if asked for; as found afterwards."""
         device = next(self.model.parameters()).device.type
         with frozen(self.model), torch.autocast(device, torch.bfloat16) if self.autocast else nullcontext():
             yield

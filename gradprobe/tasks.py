@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gradprobe.attention import class_attention
 from gradprobe.backbones import Backbone, frozen, load_backbone
 from gradprobe.core import Batch, Selection
 from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
@@ -97,7 +98,7 @@ class Classification:
 
     def attention(self, batch: Batch) -> Tensor | None:
         """How much the class token of the unpruned model looks at each patch, ``(B, N)``; None if it has none."""
-        return self.backbone.class_attention(batch.tokens)
+        return class_attention(self.backbone, batch.tokens)
 
     def available(self, count: int) -> int:
         """How many of so many probe images there are."""

@@ -5,6 +5,7 @@ import torch
 from toy import Toy
 from vits import DEPTH, images_for, vit
 
+from gradprobe.attention import class_attention
 from gradprobe.backbones import Backbone
 from gradprobe.core import Noise
 from gradprobe.rankings import RANKINGS, rank_scores
@@ -63,7 +64,7 @@ def test_class_attention_is_what_the_unfused_path_multiplies_values_with(kind, l
     model = vit(kind)
     backbone = Backbone.of(model, layer)
     tokens = backbone.embed(images_for(model))
-    found = backbone.class_attention(tokens)
+    found = class_attention(backbone, tokens)
     seen = []
     last = model.blocks[-1].attn
     last.fused_attn = False
@@ -79,10 +80,10 @@ def test_class_attention_is_what_the_unfused_path_multiplies_values_with(kind, l
 def test_a_model_without_class_token_has_no_class_attention(kind):
     model = vit(kind)
     backbone = Backbone.of(model, 0)
-    assert backbone.class_attention(backbone.embed(images_for(model))) is None
+    assert class_attention(backbone, backbone.embed(images_for(model))) is None
 
 
 def test_after_the_last_block_there_is_no_attention_left():
     model = vit("deit")
     backbone = Backbone.of(model, DEPTH)
-    assert backbone.class_attention(backbone.embed(images_for(model))) is None
+    assert class_attention(backbone, backbone.embed(images_for(model))) is None
