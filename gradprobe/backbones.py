@@ -104,7 +104,8 @@ class Backbone:
 
         ``key_bias`` is added to the attention logits of each selected token as a key, in every later layer and in the
         pooling (an average becomes ``sum_i softmax(key_bias)_i x_i``); the prefix has bias 0. A token of bias ``-inf``
-        is exactly absent. A model without classifier gives its pooled features ``(B, D)``.
+        is exactly absent. With a ``self_bias`` that one holds where a token looks at itself. A model without classifier
+        gives its pooled features ``(B, D)``.
 
         Args:
             prefix: class and register tokens, ``(B, P0, D)``.
@@ -125,8 +126,9 @@ class Backbone:
                 self._check_bias()
                 bias = torch.cat([bias.new_zeros(prefix.shape[:2]), bias], 1)
                 mask = bias[:, None, None, :].to(x.dtype)
+                logits = mask if selection.self_bias is None else _with_diagonal(mask, selection.self_bias)
                 for block in model.blocks[self.layer :]:
-                    x = block(x, attn_mask=mask)
+                    x = block(x, attn_mask=logits)
                 x = self._head(model.norm(x), mask)
         return x.to(selection.tokens.dtype)
 
@@ -171,6 +173,14 @@ class Backbone:
         mapped = model.global_pool == "map"
         x = model.attn_pool(x, attn_mask=mask) if mapped else (mask[:, 0].softmax(-1) @ x)[:, 0]
         return model.head(model.head_drop(model.fc_norm(x)))
+
+
+def _with_diagonal(mask: Tensor, own: Tensor) -> Tensor:
+    """The mask ``(B, 1, 1, T)`` for each query, with a bias ``(B, M)`` of its own where one of the last M sees itself."""
+    total = mask.shape[-1]
+    padded = torch.cat([own.new_zeros(len(own), total - own.shape[1]), own], 1).to(mask.dtype)
+    diagonal = torch.eye(total, dtype=torch.bool, device=mask.device)
+    return torch.where(diagonal, padded[:, None, None, :], mask)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradprobe.about import About, joined
 from gradprobe.errors import GradprobeError, UsageError
 
 
@@ -38,6 +39,9 @@ class Selection:
         index: which original each token is, ``(B, M)``; None: all N, in order.
         key_bias: added to the attention logits of each token as a key, ``(B, M)``; None: nothing is added.
         log_prob: log-probability of a sampled subset, ``(B,)``; None unless the relaxation is a score-function one.
+        self_bias: stands for ``key_bias`` where a token looks at itself, ``(B, M)``; None: nothing special there.
+        penalty: what the operator adds to the loss of each image in training, such as a budget loss, ``(B,)``; None:
+            nothing.
     """
 
     tokens: Tensor
@@ -45,6 +49,8 @@ class Selection:
     index: Tensor | None = None
     key_bias: Tensor | None = None
     log_prob: Tensor | None = None
+    self_bias: Tensor | None = None
+    penalty: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,10 @@ class Noise:
         """Standard Gumbel numbers ``-log(-log u)``, ``(B, *shape)``."""
         return self._fill(shape, like, lambda rng, n: rng.gumbel(size=n))
 
+    def gamma(self, concentration: float, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Gamma numbers of this concentration and scale 1, ``(B, *shape)``."""
+        return self._fill(shape, like, lambda rng, n: rng.standard_gamma(concentration, n))
+
     def _fill(self, shape, like, sample) -> Tensor:
         size = int(np.prod(shape))
         rows = [
@@ -103,7 +113,11 @@ class Noise:
 
 @runtime_checkable
 class Relaxation(Protocol):
-    """How a score becomes a retention weight, and what gradient comes back."""
+    """How a score becomes a retention weight, and what gradient comes back.
+
+    It may say more of itself: ``about`` (an `About`); ``log_prob(scores, k, noise) -> (B,)`` of the subset that the
+    same noise gave; ``penalty(scores, weights, k) -> (B,)``, what it adds to the loss in training.
+    """
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         """Scores ``(B, N)`` -> weights ``(B, N)`` in [0, 1]."""
@@ -147,8 +161,19 @@ class Operator:
 
     def __call__(self, patches: Tensor, scores: Tensor, k: int, noise: Noise) -> Selection:
         """Patches ``(B, N, D)`` and scores ``(B, N)`` -> what the frozen model reads."""
-        weights = self.relaxation(scores, k, noise.stream(0))
-        return self.throttle(patches, weights, k, noise.stream(1))
+        relaxation: Any = self.relaxation
+        weights = relaxation(scores, k, noise.stream(0))
+        selection = self.throttle(patches, weights, k, noise.stream(1))
+        if hasattr(relaxation, "log_prob"):
+            selection = replace(selection, log_prob=relaxation.log_prob(scores, k, noise.stream(0)))
+        if hasattr(relaxation, "penalty"):
+            selection = replace(selection, penalty=relaxation.penalty(scores, weights, k))
+        return selection
+
+    @property
+    def about(self) -> About | None:
+        """What it promises, from its parts; None if one of them says nothing."""
+        return joined(self.relaxation, self.throttle)
 
 
 @dataclass(frozen=True)
@@ -263,7 +288,8 @@ def apply(operator: SelectionOperator, patches: Tensor, scores: Tensor, k: int, 
         raise GradprobeError(f"operator {name} returned {type(selection).__name__}; return a gradprobe.Selection")
     b, n, d = patches.shape
     m = selection.tokens.shape[1] if selection.tokens.ndim == 3 else n
-    wanted = {"tokens": (b, m, d), "weights": (b, n), "index": (b, m), "key_bias": (b, m), "log_prob": (b,)}
+    wanted = {"tokens": (b, m, d), "weights": (b, n), "index": (b, m), "key_bias": (b, m), "self_bias": (b, m)}
+    wanted |= {"log_prob": (b,), "penalty": (b,)}
     for field, shape in wanted.items():
         value = getattr(selection, field)
         if value is not None and tuple(value.shape) != shape:

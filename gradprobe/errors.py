@@ -34,3 +34,16 @@ def nearest(asked: str, known: Iterable[str]) -> str:
     close = get_close_matches(asked, names, n=1)
     guess = f"did you mean '{close[0]}'? " if close else ""
     return f"{guess}Known: {', '.join(names)}"
+
+
+def check_positive(name: str, field: str, value: float) -> None:
+    """Refuse a field of an operator that is no positive number.
+
+    Raises:
+        UsageError: the message says what can be typed.
+
+    Example:
+        >>> check_positive("lapsum", "tau", 0.3)
+    """
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{name}:{field}={value:g}: it must be positive, e.g. {name}:{field}=0.3")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.core import Batch, Noise, SelectionOperator, Task, apply
+from gradprobe.core import Batch, Noise, SelectionOperator, Task
 from gradprobe.errors import GradprobeError
+from gradprobe.objective import objective
 from gradprobe.workers import groups_of, in_threads
 
 LEARNING_RATE = 2e-4  # DiffPrune, appendix A
@@ -257,11 +258,8 @@ def _objective(
         GradprobeError: the operator lets no gradient through.
     """
     scores = task.scorer(batch.tokens.patches)
-    selection = apply(operator, batch.tokens.patches, scores, k, noise, name)
-    losses = task.losses(selection, batch)
-    total = losses.sum()
-    if selection.log_prob is not None:
-        total = total + (losses.detach() * selection.log_prob).sum()
+    losses, terms = objective(task, operator, k, batch, scores, noise, name)
+    total = terms.sum()
     if not total.requires_grad:
         raise GradprobeError(
             f"operator {name} gives the scorer no gradient, so it cannot train one; give another --op, or --steps 0 "

@@ -11,6 +11,7 @@ from toy import Toy
 
 from gradprobe.core import Noise, Selection, deployed
 from gradprobe.errors import GradprobeError
+from gradprobe.objective import TWIN
 from gradprobe.registry import build, label
 from gradprobe.train import Fitting, Recipe, at_tau, own_tau
 
@@ -149,8 +150,11 @@ def test_it_is_a_loop_over_whole_batches(op, tau):
         selection = heated(batch.tokens.patches, task.scorer(batch.tokens.patches), 4, noise=noise)
         each = task.losses(selection, batch)
         loss = each.mean()
-        if selection.log_prob is not None:
-            loss = loss + (each.detach() * selection.log_prob).mean()
+        if selection.log_prob is not None:  # the second sample, by hand
+            scores = task.scorer(batch.tokens.patches)
+            twin = heated(batch.tokens.patches, scores, 4, noise=noise.draw(step + 1 + TWIN))
+            advantage = (each - task.losses(twin, batch)).detach()
+            loss = loss + (advantage * (selection.log_prob - twin.log_prob)).mean() / 2
         for group in optimiser.param_groups:
             group["lr"] = 0.02 * share
         optimiser.zero_grad()

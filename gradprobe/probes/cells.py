@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from gradprobe.directions import Params
 from gradprobe.probes.scores import ScoreField
 from gradprobe.workers import ROWS, one_thread
 
+OPTIONAL = ("index", "key_bias", "self_bias")  # fields of a selection that the model may read beside the tokens
 STRETCH = 128  # cells of a row in one piece of work
 
 
@@ -206,6 +208,9 @@ class _Remembered(Noise):
     def gumbel(self, shape, like=None):
         return self._once("gumbel", super().gumbel, shape, like)
 
+    def gamma(self, concentration, shape, like=None):
+        return self._once(f"gamma {concentration}", partial(super().gamma, concentration), shape, like)
+
     def _once(self, kind: str, make: Callable, shape, like: Tensor | None) -> Tensor:
         where = None if like is None else (like.dtype, like.device)
         key = (kind, self.index, self.source, tuple(shape), where)
@@ -219,7 +224,7 @@ def _changed(now: Selection, before: Selection) -> Tensor:
     everyone = torch.arange(len(now.tokens))
     if not _alike(now, before):
         return everyone
-    pairs = [(now.index, before.index), (now.key_bias, before.key_bias), (now.tokens, before.tokens)]
+    pairs = [(getattr(now, name), getattr(before, name)) for name in (*OPTIONAL, "tokens")]
     same = torch.ones(len(now.tokens), dtype=torch.bool, device=now.tokens.device)
     for ours, theirs in pairs:
         if ours is not None and theirs is not None:
@@ -232,8 +237,8 @@ def _changed(now: Selection, before: Selection) -> Tensor:
 
 def _alike(one: Selection, other: Selection) -> bool:
     """Whether two selections can be read by the model in one call."""
-    fields = ((one.index, other.index), (one.key_bias, other.key_bias))
-    return one.tokens.shape[1:] == other.tokens.shape[1:] and all((x is None) == (y is None) for x, y in fields)
+    same = all((getattr(one, name) is None) == (getattr(other, name) is None) for name in OPTIONAL)
+    return same and one.tokens.shape[1:] == other.tokens.shape[1:]
 
 
 def _joined(waiting: list[tuple[Selection, Tensor]]) -> tuple[Selection, Tensor]:
@@ -244,7 +249,8 @@ def _joined(waiting: list[tuple[Selection, Tensor]]) -> tuple[Selection, Tensor]
         return None if values[0] is None else torch.cat(values)
 
     tokens, weights = (torch.cat([getattr(s, name) for s in selections]) for name in ("tokens", "weights"))
-    return Selection(tokens, weights, cat("index"), cat("key_bias")), torch.cat([images for _, images in waiting])
+    joined = Selection(tokens, weights, **{name: cat(name) for name in OPTIONAL})
+    return joined, torch.cat([images for _, images in waiting])
 
 
 def _rows_of(selection: Selection, rows: Tensor) -> Selection:
@@ -252,7 +258,8 @@ def _rows_of(selection: Selection, rows: Tensor) -> Selection:
         return selection
     rows = rows.to(selection.tokens.device)
 
-    def take(value: Tensor | None) -> Tensor | None:
+    def take(name: str) -> Tensor | None:
+        value = getattr(selection, name)
         return None if value is None else value[rows]
 
-    return Selection(selection.tokens[rows], selection.weights[rows], take(selection.index), take(selection.key_bias))
+    return Selection(selection.tokens[rows], selection.weights[rows], **{name: take(name) for name in OPTIONAL})

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gradprobe.core import Batch, Noise, SelectionOperator, Task, apply
+from gradprobe.core import Batch, Noise, SelectionOperator, Task
 from gradprobe.errors import GradprobeError
+from gradprobe.objective import objective
 
 
 @dataclass(frozen=True)
@@ -26,17 +27,12 @@ def score_gradient(
 ) -> ScoreGradient:
     """First stage: the loss of each image and its gradient in the scores.
 
-    A score-function relaxation's sampled subset adds ``loss * grad log p``, so its gradient is the unbiased one.
-
     Raises:
         GradprobeError: a loss or gradient that is not finite, or an operator that breaks its contract.
     """
     leaf = scores.detach().requires_grad_()
-    selection = apply(operator, batch.tokens.patches, leaf, k, noise, name)
-    losses = task.losses(selection, batch)
-    total = losses.sum()
-    if selection.log_prob is not None:
-        total = total + (losses.detach() * selection.log_prob).sum()
+    losses, terms = objective(task, operator, k, batch, leaf, noise, name)
+    total = terms.sum()
     refuse_nonfinite(losses, "loss", name, batch)
     if not total.requires_grad:
         return ScoreGradient(losses.detach(), None)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Task, Tokens, apply
+from gradprobe.core import Batch, Noise, SelectionOperator, Task, Tokens
 from gradprobe.errors import GradprobeError
+from gradprobe.objective import objective
 from gradprobe.probes.gradients import refuse_nonfinite
 from gradprobe.tasks import Classification
 
@@ -46,10 +47,10 @@ class Surface:
         total = 0.0
         with torch.no_grad():
             for batch in self.batches:
-                _, losses = self._forward(theta, batch)
+                terms = self._terms(theta, batch)
                 if check:
-                    refuse_nonfinite(losses, "loss", self.name, batch)
-                total += float(losses.double().sum())
+                    refuse_nonfinite(terms, "loss", self.name, batch)
+                total += float(terms.double().sum())
         return total / self.images
 
     def gradient(self, theta: Tensor) -> Tensor:
@@ -69,22 +70,18 @@ class Surface:
         return self._summed(of_batch)
 
     def _slope(self, theta: Tensor, batch: Batch, create_graph: bool) -> Tensor | None:
-        selection, losses = self._forward(theta, batch)
-        total = losses.sum()
-        if selection.log_prob is not None:
-            total = total + (losses.detach() * selection.log_prob).sum()
+        total = self._terms(theta, batch).sum()
         if not total.requires_grad:
             return None
         return torch.autograd.grad(total, theta, create_graph=create_graph, allow_unused=True)[0]
 
-    def _forward(self, theta: Tensor, batch: Batch) -> tuple[Selection, Tensor]:
+    def _terms(self, theta: Tensor, batch: Batch) -> Tensor:
         named = self._parameters()
         pieces = theta.split([p.numel() for _, p in named])
         point = {name: piece.view_as(p) for (name, p), piece in zip(named, pieces, strict=True)}
         patches = batch.tokens.patches
         scores = functional_call(self.task.scorer, point, (patches,))
-        selection = apply(self.operator, patches, scores, self.k, Noise(self.seed, batch.ids), self.name)
-        return selection, self.task.losses(selection, batch)
+        return objective(self.task, self.operator, self.k, batch, scores, Noise(self.seed, batch.ids), self.name)[1]
 
     def _parameters(self) -> list[tuple[str, Tensor]]:
         return [(name, p) for name, p in self.task.scorer.named_parameters() if p.requires_grad]

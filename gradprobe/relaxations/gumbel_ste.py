@@ -5,8 +5,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, top_k_mask
-from gradprobe.errors import UsageError
+from gradprobe.errors import UsageError, check_positive
 from gradprobe.softtopk import soft_topk
 
 
@@ -30,10 +31,21 @@ class GumbelSTE:
     tau: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise UsageError(f"gumbel-ste:tau={self.tau:g}: the temperature must be positive, e.g. gumbel-ste:tau=0.3")
+        check_positive("gumbel-ste", "tau", self.tau)
         if not self.scale >= 0:
             raise UsageError(f"gumbel-ste:scale={self.scale:g}: the scale of the noise must be 0 or more")
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About(
+            "alpha = topK(s + scale g)",
+            "biased",
+            "DiffPrune, Eq. 1; straight-through: arXiv 1308.3432",
+            ("diffprune", "straight-through", "gumbel-topk"),
+            stochastic=self.scale > 0,
+            budget=1e-9,
+        )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         perturbed = scores + self.scale * noise.gumbel(scores.shape[1:], like=scores)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, top_k_mask
 
 
@@ -13,6 +14,11 @@ class Hard:
 
     Gradient: none (piecewise constant). Source: DiffPrune, Eq. 3.
     """
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About("alpha_i = 1[s_i among the K largest]", "none", "DiffPrune, Eq. 3", ("diffprune",), budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return top_k_mask(scores, k).detach()

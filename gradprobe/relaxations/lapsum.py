@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise
-from gradprobe.errors import UsageError
+from gradprobe.errors import check_positive
 from gradprobe.softtopk import soft_topk
 
 
@@ -22,8 +23,18 @@ class LapSum:
     tau: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise UsageError(f"lapsum:tau={self.tau:g}: the temperature must be positive, e.g. lapsum:tau=0.3")
+        check_positive("lapsum", "tau", self.tau)
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About(
+            "alpha_i = F((s_i - b) / tau), F Laplace, b: sum alpha = K",
+            "exact",
+            "LapSum, arXiv 2503.06242; DiffPrune, Eq. 4",
+            ("lapsum", "diffprune"),
+            budget=1e-9,
+        )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return soft_topk(scores, k, self.tau, cdf="laplace")

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise
-from gradprobe.errors import UsageError
+from gradprobe.errors import check_positive
 from gradprobe.softtopk import soft_topk
 
 
@@ -22,8 +23,18 @@ class Logistic:
     tau: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.tau > 0:
-            raise UsageError(f"logistic:tau={self.tau:g}: the temperature must be positive, e.g. logistic:tau=0.3")
+        check_positive("logistic", "tau", self.tau)
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About(
+            "alpha_i = sigmoid((s_i - b) / tau), b: sum alpha = K",
+            "exact",
+            "SOFT, arXiv 2002.06504",
+            ("soft-topk",),
+            budget=1e-9,
+        )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return soft_topk(scores, k, self.tau, cdf="logistic")

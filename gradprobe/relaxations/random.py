@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, top_k_mask
 
 
@@ -13,6 +14,11 @@ class Random:
 
     Gradient: none.
     """
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About("alpha = 1[K of N tokens at random]", "none", stochastic=True, budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return top_k_mask(noise.uniform(scores.shape[1:], like=scores.double()), k).to(scores.dtype)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, Selection
 
 
@@ -15,6 +16,11 @@ class Attention:
     Weight 0 is exactly an absent token, weight 1 exactly a present one, so the limit of a soft top-K for tau -> 0 is
     exactly ``hard+gather``.
     """
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About("log alpha_i on the attention logits of key i", "exact")
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         present = weights > 0

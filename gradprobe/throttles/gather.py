@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, Selection, top_k
 
 
@@ -14,6 +15,11 @@ class Gather:
     A 0/1 weight leaves the kept tokens as they are and still gives them a gradient; dropped tokens get none.
     Source: DiffPrune, Eq. 3.
     """
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About("alpha_i x_i, i in topK(alpha)", "exact", "DiffPrune, Eq. 3", ("diffprune",))
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         index = top_k(weights.detach(), k)

@@ -4,12 +4,18 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, Selection
 
 
 @dataclass(frozen=True)
 class Mean:
     """All N tokens, each moved towards the mean: ``alpha_i x_i + (1 - alpha_i) mean_j x_j``."""
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About("alpha_i x_i + (1 - alpha_i) mean_j x_j", "exact")
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         alpha = weights[..., None]

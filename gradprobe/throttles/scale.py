@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, Selection
 
 
@@ -13,6 +14,11 @@ class Scale:
 
     Source: DiffPrune, section 4.3 and Table 5.
     """
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About("alpha_i x_i", "exact", "DiffPrune, Table 5", ("diffprune",))
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         return Selection(patches * weights[..., None], weights)

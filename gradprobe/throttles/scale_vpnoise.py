@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, Selection
 from gradprobe.mixing import check_sigma, mix
 
@@ -23,6 +24,17 @@ class ScaleVPNoise:
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma, "scale-vpnoise")
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About(
+            "sqrt(alpha_i) alpha_i x_i + sqrt(1 - alpha_i) sigma_i eps_i",
+            "exact",
+            "DiffPrune, section 3.2",
+            ("diffprune",),
+            stochastic=self.sigma != 0,
+        )
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         return Selection(mix(patches, patches * weights[..., None], weights, self.sigma, noise), weights)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, Selection
 from gradprobe.mixing import check_sigma, mix
 
@@ -23,6 +24,17 @@ class VPNoise:
 
     def __post_init__(self) -> None:
         check_sigma(self.sigma, "vpnoise")
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About(
+            "sqrt(alpha_i) x_i + sqrt(1 - alpha_i) sigma_i eps_i",
+            "exact",
+            "DiffPrune, Eq. 5",
+            ("diffprune",),
+            stochastic=self.sigma != 0,
+        )
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         return Selection(mix(patches, patches, weights, self.sigma, noise), weights)

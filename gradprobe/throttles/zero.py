@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gradprobe.about import About
 from gradprobe.core import Noise, Selection, top_k_mask
 
 
@@ -14,6 +15,11 @@ class Zero:
     A soft weight is hardened forward and keeps its own gradient backward (straight through), so dropped tokens get a
     gradient too.
     """
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About("1[alpha_i among the K largest] x_i", "biased")
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         mask = top_k_mask(weights, k) + (weights - weights.detach())

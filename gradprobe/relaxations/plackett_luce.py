@@ -1,0 +1,39 @@
+"""Plackett-Luce: a sampled subset and its log-probability, the unbiased reference."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradprobe.about import About
+from gradprobe.core import Noise, top_k_mask
+
+
+@dataclass(frozen=True)
+class PlackettLuce:
+    """K tokens drawn one by one without replacement, ``p ~ e^{s}``; the gradient is the score function's.
+
+    The draw is the top-K of ``s + g``. The weights have no gradient; instead the mask's ordered log-probability
+    ``log p = sum_{j <= K} (s_(j) - log sum_{l >= j} e^{s_(l)})`` is given, and probes and training multiply it with the
+    difference of the losses of two samples (see `gradprobe.objective.objective`).
+
+    Gradient: unbiased, for any loss, at the price of variance. Source: Kool, van Hoof and Welling, arXiv 2002.06043.
+    """
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        cite = ("plackett-luce", "gumbel-topk", "leave-one-out")
+        source = "REINFORCE without replacement, arXiv 2002.06043"
+        return About("alpha = topK(s + g), d log p", "unbiased", source, cite, stochastic=True, budget=1e-9)
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        return top_k_mask(scores.detach() + noise.gumbel(scores.shape[1:], like=scores), k)
+
+    def log_prob(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        """Log-probability of the K tokens that the same noise keeps, in the order of their draws, ``(B,)``."""
+        order = (scores.detach() + noise.gumbel(scores.shape[1:], like=scores)).argsort(
+            dim=-1, descending=True, stable=True
+        )
+        drawn = scores.double().gather(-1, order)
+        rest = drawn.flip(-1).logcumsumexp(-1).flip(-1)
+        return (drawn - rest)[..., :k].sum(-1).to(scores.dtype)
