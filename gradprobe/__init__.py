@@ -13,6 +13,7 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {
+    "About": "about",
     "axis": "planes",
     "Backbone": "backbones",
     "GradprobeError": "errors",
@@ -24,8 +25,10 @@ _HOME = {
     "Tokens": "core",
     "UsageError": "errors",
     "build": "registry",
+    "check_operator": "testing",
     "classification": "tasks",
     "coherence": "probes.coherence",
+    "cost": "probes.cost",
     "curvature": "probes.curvature",
     "equivalence": "probes.equivalence",
     "fidelity": "probes.fidelity",

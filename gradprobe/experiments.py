@@ -1,7 +1,8 @@
 """Presets: ``experiments/*.toml`` -> the questions they ask, answered from stores or, if missing, by running them.
 
 A preset names its figure, the paper's values, and its runs. ``[question]`` holds the fields that all runs share, a
-``[[run]]`` those of its own; a list stands for one run each (lists multiply). ``[where]`` says where weights and data
+``[[run]]`` those of its own; a list stands for one run each (lists multiply), and the operator ``registered`` for every
+one that has a name. ``[where]`` says where weights and data
 lie on this machine ($VARIABLES are expanded) and is no part of the question: fingerprints are.
 """
 
@@ -22,6 +23,7 @@ from gradprobe.results import Store, key_of
 
 PROBES = {
     "coherence": "gradprobe.probes.coherence:answer",
+    "cost": "gradprobe.probes.cost:answer",
     "curvature": "gradprobe.probes.curvature:answer",
     "equivalence": "gradprobe.probes.equivalence:answer",
     "fidelity": "gradprobe.probes.fidelity:answer",
@@ -30,6 +32,7 @@ PROBES = {
     "retention": "gradprobe.probes.retention:answer",
 }
 NEEDS = {"fidelity": "gradprobe.probes.fidelity:needed"}  # question -> the question whose answer it is measured against
+REGISTERED = "registered"  # in the place of an operator's name: every one that has a name
 Progress = Callable[[str, int, int], None]
 
 
@@ -217,9 +220,21 @@ def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
     own = {name: value for name, value in table.items() if name not in ("panel", "where")}
     fields = own | {name: value for name, value in preset["question"].items() if name not in own}
     where = {**preset.get("where", {}), **table.get("where", {})}
+    codes: Mapping[str, str | None] = {}
+    if REGISTERED in (asked := fields.get("op", [])):
+        from gradprobe import registry  # torch
+
+        found = [each for op in (asked if isinstance(asked, list) else [asked]) for each in
+                 (registry.registered() if op == REGISTERED else [op])]  # fmt: skip
+        fields["op"] = list(dict.fromkeys(found))
+        codes = {op: registry.code_of(registry.build(op)) for op in fields["op"]}
     choices = [value if isinstance(value, list) else [value] for value in fields.values()]
     panel = str(table.get("panel", preset["title"]))
-    return [Run(panel, dict(zip(fields, values, strict=True)), where) for values in itertools.product(*choices)]
+    questions = [dict(zip(fields, values, strict=True)) for values in itertools.product(*choices)]
+    for question in questions:
+        if code := codes.get(question.get("op", "")):
+            question["op_code"] = code
+    return [Run(panel, question, where) for question in questions]
 
 
 def _expand(name: str, value: str) -> str:

@@ -16,6 +16,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from gradprobe.about import about_of
 from gradprobe.errors import GradprobeError, UsageError, nearest
 
 RELAXATIONS = {
@@ -60,6 +61,21 @@ ALIASES = {
     "softtopk": "lapsum+attention",
     "vpscale": "lapsum+scale-vpnoise",
 }
+SUITED = {  # the throttle that a relaxation was published with, or that suits it; scale for all others
+    "lapsum": "vpnoise",
+    "logistic": "vpnoise",
+    "probit": "vpnoise",
+    "capped-simplex": "vpnoise",
+    "sigmoid": "attention",
+    "gumbel-ste": "gather",
+    "simple": "gather",
+    "imle": "gather",
+    "plackett-luce": "gather",
+    "gumbel-softmax": "dynamicvit",
+    "reinmax": "dynamicvit",
+    "decoupled-ste": "dynamicvit",
+    "shiva": "zero",
+}
 SCORERS = {"mlp": "gradprobe.scorers:MLP", "transformer": "gradprobe.scorers:Transformer"}
 TABLES = {"relaxation": RELAXATIONS, "throttle": THROTTLES, "scorer": SCORERS, "operator": {}}
 
@@ -71,6 +87,18 @@ def names(kind: str) -> list[str]:
     """Every name of a kind (``relaxation``, ``throttle``, ``scorer``, ``operator``), entry points included."""
     found = {e.name for e in entry_points(group=f"gradprobe.{kind}s")} | set(TABLES[kind])
     return sorted(found | set(ALIASES) if kind == "operator" else found)
+
+
+def registered() -> list[str]:
+    """An operator for every relaxation and throttle that has a name and lets a gradient through, entry points included.
+
+    Relaxations come with the throttle of `SUITED`, throttles with ``lapsum``; then whole operators of third parties.
+    """
+    found = [f"{name}+{SUITED.get(name, 'scale')}" for name in dict.fromkeys([*RELAXATIONS, *names("relaxation")])]
+    found += [f"lapsum+{name}" for name in dict.fromkeys([*THROTTLES, *names("throttle")])]
+    found += [name for name in names("operator") if name not in ALIASES]
+    built = {spec: build(spec) for spec in dict.fromkeys(found)}
+    return [label(op) for op in built.values() if getattr(about_of(op), "gradient", None) != "none"]
 
 
 def build(spec: str) -> Any:

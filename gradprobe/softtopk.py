@@ -254,7 +254,7 @@ def _newton_threshold(cdf: Curve, log_density: Curve, quantile: Curve, budget: _
         before, middle = delta, (low + high) / 2
         delta = torch.where(trusted, newton, middle)
         last = (delta - before).abs()
-        if step % 8 == 0 and not (last > slack).any():  # one wait for the GPU in eight steps
+        if (step % 8 == 0 or not t.is_cuda) and not (last > slack).any():  # one wait for a GPU in eight steps
             break
     return delta
 

@@ -6,15 +6,20 @@ from typing import Any
 import typer
 
 from gradprobe import __version__
+from gradprobe.cli.check import check
+from gradprobe.cli.cite import cite
 from gradprobe.cli.coherence import coherence
+from gradprobe.cli.compare import compare
+from gradprobe.cli.cost import cost
 from gradprobe.cli.curvature import curvature
 from gradprobe.cli.equivalence import equivalence
 from gradprobe.cli.fidelity import fidelity
 from gradprobe.cli.figures import figures
 from gradprobe.cli.landscape import landscape
+from gradprobe.cli.operators import listing
 from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
-from gradprobe.cli.store import list_results, show
+from gradprobe.cli.store import show
 from gradprobe.errors import GradprobeError, UsageError
 
 CommandError: Any = typer.BadParameter.__base__  # click's UsageError, which typer carries under a private name
@@ -44,13 +49,17 @@ def _options(
     pass
 
 
+app.command()(compare)
 app.command()(coherence)
 app.command()(landscape)
 app.command()(curvature)
 app.command()(fidelity)
 app.command()(equivalence)
 app.command()(retention)
-app.command("list")(list_results)
+app.command()(cost)
+app.command()(check)
+app.command()(cite)
+app.command("list")(listing)
 app.command()(show)
 app.command()(figures)
 app.command("train-scenes")(train_scenes)

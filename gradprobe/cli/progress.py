@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+KEPT = 8  # finished bars that stay in sight: more would not fit a terminal
+
 
 @contextmanager
 def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
@@ -16,12 +18,17 @@ def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     )  # fmt: skip
     progress = Progress(*columns, console=Console(stderr=True), disable=quiet)
     known = {}
+    finished: list = []
 
     def tell(what: str, done: int, total: int) -> None:
         if what not in known:
             progress.start()  # not before there is something to show: an early error stays one line
             known[what] = progress.add_task(what, total=total)
         progress.update(known[what], completed=done, total=total)
+        if done >= total and known[what] not in finished:
+            finished.append(known[what])
+            for old in finished[:-KEPT]:
+                progress.update(old, visible=False)
 
     try:
         yield tell

@@ -67,6 +67,7 @@ def show(
         return
     from rich.console import Console
 
+    from gradprobe.plotting.cost_table import cost_table
     from gradprobe.plotting.curvature_table import curvature_table
     from gradprobe.plotting.equivalence_table import equivalence_table
     from gradprobe.plotting.fidelity_table import fidelity_table, reference_table
@@ -77,6 +78,7 @@ def show(
     tables: dict[str, Any] = {"coherence": coherence_table, "curvature": curvature_table, "landscape": landscape_table}
     tables["equivalence"] = equivalence_table
     tables["retention"] = retention_table
+    tables["cost"] = cost_table
     tables |= {"fidelity": fidelity_table, "reference": reference_table}
     console = Console(highlight=False)
     for name, value in {**result.question, **result.environment, "path": folder}.items():

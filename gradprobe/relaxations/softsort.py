@@ -1,5 +1,6 @@
 """SoftSort: a softmax around each sorted score, summed over the first K."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from gradprobe.about import About
 from gradprobe.core import Noise
 from gradprobe.errors import check_positive
 
+REACH = 600.0  # how far apart the largest and the smallest t may lie for e^t to be summed as it is
 NOTHING = -1e30  # the logarithm of an empty sum, finite so that its derivative is zero and not NaN
 
 
@@ -41,17 +43,34 @@ class SoftSort:
         if k == scores.shape[-1]:
             return torch.ones_like(scores)
         t, order = (scores.double() / self.tau).sort(dim=-1, descending=True, stable=True)
-        above = (-t).logcumsumexp(-1) + t  # log sum_{l <= i} e^{t_i - t_l}
-        below = torch.cat([_from_the_end(t)[..., 1:], torch.full_like(t[..., :1], NOTHING)], -1) - t  # l > i
-        norm = torch.logaddexp(above, below)
-        first = (-t - norm)[..., :k].logcumsumexp(-1)
-        first = torch.cat([first, first[..., -1:].expand_as(t[..., k:])], -1)
-        later = _from_the_end((t - norm)[..., :k])
-        alpha = (t + first).exp()
-        alpha = alpha + torch.cat([(later[..., 1:] - t[..., : k - 1]).exp(), torch.zeros_like(t[..., k - 1 :])], -1)
+        narrow = bool((t[..., 0] - t[..., -1] < REACH).all())
+        alpha = _by_sums(t, k) if narrow else _by_logarithms(t, k)
         return torch.zeros_like(alpha).scatter(-1, order, alpha).clamp(max=1).to(scores.dtype)
 
 
-def _from_the_end(x: Tensor) -> Tensor:
-    """``log sum_{l >= i} e^{x_l}``."""
-    return x.flip(-1).logcumsumexp(-1).flip(-1)
+def _by_sums(t: Tensor, k: int) -> Tensor:
+    """Weights of descending t, where e^t and e^-t are numbers."""
+    rise = (t - (t[..., :1] + t[..., -1:]) / 2).exp()
+    fall = 1 / rise
+    above = rise * fall.cumsum(-1)  # sum_{l <= i} e^{t_i - t_l}
+    below = fall * (_from_the_end(rise, Tensor.cumsum) - rise)  # sum_{l > i} e^{t_l - t_i}
+    norm = above + below
+    first, later = (fall / norm)[..., :k].cumsum(-1), _from_the_end((rise / norm)[..., :k], Tensor.cumsum)
+    left = rise * torch.cat([first, first[..., -1:].expand_as(t[..., k:])], -1)
+    return left + torch.cat([fall[..., : k - 1] * later[..., 1:], torch.zeros_like(t[..., k - 1 :])], -1)
+
+
+def _by_logarithms(t: Tensor, k: int) -> Tensor:
+    """The same for any t, three times slower."""
+    above = (-t).logcumsumexp(-1) + t
+    after = _from_the_end(t, Tensor.logcumsumexp)[..., 1:]
+    below = torch.cat([after, torch.full_like(t[..., :1], NOTHING)], -1) - t
+    norm = torch.logaddexp(above, below)
+    first, later = (-t - norm)[..., :k].logcumsumexp(-1), _from_the_end((t - norm)[..., :k], Tensor.logcumsumexp)
+    left = (t + torch.cat([first, first[..., -1:].expand_as(t[..., k:])], -1)).exp()
+    return left + torch.cat([(later[..., 1:] - t[..., : k - 1]).exp(), torch.zeros_like(t[..., k - 1 :])], -1)
+
+
+def _from_the_end(x: Tensor, scan: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """A running sum from the right."""
+    return scan(x.flip(-1), -1).flip(-1)

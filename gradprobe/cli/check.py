@@ -1,0 +1,66 @@
+"""``gradprobe check``: does an operator keep what every operator promises?"""
+
+import dataclasses
+import json
+from typing import Annotated, Any
+
+import typer
+
+from gradprobe.cli import options
+
+STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
+
+
+def check(
+    op: Annotated[list[str], typer.Argument(help="Operators: my_op.py:MyOp, vpnoise, my_op.py:MyRelaxation+gather.")],
+    as_json: options.Json = False,
+) -> None:
+    """Check operators against what every operator promises; exit code 1 if one breaks any of it."""
+    from gradprobe import registry
+    from gradprobe.cli.progress import bars
+    from gradprobe.testing import examine
+
+    operators = {registry.label(operator): operator for operator in map(registry.build, op)}
+    with bars() as tell:
+        found = {name: examine(operator, progress=tell) for name, operator in operators.items()}
+    if as_json:
+        listed = [
+            {"op": name, "ok": _ok(findings), "findings": [dataclasses.asdict(f) for f in findings]}
+            for name, findings in found.items()
+        ]
+        typer.echo(json.dumps({"checked": listed}, indent=2))
+    else:
+        _print(found)
+    if not all(map(_ok, found.values())):
+        raise typer.Exit(1)
+
+
+def _ok(findings: Any) -> bool:
+    return not any(f.status == "failed" for f in findings)
+
+
+def _print(found: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    for name, findings in found.items():
+        table = Table(title=Text(name, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("property", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        table.add_column("seen", overflow="fold")
+        for f in findings:
+            told = f.case if f.status == "failed" else f.told
+            table.add_row(f.property, Text(f.status, STYLES[f.status]), Text(told))
+        console.print(table)
+        for f in findings:
+            if f.status == "failed":
+                console.print(Text.assemble((f"{f.property} failed", STYLES[f.status]), f": {f.promise}."))
+                for word, text in (("input", f.case), ("seen", f.told), ("to do", f.remedy)):
+                    console.print(f"  {word}: {text}")
+        for remedy in dict.fromkeys(f.remedy for f in findings if f.status == "skipped" and f.remedy):
+            console.print(f"skipped: {remedy}", style="dim")
+        count = {status: sum(f.status == status for f in findings) for status in STYLES}
+        console.print(f"{name}: " + ", ".join(f"{many} {status}" for status, many in count.items() if many))

@@ -1,0 +1,69 @@
+"""``gradprobe cite``: the BibTeX of exactly what was used."""
+
+from typing import Annotated, Any
+
+import typer
+
+from gradprobe.errors import UsageError, nearest
+
+PROBES: dict[str, tuple[str, ...]] = {
+    "coherence": ("diffprune",),
+    "cost": (),
+    "curvature": (),
+    "equivalence": ("diffprune",),
+    "fidelity": (),
+    "landscape": ("li2018landscape", "diffprune"),
+    "retention": (),
+}
+BACKBONES = {"scenes": ("pedregosa2011scikit",), "deit": ("touvron2021deit",)}  # the scenes' digits are scikit-learn's
+
+
+def cite(
+    op: Annotated[list[str] | None, typer.Option(help="Operator that was used, repeatable.")] = None,
+    probe: Annotated[list[str] | None, typer.Option(help="Probe that was used, repeatable.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Model that was used: scenes, deit_tiny_patch16_224, ...")
+    ] = None,
+) -> None:
+    """Print the BibTeX entries of operators, probes and model, each once, in order."""
+    if not op and not probe and not backbone:
+        raise UsageError("nothing to cite; give --op vpnoise, --probe landscape, --backbone scenes, or several of them")
+    for name in probe or []:
+        if name not in PROBES:
+            raise UsageError(f"no probe {name!r}; {nearest(name, PROBES)}")
+
+    from gradprobe import registry
+
+    entries: list[str] = []
+    for operator in map(registry.build, op or []):
+        for part in (operator.relaxation, operator.throttle) if hasattr(operator, "throttle") else (operator,):
+            entries += _entries(registry.label(part), part)
+    for name in probe or []:
+        entries += _known(PROBES[name], f"probe {name}")
+    if backbone:
+        entries += _known(BACKBONES.get(backbone.partition("_")[0], ()), f"backbone {backbone}")
+    typer.echo("\n".join(dict.fromkeys(entries)), nl=False)
+
+
+def _entries(name: str, part: Any) -> list[str]:
+    """What the author of a part declares: keys of known entries, or entries written out."""
+    from gradprobe.about import about_of
+
+    about = about_of(part)
+    if about is None:
+        typer.echo(
+            f"{name} declares no source: give it `about = gradprobe.About(formula, gradient, cite=...)`", err=True
+        )
+        return []
+    return _known(about.cite, name)
+
+
+def _known(keys: tuple[str, ...], what: str) -> list[str]:
+    from gradprobe.citations import BIBTEX
+
+    if not keys:
+        typer.echo(f"{what}: nothing to cite", err=True)
+    for key in keys:
+        if not key.lstrip().startswith("@") and key not in BIBTEX:
+            raise UsageError(f"{what} cites {key!r}, which is no BibTeX entry; {nearest(key, BIBTEX)}")
+    return [BIBTEX.get(key, key).strip() + "\n" for key in keys]

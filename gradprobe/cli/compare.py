@@ -1,0 +1,113 @@
+"""``gradprobe compare``: every probe on my operator and on the baselines."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradprobe.cli import options
+from gradprobe.errors import UsageError
+
+UNITS = {"s": 1, "m": 60, "h": 3600}
+
+
+def compare(
+    op: options.Op,
+    k: options.K = None,
+    keep: options.Keep = None,
+    baseline: Annotated[
+        list[str] | None,
+        typer.Option(help="Baseline, repeatable; none for none. Default: gumbel, gumbel-softmax, scale, vpnoise."),
+    ] = None,
+    budget: Annotated[str, typer.Option(help="Time it may take, which decides the size: 90s, 10m, 2h.")] = "10m",
+    size: Annotated[str | None, typer.Option(help="tiny, small, medium, large or full, instead of --budget.")] = None,
+    page: Annotated[
+        str | None, typer.Option(help="The .html to write; none for none. Default: a file beside the answers.")
+    ] = None,
+    scorer: options.Scorer = "mlp",
+    backbone: options.Backbone = "scenes",
+    weights: options.Weights = None,
+    data: options.Data = None,
+    train_data: Annotated[str | None, typer.Option(help="Folder of images to train on; default: --data.")] = None,
+    layer: options.Layer = 0,
+    loss: options.Loss = "ce",
+    seed: options.Seed = 1,
+    device: options.Device = "cpu",
+    dtype: options.Dtype = "float32",
+    workers: options.Workers = None,
+    results: options.Results = options.RUNS,
+    as_json: options.Json = False,
+    force: options.Force = False,
+) -> None:
+    """Compare operators with baselines by every probe: one table, and one page to send to a co-author."""
+    seconds = _seconds(budget)
+    options.check_budget(k, keep)
+    options.check_workers(workers)
+    if page != "none":
+        from gradprobe.report import check_report
+
+        check_report(Path(page or "compare.html"))
+
+    from gradprobe.cli.progress import bars
+    from gradprobe.compare import BASELINES
+    from gradprobe.compare import compare as run
+    from gradprobe.summary import to_json
+    from gradprobe.tasks import classification
+
+    if k is None:
+        k = options.budget(k, keep, classification(backbone, weights=weights, layer=layer, scorer=scorer).n_tokens)
+    others = list(BASELINES) if baseline is None else [name for name in baseline if name != "none"]
+    with bars() as tell:
+        found = run(
+            op, k, baselines=others, backbone=backbone, weights=weights, data=data, train_data=train_data,
+            scorer=scorer, layer=layer, loss=loss, seed=seed, device=device, dtype=dtype, budget=seconds, size=size,
+            results=results, workers=workers, force=force, command=_command(), progress=tell,
+        )  # fmt: skip
+    written = None if page == "none" else _written(found, Path(page) if page else results / _name(found))
+    if as_json:
+        typer.echo(json.dumps(to_json(found) | {"path": str(results), "page": written and str(written)}, indent=2))
+        return
+    from rich.console import Console
+
+    from gradprobe.plotting.summary_table import summary_lines, summary_table
+
+    console = Console()
+    options.warn_random(console, str(found.settings["weights"]))
+    console.print(summary_table(found))
+    for line in summary_lines(found):
+        console.print(line, highlight=False, markup=False)
+    for line in found.missing:
+        console.print(f"missing: {line}", highlight=False, markup=False, soft_wrap=True)
+    size_told = f"size: {found.settings['size']}" + ("" if size else f" (what {budget} allow here; --size sets it)")
+    console.print(f"{size_told}; answers: {results}", highlight=False, markup=False)
+    if written:
+        console.print(f"page: {written}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _written(found: Any, path: Path) -> Path:
+    from gradprobe.plotting.summary import figures_of
+    from gradprobe.report import write_report
+
+    return write_report(found, path, figures_of(found))
+
+
+def _name(found: Any) -> str:
+    """A file name that says which comparison it is."""
+    op = re.sub(r"[^A-Za-z0-9]+", "-", Path(found.focus).name).strip("-")
+    return f"compare-{op}-k{found.settings['k']}-{found.settings['backbone']}.html"
+
+
+def _command() -> str:
+    """What was typed."""
+    return shlex.join(["gradprobe", *(a for a in sys.argv[1:] if a != "--debug")])
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if not match or not float(match[1]):
+        raise UsageError(f"--budget {text} is not possible; give a time such as --budget 90s, 10m or 2h")
+    return float(match[1]) * UNITS[match[2]]

@@ -1,0 +1,130 @@
+"""``gradprobe list``: what is stored, and which operators there are."""
+
+import dataclasses
+import json
+import shutil
+import textwrap
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from gradprobe.cli.store import Json, Results, list_results
+
+What = Literal["results", "operators", "relaxations", "throttles"]
+HEADINGS = {
+    "relaxation": "relaxations: a score becomes a weight alpha_i",
+    "throttle": "throttles: a weight acts on a token x_i",
+    "operator": "names of pairs, and whole operators",
+}
+MEANING = (
+    "gradient: exact, unbiased (by sampling), biased (another function's) or none. budget: whether the weights sum to "
+    "K. Any pair is an operator: relaxation+throttle, with fields: lapsum:tau=0.3+scale."
+)
+
+
+def listing(
+    what: Annotated[What, typer.Argument(help="results, operators, relaxations or throttles.")] = "results",
+    results: Results = Path("runs"),
+    no_cost: Annotated[
+        bool, typer.Option("--no-cost", help="Operators: without measuring the cost of a call.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the stored results, oldest first; or operators: formula, gradient, budget, source, cost of a call."""
+    if what == "results":
+        list_results(results, as_json)
+        return
+    from gradprobe import registry
+    from gradprobe.cli.progress import bars
+
+    kinds = list(HEADINGS) if what == "operators" else [what.removesuffix("s")]
+    asked = [(kind, name) for kind in kinds for name in _names(kind, registry)]
+    rows = []
+    with bars(quiet=no_cost) as tell:
+        for i, (kind, name) in enumerate(asked):
+            rows.append(_row(kind, name, registry, no_cost))
+            tell("cost of a call", i + 1, len(asked))
+    if as_json:
+        typer.echo(json.dumps({f"{kind}s": [row for row in rows if row["kind"] == kind] for kind in kinds}, indent=2))
+        return
+    _print(rows, kinds, no_cost)
+
+
+def _names(kind: str, registry: Any) -> list[str]:
+    """Built-in names in the order of their table, then those of installed packages."""
+    known = list(registry.ALIASES if kind == "operator" else registry.TABLES[kind])
+    return known + [name for name in registry.names(kind) if name not in known]
+
+
+def _row(kind: str, name: str, registry: Any, no_cost: bool) -> dict[str, Any]:
+    """What there is to say of one name; a broken package is a row that says so."""
+    from gradprobe.about import about_of
+    from gradprobe.testing.speed import speed_of
+
+    points = {e.name: e for e in entry_points(group=f"gradprobe.{kind}s")}
+    package = points[name].dist if name in points else None
+    row: dict[str, Any] = {
+        "kind": kind, "name": name, "is": registry.ALIASES.get(name) if kind == "operator" else None,
+        "provider": f"{package.name} {package.version}" if package else "gradprobe", "problem": None,
+    }  # fmt: skip
+    try:
+        thing = registry.build(name) if kind == "operator" else registry.part(kind, name)
+        about = about_of(thing)
+        row |= {"about": about and dataclasses.asdict(about), "forward_ms": None, "backward_ms": None}
+        if not no_cost:
+            speed = speed_of(kind, thing)  # type: ignore[arg-type]  # one of HEADINGS
+            row |= {"forward_ms": speed.forward, "backward_ms": speed.backward}
+    except Exception as error:  # anyone's package
+        row |= {"about": row.get("about"), "forward_ms": None, "backward_ms": None}
+        row["problem"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return row
+
+
+def _print(rows: list[dict[str, Any]], kinds: list[str], no_cost: bool) -> None:
+    width = min(120, shutil.get_terminal_size().columns)
+
+    def say(text: str, indent: int) -> None:
+        typer.echo(
+            textwrap.fill(text, width, initial_indent=" " * indent, subsequent_indent=" " * (indent and indent + 2))
+        )
+
+    for kind in kinds:
+        chosen = [row for row in rows if row["kind"] == kind]
+        wide = max(len(row["name"]) for row in chosen)
+        typer.echo(HEADINGS[kind])
+        for row in chosen:
+            about = row["about"] or {"gradient": "undeclared", "budget": None, "formula": "", "source": ""}
+            line = f"  {row['name']:<{wide}}  {about['gradient']:<10}"
+            if kind != "throttle":
+                line += f"  {'budget' if about['budget'] is not None else 'no budget':<9}"
+            if not no_cost:
+                line += f"  {_ms(row['forward_ms']):>5} + {_ms(row['backward_ms'])} ms"
+            typer.echo(line.rstrip())
+            if row["problem"]:
+                say(f"cannot be used: {row['problem']}", 6)
+            if row["is"]:
+                say(f"is {row['is']}", 6)
+            elif about["formula"]:
+                say(about["formula"], 6)
+            source = "" if row["is"] else about["source"]
+            provider = "" if row["provider"] == "gradprobe" else f"from {row['provider']}"
+            if told := "; ".join(filter(None, [source, provider])):
+                say(told, 6)
+        typer.echo()
+    say(MEANING, 0)
+    if not no_cost:
+        say("cost: forward + backward of one call here, B = 32, N = 196, K = 58, D = 192, on one thread.", 0)
+
+
+def _ms(value: float | None) -> str:
+    """Milliseconds to two figures.
+
+    Example:
+        >>> _ms(1234.5), _ms(0.0127), _ms(None)
+        ('1234', '0.013', '–')
+    """
+    if value is None:
+        return "–"
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

@@ -1,0 +1,6 @@
+"""What every operator promises, and whether one keeps it."""
+
+from gradprobe.testing.check import PROPERTIES, check_operator, examine
+from gradprobe.testing.findings import BrokenContract, Finding
+
+__all__ = ["PROPERTIES", "BrokenContract", "Finding", "check_operator", "examine"]

@@ -1,0 +1,137 @@
+"""What an operator promises of its gradient: finite, keyed by image, and of the kind that it declares."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from gradprobe.testing.cases import WIDTH, Case, case_of, normal_case
+from gradprobe.testing.findings import DECLARE, Broken, Skipped, Subject, first_row, tensors
+from gradprobe.testing.properties import catalogues
+from gradprobe.testing.readouts import curved, linear
+from gradprobe.testing.sampled import unbiased
+
+STEP = 1e-6  # of the differences: its square is far below the tolerance, rounding over it too
+N, K = 7, 3
+
+
+def finite(subject: Subject) -> str:
+    """Outputs and gradients are finite on every input (a key_bias may be -inf: an absent token)."""
+    for plain in catalogues(subject):
+        case = plain.leaf()
+        selection = subject(case)
+        for name, value in tensors(selection).items():
+            bad = value.isnan() | value.isposinf() if name == "key_bias" else ~value.isfinite()
+            if (row := first_row(bad)) is not None:
+                remedy = "work with logarithms, clamp, or divide by a sum that cannot be zero"
+                raise Broken(case.told(row), f"{name} are not finite", remedy)
+        grad = subject.gradient(curved(selection).sum(), case)
+        if (row := first_row(~grad.isfinite())) is not None:
+            remedy = "0 times infinity in a backward: use torch.where on the input too, not only on the output"
+            raise Broken(case.told(row), "the gradient is not finite", remedy)
+    return "all inputs, forward and backward"
+
+
+def keyed_by_image(subject: Subject) -> str:
+    """An image's result and gradient do not depend on who else is in the batch."""
+    case = normal_case().leaf()
+    together = dict(tensors(subject(case)))
+    together["gradient"] = subject.gradient(curved(subject(case)).sum(), case)
+    for row in range(len(case.scores)):
+        alone = case.rows([row]).leaf()
+        selection = subject(alone)
+        found = {**tensors(selection), "gradient": subject.gradient(curved(selection).sum(), alone)}
+        for name, value in found.items():
+            if name not in together or not _close(value[0], together[name][row]):
+                remedy = "use no mean, sort or norm over the batch, and key every random number by image with `noise`"
+                raise Broken(case.told(row), f"{name} of an image alone and within a batch differ", remedy)
+    return "a batch of 4 and each image alone"
+
+
+def gradient_kind(subject: Subject) -> str:
+    """The gradient is of the declared kind: exact, unbiased by sampling, biased, or none."""
+    if subject.about is not None and subject.about.gradient == "unbiased":
+        return unbiased(subject)
+    seen = _look(subject)
+    if subject.about is None:
+        looks = "none" if not seen.graph else "exact" if seen.agrees else "biased, or unbiased if its mean is right"
+        raise Skipped(f"nothing is declared; it looks {looks}", DECLARE)
+    declared = subject.about.gradient
+    where = seen.case.told()
+    if declared == "none":
+        if seen.graph:
+            raise Broken(where, "a gradient comes back", "detach the weights, or declare the gradient that it has")
+        return "no graph"
+    if not seen.graph:
+        raise Broken(where, "no gradient comes back", 'declare gradient="none", or keep the graph')
+    if declared == "exact":
+        if seen.smooth < 0.5:
+            told = f"the output has a slope at only {seen.smooth:.0%} of the points"
+            remedy = 'compute in the dtype of the scores; an output with jumps is "biased" or "unbiased"'
+            raise Broken(where, told, remedy)
+        if not seen.agrees:
+            told = f"gradient {seen.gradient:.6g}, central difference {seen.difference:.6g}"
+            remedy = 'mend the backward, or declare gradient="biased" if it is meant to be another function\'s'
+            raise Broken(where, told, remedy)
+        return "equals central differences"
+    if not seen.moves:
+        raise Broken(where, "the gradient is zero everywhere", 'declare gradient="none" and detach')
+    if seen.agrees:
+        raise Broken(where, "the gradient equals central differences", 'declare gradient="exact"')
+    return "is not the derivative, as declared"
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A gradient beside the differences of the same read-out; the numbers are those that differ most."""
+
+    case: Case
+    graph: bool
+    moves: bool
+    smooth: float
+    agrees: bool
+    gradient: float
+    difference: float
+
+
+def _look(subject: Subject) -> _Look:
+    """Gradient and central differences of a random linear read-out, in float64, noise held."""
+    scores = torch.randn(4, N, generator=torch.Generator().manual_seed(3), dtype=torch.float64).mul_(0.3)
+    case = case_of(scores, K)
+    leaf = case.leaf()
+    coefficients = torch.randn(N, WIDTH, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    selection = subject(leaf)
+    graph = any(value.requires_grad for value in tensors(selection).values())
+    grad = subject.gradient(linear(selection, coefficients).sum(), leaf)
+    moves = STEP * torch.eye(N, dtype=torch.float64)
+    steps = torch.cat([torch.zeros(1, N, dtype=torch.float64), moves, -moves])
+    several = _moved(case, steps)
+    with torch.no_grad():
+        values = linear(subject(several), coefficients).reshape(len(scores), len(steps))
+    here, up, down = values[:, :1], values[:, 1 : N + 1], values[:, N + 1 :]
+    right, left, central = (up - here) / STEP, (here - down) / STEP, (up - down) / (2 * STEP)
+    smooth = (right - left).abs() <= 1e-3 * (1 + central.abs())  # neither a jump nor a kink within the step
+    off = ((grad - central).abs() - 1e-5 * central.abs()).where(smooth, torch.full_like(central, -1.0))
+    worst, share = int(off.argmax()), float(smooth.double().mean())
+    return _Look(
+        case.rows([worst // N]),
+        graph,
+        bool(grad.abs().max() > 1e-6),
+        share,
+        float(off.max()) <= 1e-6 and share >= 0.5,
+        float(grad.flatten()[worst]),
+        float(central.flatten()[worst]),
+    )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(
+        one.double(), other.double(), rtol=1e-6, atol=1e-9, equal_nan=True
+    )
+
+
+def _moved(case: Case, steps: Tensor) -> Case:
+    """Every image at its scores plus each of the steps, with its own noise."""
+    s = len(steps)
+    rows = case.rows([i for i in range(len(case.scores)) for _ in range(s)])
+    return replace(rows, scores=rows.scores + steps.repeat(len(case.scores), 1))

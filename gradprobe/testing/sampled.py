@@ -1,0 +1,129 @@
+"""Whether a sampled gradient is right in the mean, without finite differences of a sampled mean."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gradprobe.core import Batch, Noise, Selection, Tokens
+from gradprobe.objective import objective
+from gradprobe.testing.cases import WIDTH, Case, case_of
+from gradprobe.testing.findings import Broken, Skipped, Subject
+from gradprobe.testing.readouts import linear
+
+N, K = 5, 2
+SIGMAS = 4.5  # a right gradient is called wrong once in 150 000
+SHARE = 0.06  # of the change that 4.5 standard errors may be: treating draws without replacement as with it is 10 % off
+ROWS = (1000, 40_000)  # fewest and most
+WIDE = torch.zeros((), dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Kept(Noise):
+    """Noise that remembers its numbers: making those of an image anew costs more than all the rest here."""
+
+    drawn: dict[Any, Tensor] = field(default_factory=dict, compare=False)
+
+    def normal(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Standard Gaussian numbers, ``(B, *shape)``."""
+        return self._once(("normal", *shape), like, lambda: super(Kept, self).normal(shape, WIDE))
+
+    def uniform(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Uniform numbers, ``(B, *shape)``."""
+        return self._once(("uniform", *shape), like, lambda: super(Kept, self).uniform(shape, WIDE))
+
+    def gumbel(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Standard Gumbel numbers, ``(B, *shape)``."""
+        return self._once(("gumbel", *shape), like, lambda: super(Kept, self).gumbel(shape, WIDE))
+
+    def gamma(self, concentration: float, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+        """Gamma numbers, ``(B, *shape)``."""
+        return self._once(
+            ("gamma", concentration, *shape), like, lambda: super(Kept, self).gamma(concentration, shape, WIDE)
+        )
+
+    def _once(self, what: tuple, like: Tensor | None, draw: Callable[[], Tensor]) -> Tensor:
+        key = (self.seed, len(self.ids), self.index, self.source, what)
+        if key not in self.drawn:
+            self.drawn[key] = draw()
+        return self.drawn[key].to(torch.float32 if like is None else like, copy=True)
+
+
+def unbiased(subject: Subject) -> str:
+    """Hold a sampled gradient to the fundamental theorem of calculus.
+
+    ``mean_r <grad f(s_r), s1 - s0> = mean_r (f(s1) - f(s0))`` with ``s_r = s0 + t_r (s1 - s0)``, t stratified in (0, 1)
+    and the same noise on both sides. f is a random linear function of the weights; for an operator with a ``log_prob``
+    it is linear plus pairwise in the tokens, differentiated as probes do (`gradprobe.objective.objective`).
+
+    Raises:
+        Broken: the two differ by more than 4.5 standard errors.
+        Skipped: its variance is too large to tell.
+    """
+    worst = 0.0
+    drawn: dict[Any, Tensor] = {}
+    for path in (0, 1):
+        rows = ROWS[0]
+        while True:
+            case, slope, rise = _along(subject, path, rows, drawn)
+            gap, off = float(rise.mean()), slope - rise
+            error = SIGMAS * float(off.std()) / math.sqrt(rows)
+            if error <= SHARE * abs(gap):
+                break
+            needed = rows * 1.2 * (error / max(SHARE * abs(gap), 1e-300)) ** 2
+            if rows == ROWS[1]:
+                raise Skipped(
+                    f"{rows} samples do not tell: 4.5 standard errors are {error:.2g}, the change is {gap:.2g}"
+                )
+            rows = min(ROWS[1], max(2 * rows, math.ceil(min(needed, ROWS[1]))))
+        bias = float(off.mean())
+        if abs(bias) > error:
+            told = f"the mean gradient along a line adds up to {gap + bias:.4g}, the mean changes by {gap:.4g}"
+            remedy = 'mend the estimator, or declare gradient="biased"'
+            raise Broken(case.told(), f"{told} +- {error:.2g} (4.5 standard errors)", remedy)
+        worst = max(worst, error / abs(gap))
+    return f"right within {worst:.0%}, 4.5 standard errors"
+
+
+def _along(subject: Subject, path: int, rows: int, drawn: dict) -> tuple[Case, Tensor, Tensor]:
+    """The gradient along a line at R points, and the change of the read-out from end to end, ``(R,)`` each."""
+    generator = torch.Generator().manual_seed(path)
+    draw = torch.randn(2, N, generator=generator, dtype=torch.float64)
+    end = 1.5 * draw[0] / draw[0].square().mean().sqrt()  # far enough to see, not so far that all is decided
+    values = end + draw[1] / 2  # the read-out rises along the line, so that there is something to explain
+    t = (torch.arange(rows, dtype=torch.float64) + 0.5) / rows
+    case = case_of((2 * t[:, None] - 1) * end, K, "a line between two scores").leaf()
+    case = replace(case, patches=torch.ones_like(case.patches), noise=Kept(0, range(rows), drawn=drawn))
+    slope = subject.gradient(_terms(subject, case, values)[1].sum(), case) @ (2 * end)
+    with torch.no_grad():
+        ends = [_terms(subject, replace(case, scores=(sign * end).expand(rows, N)), values)[0] for sign in (-1, 1)]
+    return case, slope, ends[1] - ends[0]
+
+
+def _terms(subject: Subject, case: Case, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The read-out of each row, and the terms whose gradient the operator gives it."""
+    selection = subject(case)
+    if selection.log_prob is None:
+        total = selection.weights @ values
+        return total, total
+    reader: Any = _Reader(values)
+    batch = Batch(tuple(case.noise.ids), Tokens(case.patches[:, :0], case.patches), torch.zeros(len(case.scores)))
+    if not torch.is_grad_enabled():
+        losses = reader.losses(selection, batch)
+        return losses if selection.penalty is None else losses + selection.penalty, losses
+    terms = objective(reader, subject.on_copies, case.k, batch, case.scores, case.noise, subject.name)[1]
+    return terms, terms
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A task whose loss is linear plus pairwise in the tokens that get through."""
+
+    values: Tensor
+
+    def losses(self, selection: Selection, batch: Batch) -> Tensor:
+        total = linear(selection, self.values[:, None].expand(-1, WIDTH) / WIDTH)
+        return total + total.square() / 4

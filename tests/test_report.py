@@ -1,0 +1,278 @@
+"""The page of a comparison, opened in a real browser: it shows every number, sorts, fits, prints, and asks nobody."""
+
+import base64
+import json
+import re
+import shutil
+import sys
+
+import pytest
+from compared import MINE, OPS, comparison
+from landscapes import GUMBEL, VPNOISE
+
+from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.plotting.summary import figures_of
+from gradprobe.plotting.summary_table import value
+from gradprobe.report import check_report, write_report
+from gradprobe.summary import METRICS, PROBES, rows
+
+EVIL = "<b>x</b>\"'&{{1+1}}</script>.py:Op"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+DESK, PHONE = (1280, 900), (390, 844)
+
+
+@pytest.fixture(scope="module")
+def full():
+    return comparison((*OPS, EVIL), title="A <test> & more", missing=("cost of y: <i>no time</i>",))
+
+
+@pytest.fixture(scope="module")
+def page(full, tmp_path_factory):
+    pytest.importorskip("jinja2", reason='no jinja2; type: pip install "gradprobe[report]"')
+    return write_report(full, tmp_path_factory.mktemp("page") / "deep" / "page.html", figures_of(full))
+
+
+# --- in a browser ---
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium without a network."""
+    pytest.importorskip("selenium", reason="no selenium; type: pip install selenium")
+    from selenium import webdriver
+
+    programs = [next(filter(None, map(shutil.which, names)), None) for names in (CHROMIUM, ("chromedriver",))]
+    if not all(programs):
+        pytest.skip("no Chromium; type: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=programs[1]))
+    yield driver
+    driver.quit()
+
+
+def opened(browser, page, size=DESK):
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    browser.get(page.as_uri())
+
+
+def complaints(browser):
+    return [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+def column(browser, name, table=0):
+    """Text of a column's cells from top to bottom, and its heading's aria-sort."""
+    return browser.execute_script(
+        """const table = document.querySelectorAll("table")[arguments[1]];
+        const headings = [...table.tHead.rows[0].cells];
+        const i = headings.findIndex((cell) => cell.textContent === arguments[0]);
+        return [[...table.tBodies[0].rows].map((row) => row.cells[i].textContent.trim()),
+          headings[i].getAttribute("aria-sort"), headings.filter((cell) => cell.ariaSort !== "none").length]""",
+        name, table,
+    )  # fmt: skip
+
+
+def button(browser, name, table=0):
+    grid = browser.find_elements("css selector", "table")[table]
+    return next(b for b in grid.find_elements("css selector", "thead button") if b.text == name)
+
+
+def test_the_page_shows_all_and_asks_the_network_nothing(browser, page, full):
+    opened(browser, page)
+    assert browser.title == full.title
+    text = browser.find_element("tag name", "main").text
+    for row in rows(full):
+        for metric in METRICS:
+            if metric.name in row["metrics"] and row["metrics"][metric.name]["value"] is not None:
+                for part in value(metric, row["metrics"][metric.name]).split(" ", 1):
+                    assert part in text, (row["op"], metric.name)
+    for told in (
+        full.command,
+        EVIL,
+        full.missing[0],
+        "sha256:0123",
+        "numpy",
+        "seed 1, 2, 3",
+        "2026-01-02 to 2026-01-03",
+    ):
+        assert told in text, told
+    assert [s.get_attribute("id") for s in browser.find_elements("css selector", "section")] == [
+        "summary", *PROBES, "missing", "again"
+    ]  # fmt: skip
+    widths = "return [...document.querySelectorAll('svg')].map((e) => e.getBoundingClientRect().width)"
+    sizes = browser.execute_script(widths)
+    assert len(sizes) == len(PROBES) and min(sizes) > 250
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert asked[0] == page.as_uri()
+    assert {url.partition(":")[0] for url in asked[1:]} <= {"data"}
+    assert not complaints(browser)
+
+
+def test_names_are_text(browser, page):
+    opened(browser, page)
+    assert not browser.find_elements("css selector", "main b, main i")
+    names = browser.execute_script("return [...document.querySelectorAll('tbody th')].map((e) => e.textContent)")
+    assert EVIL in names
+    assert all("2.py" not in name for name in names)
+
+
+def test_no_two_elements_share_an_id(browser, page):
+    opened(browser, page)
+    ids = browser.execute_script("return [...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("how", ["mouse", "keyboard"])
+def test_tables_sort_both_ways(browser, page, full, how):
+    opened(browser, page)
+
+    def press(name):
+        if how == "mouse":
+            return button(browser, name).click()
+        return button(browser, name).send_keys("\ue007" if name == "cost" else " ")  # Enter, or the space bar
+
+    found = {metric.name: {r["op"]: r["metrics"][metric.name]["value"] for r in rows(full)[:-1]} for metric in METRICS}
+    for name, first in (("retention", "descending"), ("cost", "ascending")):
+        expected = sorted(found[name].values(), reverse=first == "descending")
+        for order, shown in ((first, expected), ({"ascending": "descending"}.get(first, "ascending"), expected[::-1])):
+            press(name)
+            texts, aria, sorted_by = column(browser, name)
+            numbers = [float(text.split()[0].rstrip("▲▼·")) for text in texts if text]
+            assert (aria, sorted_by) == (order, 1)
+            if name == "cost":
+                assert numbers == pytest.approx(shown, abs=0.006)
+                assert texts[-1] == ""  # the ranking, which has no cost, is last both ways
+            else:
+                assert numbers == sorted(numbers, reverse=order == "descending")
+    press("operator")
+    names, aria, _ = column(browser, "operator")
+    assert (names, aria) == (sorted(names, key=str.lower), "ascending")
+    assert column(browser, "operator", table=1)[1] == "none"  # other tables stay
+    assert not complaints(browser)
+
+
+def test_the_command_can_be_copied(browser, page, full):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    opened(browser, page)
+    browser.execute_script("window.copied = ''; navigator.clipboard.writeText = async (t) => { window.copied = t; }")
+    copy = browser.find_element("css selector", "button.copy")
+    copy.click()
+    WebDriverWait(browser, 5).until(lambda d: copy.text == "copied")
+    assert browser.execute_script("return window.copied") == full.command
+
+
+def test_a_phone_needs_no_sideways_scrolling(browser, page):
+    opened(browser, page, PHONE)
+    root = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    scroll, width = browser.execute_script(root)
+    assert scroll <= width == PHONE[0]
+    boxes = browser.execute_script(
+        """return [...document.querySelectorAll(".sheet, figure")].map((e) =>
+        [e.getBoundingClientRect().right, e.scrollWidth > e.clientWidth, getComputedStyle(e).overflowX])"""
+    )
+    assert all(right <= PHONE[0] for right, _, _ in boxes)
+    assert {overflow for _, wide, overflow in boxes if wide} == {"auto"}  # wide ones scroll in their own box
+    name = browser.execute_script(
+        """const box = document.querySelector(".sheet"); box.scrollLeft = 200;
+        return box.querySelector("tbody th").getBoundingClientRect().left - box.getBoundingClientRect().left"""
+    )
+    assert abs(name) < 2  # names stay while numbers scroll
+
+
+def test_dark_is_dark_with_figures_on_white(browser, page):
+    opened(browser, page)
+    light = {}
+    for scheme in ("light", "dark"):
+        features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
+        light[scheme] = browser.execute_script(
+            """return ["body", "figure"].map((e) => getComputedStyle(document.querySelector(e)).backgroundColor)
+            .map((rgb) => rgb.match(/[0-9]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 765)"""
+        )
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    assert light["light"][0] > 0.9 > 0.2 > light["dark"][0]
+    assert light["light"][1] == light["dark"][1] == 1
+
+
+def test_print_fits_the_sheet_and_hides_what_paper_cannot_do(browser, page):
+    opened(browser, page, (696, 1000))  # A4 less its margins, at 96 points an inch
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        shown = "return [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent).length"
+        assert browser.execute_script(shown, "nav, button.copy") == 0
+        assert browser.execute_script(shown, "table") > 5
+        wide = browser.execute_script(
+            """return [...document.querySelectorAll(".wide table, figure svg")].map((e) =>
+            e.getBoundingClientRect().right - document.querySelector("main").getBoundingClientRect().right)"""
+        )
+        assert max(wide) < 1
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
+    pages = re.findall(rb"/MediaBox\s*\[0 0 ([\d.]+) ([\d.]+)\]", pdf)
+    assert 3 <= len(pages) <= 15
+    assert all((round(float(w)), round(float(h))) == (595, 842) for w, h in pages)
+
+
+@pytest.mark.parametrize("kind", ["one operator", "one probe", "nothing"])
+def test_little_is_shown_as_well(browser, tmp_path, kind):
+    chosen = {
+        "one operator": comparison((MINE,), floors=()),
+        "one probe": comparison((VPNOISE, GUMBEL), probes=("cost",), command=""),
+        "nothing": comparison((MINE,), probes=(), missing=("coherence: no data",)),
+    }[kind]
+    figures = dict.fromkeys(chosen.results, "<svg></svg>")
+    opened(browser, write_report(chosen, tmp_path / "page.html", figures))
+    text = browser.find_element("tag name", "main").text
+    assert ("alone: nothing to compare it with" in text) == (kind != "one probe")
+    assert ("Nothing is compared" in text) == (kind != "one probe")
+    assert ("Differences" in text) == (kind == "one probe")
+    expected = {"one operator": len(PROBES), "one probe": 1, "nothing": 0}[kind]
+    assert len(browser.find_elements("css selector", "figure")) == expected
+    assert bool(browser.find_elements("css selector", "button.copy")) == (kind != "one probe")
+    assert not complaints(browser)
+
+
+# --- the file ---
+
+
+def test_same_comparison_same_bytes(tmp_path):
+    pages = []
+    for name in ("one.html", "two.htm"):
+        found = comparison((MINE, GUMBEL), probes=("coherence", "cost"))
+        pages.append(write_report(found, tmp_path / name, figures_of(found)).read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_the_file_names_no_address_and_ends_no_script(page):
+    text = page.read_text(encoding="utf-8")
+    assert "default-src 'none'" in text
+    assert not re.findall(r"https?:", re.sub(r'xmlns(:\w+)?="[^"]*"', "", text))
+    assert not re.findall(r"\ssrc=|@import|url\((?!#)|<link(?! rel=\"icon\" href=\"data:)", text)
+    assert text.lower().count("</script>") == text.lower().count("<script>") == 1
+
+
+def test_what_cannot_be_written(full, monkeypatch, tmp_path):
+    with pytest.raises(UsageError, match=r"use \.html"):
+        write_report(full, tmp_path / "a.pdf", {})
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "jinja2", None)
+        with pytest.raises(GradprobeError, match=r'pip install "gradprobe\[report\]"'):
+            check_report(tmp_path / "a.html")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(GradprobeError, match="cannot write"):
+        write_report(full, tmp_path / "file" / "a.html", {})

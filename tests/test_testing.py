@@ -1,0 +1,384 @@
+"""The contract: every built-in keeps it, and each property finds the fault that is planted for it."""
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+import gradprobe as gp
+from gradprobe import registry
+from gradprobe.about import About
+from gradprobe.core import Operator, Selection
+from gradprobe.softtopk import soft_topk
+from gradprobe.testing import PROPERTIES, BrokenContract, check_operator, examine
+
+PAIRS = {
+    **{name: registry.ALIASES.get(name, f"{name}+gather") for name in registry.RELAXATIONS},
+    **{f"throttle {name}": f"lapsum+{name}" for name in registry.THROTTLES},
+}
+VARIANTS = (
+    "lapsum:tau=0.03+attention", "logistic:tau=0.1+scale", "gumbel-ste:backward=soft+zero", "gumbel-ste:scale=0+zero",
+    "hard+vpnoise", "random+scale", "lapsum+vpnoise:sigma=unit", "lapsum+vpnoise:sigma=0",
+    "simple:forward=marginal+vpnoise", "imle:lam=norm+gather", "gumbel-softmax+attention",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", [*PAIRS.values(), *VARIANTS])
+def test_every_built_in_keeps_every_promise(spec):
+    check_operator(spec)
+
+
+def exact(patches, scores, k, noise):
+    """What the faults are planted in: nothing wrong with it."""
+    weights = soft_topk(scores, k)
+    return Selection(patches * weights[..., None], weights)
+
+
+EXACT = About("alpha_i x_i", "exact", budget=1e-9)
+
+
+@dataclass(frozen=True)
+class Planted:
+    """An operator that is `exact` but for one thing."""
+
+    act: Callable = exact
+    about: About | None = EXACT
+
+    def __call__(self, patches, scores, k, noise):
+        return self.act(patches, scores, k, noise)
+
+
+def other_weights(change):
+    def act(patches, scores, k, noise):
+        weights = soft_topk(scores, k)
+        weights = weights if k == scores.shape[1] else change(weights, scores)
+        return Selection(patches * weights[..., None], weights)
+
+    return act
+
+
+def then(change):
+    """`exact` with its selection changed."""
+
+    def act(patches, scores, k, noise):
+        return change(exact(patches, scores, k, noise), patches, scores, k, noise)
+
+    return act
+
+
+def first(do):
+    """`exact` after something else was done."""
+
+    def act(patches, scores, k, noise):
+        do(patches, scores)
+        return exact(patches, scores, k, noise)
+
+    return act
+
+
+def noisy(noise_of):
+    def act(patches, scores, k, noise):
+        weights = soft_topk(scores, k)
+        dropped = (1 - weights)[..., None] * noise_of(noise).normal(patches.shape[1:], like=patches)
+        return Selection(patches * weights[..., None] + dropped, weights)
+
+    return act
+
+
+def nowhere_finite(selection, patches, scores, k, noise):
+    width = scores.amax(1) - scores.amin(1)
+    extra = (width / width - 1)[:, None, None] * (k < scores.shape[1])
+    return selection if k == scores.shape[1] else replace(selection, tokens=selection.tokens + extra)
+
+
+def infinite_backward(selection, patches, scores, k, noise):
+    spread = (scores - scores.mean(1, keepdim=True)).square().sum(1).sqrt()  # its derivative at 0 is 0 / 0
+    return replace(selection, tokens=selection.tokens + 0 * torch.nan_to_num(spread)[:, None, None])
+
+
+def off_thread(selection, *_):
+    here = threading.current_thread() is threading.main_thread()
+    return selection if here else replace(selection, tokens=selection.tokens + 1e-6)
+
+
+def uneven(patches, scores, k, noise):
+    place = torch.arange(scores.shape[1], dtype=scores.dtype)
+    return exact(patches, scores + place / 10, k, noise)
+
+
+def half_the_first(selection, patches, scores, k, noise):
+    share = torch.ones_like(scores)
+    share[:, 0] = 1.0 if k == scores.shape[1] else 0.5
+    return replace(selection, tokens=selection.tokens * share[..., None])
+
+
+def of_the_batch(patches, scores, k, noise):
+    weights = soft_topk(scores, k, 1 + scores.detach().double().mean().abs())
+    return Selection(patches * weights[..., None], weights)
+
+
+def gradient_of_the_batch(patches, scores, k, noise):
+    return exact(patches, scores + (scores.mean(0) - scores.mean(0).detach()), k, noise)
+
+
+def misplaced(selection, patches, scores, k, noise):
+    return replace(selection, index=torch.arange(scores.shape[1]).flip(0).expand(scores.shape))
+
+
+def broken_backward(patches, scores, k, noise):
+    class Bad(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            raise ValueError("no way back")
+
+    return exact(patches, Bad.apply(scores), k, noise)
+
+
+def numpy_only(patches, scores, k, noise):
+    scores.detach().numpy()  # numpy has no bfloat16
+    return exact(patches, scores, k, noise)
+
+
+def raises(patches, scores, k, noise):
+    raise ValueError("I am broken")
+
+
+LAX = About("alpha_i x_i", "exact")
+DRAWS = replace(LAX, stochastic=True, budget=1e-9)
+FAULTS = {
+    "raises": (Planted(raises), {"call", "inputs"}),
+    "a tensor": (Planted(lambda patches, scores, k, noise: patches), {"call"}),
+    "nothing": (Planted(lambda patches, scores, k, noise: None), {"call"}),
+    "a selection of nothing": (Planted(lambda *_, noise=None: Selection(None, None)), {"call"}),
+    "three arguments": (Planted(lambda patches, scores, k, noise: soft_topk(scores)), {"call", "inputs"}),
+    "shape": (Planted(then(lambda s, *_: replace(s, weights=s.weights[:, :2]))), {"call"}),
+    "dtype": (Planted(then(lambda s, *_: replace(s, weights=s.weights.float())), LAX), {"call"}),
+    "one dtype": (Planted(numpy_only), {"call"}),
+    "index": (Planted(then(lambda s, p, x, *_: replace(s, index=torch.full(x.shape, 99)))),
+              {"call", "identity", "equivariance", "gradient"}),
+    "above one": (Planted(other_weights(lambda w, s: 1.5 * w), LAX), {"weights"}),
+    "nan weights": (Planted(then(lambda s, *_: replace(s, weights=s.weights / 0 * 0))),
+                    {"weights", "budget", "finite"}),
+    "budget": (Planted(other_weights(lambda w, s: w**1.1)), {"budget"}),
+    "not the identity": (Planted(then(lambda s, *_: replace(s, tokens=s.tokens * (1 + 1e-2)))), {"identity"}),
+    "not in order": (Planted(then(misplaced)), {"identity", "equivariance"}),
+    "a bias": (Planted(then(lambda s, p, x, *_: replace(s, key_bias=torch.full_like(x, 1e-2)))), {"identity"}),
+    "by place": (Planted(uneven), {"equivariance"}),
+    "tokens by place": (Planted(then(half_the_first)), {"equivariance"}),
+    "by thread": (Planted(then(off_thread)), {"repeatable"}),
+    "by grad mode": (
+        Planted(then(lambda s, p, x, *_: replace(s, tokens=s.tokens + 1e-9 * x.requires_grad) if len(x) == 4 else s)),
+        {"repeatable"},
+    ),
+    "not stochastic": (Planted(exact, DRAWS), {"fresh noise"}),
+    "stochastic": (Planted(noisy(lambda n: n)), {"fresh noise"}),
+    "deaf to the draw": (Planted(noisy(lambda n: n.draw(0)), DRAWS), {"fresh noise"}),
+    "noise by place": (Planted(noisy(lambda n: gp.Noise(n.seed, range(len(n.ids)), n.index)), DRAWS),
+                       {"fresh noise", "keyed by image", "gradient"}),
+    "in place": (Planted(first(lambda p, s: p.mul_(1))), {"inputs"}),
+    "behind autograd": (Planted(first(lambda p, s: p.data.clamp_(min=-1))), {"identity", "inputs"}),
+    "asks for a gradient": (Planted(first(lambda p, s: p.requires_grad_())), {"inputs"}),
+    "torch's generator": (Planted(first(lambda p, s: torch.rand(1))), {"surroundings"}),
+    "numpy's generator": (Planted(first(lambda p, s: np.random.rand())), {"surroundings"}),  # noqa: NPY002
+    "python's generator": (Planted(first(lambda p, s: random.random())), {"surroundings"}),
+    "threads": (Planted(first(lambda p, s: torch.set_num_threads(2))), {"surroundings"}),
+    "default dtype": (Planted(first(lambda p, s: torch.set_default_dtype(torch.float16))), {"surroundings"}),
+    "not finite on ties": (Planted(then(nowhere_finite)), {"finite"}),
+    "not finite backward": (Planted(then(infinite_backward)), {"finite"}),
+    "the batch": (Planted(of_the_batch), {"keyed by image"}),
+    "the batch backward": (Planted(gradient_of_the_batch), {"keyed by image", "gradient"}),
+    "backward raises": (Planted(broken_backward), {"finite", "keyed by image", "gradient", "surroundings"}),
+    "exact, but twice": (Planted(lambda p, s, k, noise: exact(p, 2 * s - s.detach(), k, noise)), {"gradient"}),
+    "exact, but one part": (
+        Planted(lambda p, s, k, noise: exact(p, torch.cat([s[:, :1].detach(), s[:, 1:]], 1), k, noise)), {"gradient"}
+    ),
+    "exact, but none": (Planted(lambda p, s, k, noise: exact(p, s.detach(), k, noise)), {"gradient"}),
+    "exact, but steps": (Planted(lambda p, s, k, noise: exact(p, s.float().to(s), k, noise)), {"gradient"}),
+    "none, but some": (Planted(exact, About("", "none", budget=1e-9)), {"gradient"}),
+    "biased, but exact": (Planted(exact, About("", "biased", budget=1e-9)), {"gradient"}),
+    "biased, but none": (Planted(lambda p, s, k, noise: exact(p, s.detach(), k, noise), About("", "biased")),
+                         {"gradient"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_breaks_its_property_and_no_other(name):
+    operator, wanted = FAULTS[name]
+    state, dtype = torch.get_rng_state(), torch.get_default_dtype()
+    findings = examine(operator)
+    assert {f.property for f in findings if f.status == "failed"} == wanted
+    for f in findings:
+        if f.status == "failed":
+            assert f.case and f.told and f.remedy and f.promise, f
+    assert torch.equal(state, torch.get_rng_state())  # whatever the operator did
+    assert torch.get_default_dtype() == dtype
+    with pytest.raises(BrokenContract) as caught:
+        check_operator(operator, name="mine")
+    text = str(caught.value)
+    assert text.startswith(f"mine breaks {len(wanted)} of {len(PROPERTIES)} properties")
+    for f in findings:
+        if f.status == "failed":
+            assert f.case in text and f.told in text and f.promise in text and f.remedy in text
+
+
+def test_the_operator_that_faults_are_planted_in_has_none():
+    assert {f.status for f in examine(Planted())} == {"passed"}
+    assert {f.property for f in examine(Planted())} == set(PROPERTIES)
+
+
+def test_every_property_has_a_planted_fault():
+    assert set().union(*(wanted for _, wanted in FAULTS.values())) == set(PROPERTIES)
+
+
+def test_an_exception_is_told_with_its_line_and_its_input():
+    def picky(patches, scores, k, noise):
+        if k == 1:
+            raise ValueError("one is not enough")
+        return exact(patches, scores, k, noise)
+
+    call = examine(Planted(picky))[0]
+    assert call.told.startswith("raised ValueError: one is not enough (test_testing.py, line ")
+    assert "K = 1" in call.case
+
+    def tied(patches, scores, k, noise):
+        if (scores == 0).all(1).any():
+            raise ValueError("ties")
+        return exact(patches, scores, k, noise)
+
+    found = {f.property: f for f in examine(Planted(tied))}
+    assert found["call"].status == "passed"
+    assert found["weights"].case.startswith("zeros, ")
+
+
+def test_the_input_that_is_named_is_the_one_that_fails():
+    found = {f.property: f for f in examine(Planted(then(nowhere_finite)))}
+    assert found["finite"].case.startswith("zeros, float64, N = 17, K = 1")
+
+
+def test_without_a_declaration_what_needs_one_is_skipped_and_says_what_to_declare():
+    found = {f.property: f for f in examine(Planted(about=None))}
+    skipped = {name for name, f in found.items() if f.status == "skipped"}
+    assert skipped == {"budget", "fresh noise", "gradient"}
+    assert all("gradprobe.About(" in found[name].remedy for name in skipped)
+    assert "it looks exact" in found["gradient"].told
+    check_operator(Planted(about=None))
+    steps = Planted(lambda p, s, k, noise: exact(p, s.float().to(s), k, noise), None)
+    assert "it looks biased" in {f.property: f for f in examine(steps)}["gradient"].told
+
+
+@dataclass(frozen=True)
+class Half:
+    """A relaxation with something wrong."""
+
+    act: Callable
+    about: About
+
+    def __call__(self, scores, k, noise):
+        return self.act(scores, k, noise)
+
+
+def test_a_relaxation_is_examined_by_itself():
+    """Behind ``zero`` any gradient is biased; only by itself does its own declaration show to be wrong."""
+    wrong = Half(lambda s, k, noise: soft_topk(2 * s - s.detach(), k), About("", "exact", budget=1e-9))
+    found = {f.property for f in examine(Operator(wrong, registry.part("throttle", "zero"))) if f.status == "failed"}
+    assert found == {"relaxation: gradient"}
+
+
+def perturbed(change=lambda weights, scores: weights):
+    def act(patches, scores, k, noise):
+        weights = registry.part("relaxation", "perturbed:samples=20")(scores, k, noise)
+        return Selection(patches * weights[..., None], change(weights, scores))
+
+    return act
+
+
+UNBIASED = About("", "unbiased", stochastic=True, budget=1e-6)
+
+
+def gradient_of(operator):
+    return next(f for f in examine(operator) if f.property == "gradient")
+
+
+def test_a_sampled_gradient_that_is_right_in_the_mean_passes():
+    found = gradient_of(Planted(perturbed(), UNBIASED))
+    assert found.status == "passed", found
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.4])
+def test_a_sampled_gradient_of_the_wrong_size_is_found(factor):
+    def scaled(weights, scores):
+        return weights.detach() + factor * (weights - weights.detach())
+
+    found = gradient_of(Planted(perturbed(scaled), UNBIASED))
+    assert found.status == "failed"
+    assert "standard errors" in found.told
+
+
+@pytest.mark.parametrize("spec", ["gumbel-ste", "gumbel-ste:backward=soft", "decoupled-ste", "shiva", "imle"])
+def test_a_straight_through_gradient_is_not_unbiased(spec):
+    relaxation = registry.part("relaxation", spec)
+
+    def act(patches, scores, k, noise):
+        weights = relaxation(scores, k, noise)
+        return Selection(patches * weights[..., None], weights)
+
+    assert gradient_of(Planted(act, UNBIASED)).status == "failed"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Plackett-Luce with its log-probability changed."""
+
+    change: Callable
+    about = About("", "unbiased", stochastic=True, budget=1e-9)
+
+    def __call__(self, scores, k, noise):
+        return registry.part("relaxation", "plackett-luce")(scores, k, noise)
+
+    def log_prob(self, scores, k, noise):
+        return self.change(scores, k, noise)
+
+
+def independent(scores, k, noise):
+    """As if the tokens were drawn with replacement: a common mistake."""
+    kept = registry.part("relaxation", "plackett-luce")(scores, k, noise)
+    return (scores.log_softmax(-1) * kept).sum(-1)
+
+
+def test_a_wrong_log_probability_is_found():
+    gather = registry.part("throttle", "gather")
+    found = {f.property: f for f in examine(Operator(Scored(independent), gather))}
+    assert found["gradient"].status == "failed"
+
+
+def test_a_gradient_too_noisy_to_tell_is_not_called_right():
+    def loud(patches, scores, k, noise):
+        weights = soft_topk(scores, k)
+        extra = 300 * noise.normal(scores.shape[1:], like=scores) * (scores - scores.detach())
+        return Selection(patches * weights[..., None], weights + extra)
+
+    assert gradient_of(Planted(loud, UNBIASED)).status == "skipped"
+
+
+def test_only_an_operator_can_be_examined():
+    with pytest.raises(gp.UsageError, match=r"Planted\(\)"):
+        examine(Planted)
+    with pytest.raises(gp.UsageError, match="cannot be called"):
+        examine(3)
+    with pytest.raises(gp.UsageError, match="did you mean 'vpnoise'"):
+        examine("vpnose")
+
+
+def test_progress_is_told():
+    seen = []
+    examine("lapsum+scale", progress=lambda *told: seen.append(told))
+    assert [done for _, done, _ in seen] == list(range(1, len(PROPERTIES) + 4))
+    assert {total for *_, total in seen} == {len(PROPERTIES) + 3}
