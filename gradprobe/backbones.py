@@ -176,7 +176,7 @@ class Backbone:
 
 
 def _with_diagonal(mask: Tensor, own: Tensor) -> Tensor:
-    """The mask ``(B, 1, 1, T)`` for each query, with a bias ``(B, M)`` of its own where one of the last M sees itself."""
+    """The mask ``(B, 1, 1, T)`` for each query; where one of the last M tokens sees itself, its own ``(B, M)``."""
     total = mask.shape[-1]
     padded = torch.cat([own.new_zeros(len(own), total - own.shape[1]), own], 1).to(mask.dtype)
     diagonal = torch.eye(total, dtype=torch.bool, device=mask.device)

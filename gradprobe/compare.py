@@ -156,8 +156,8 @@ def compare(
         )  # fmt: skip
 
     task = task_for(seed)
-    files = {"weights": weights, "data": data, "device": device, "workers": workers}
-    where: dict[str, str] = {name: str(value) for name, value in files.items() if value is not None}
+    places = {"weights": weights, "data": data, "device": device, "workers": workers}
+    where = {name: str(value) for name, value in places.items() if value is not None}
     training = where | ({"train_data": train_data} if train_data else {})
     chosen = size or _remembered(task, named, k, seed, budget, results, workers)
     asked = questions(task_for, named, k, SIZES[chosen], seed)
@@ -335,4 +335,3 @@ def _fastest(run: Callable[[], None]) -> float:
         run()
         seconds.append(time.perf_counter() - start)
     return min(seconds)
-

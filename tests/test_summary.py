@@ -286,7 +286,7 @@ def test_markdown_has_all_numbers_long_and_marks_alone_short(full, table):
 
 
 def test_the_leaderboard_shows_every_number_best_retention_on_top(full, table):
-    figure = leaderboard(full)
+    figure = leaderboard([full])
     FigureCanvasAgg(figure)
     first = figure.axes[0]
     names = [label.get_text() for label in first.get_yticklabels()]
@@ -306,11 +306,11 @@ def test_the_leaderboard_shows_every_number_best_retention_on_top(full, table):
 
 def test_the_leaderboard_says_none_and_refuses_nothing(tmp_path):
     none = Comparison("a test", (MINE, REFERENCE), MINE, {"cost": [cost(MINE), cost(REFERENCE, gradient="none")]}, {})
-    texts = [text.get_text() for text in leaderboard(none).axes[0].texts]
+    texts = [text.get_text() for text in leaderboard([none]).axes[0].texts]
     assert texts == ["none"]
     with pytest.raises(UsageError, match="at least one"):
-        leaderboard(Comparison("a test", (MINE,), MINE, {}, {}))
-    one, two = (save_figure(leaderboard(none), tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
+        leaderboard([Comparison("a test", (MINE,), MINE, {}, {})])
+    one, two = (save_figure(leaderboard([none]), tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
     assert one == two
 
 

@@ -16,6 +16,7 @@ from gradprobe.cli.equivalence import equivalence
 from gradprobe.cli.fidelity import fidelity
 from gradprobe.cli.figures import figures
 from gradprobe.cli.landscape import landscape
+from gradprobe.cli.leaderboard import leaderboard
 from gradprobe.cli.operators import listing
 from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
@@ -61,6 +62,7 @@ app.command()(check)
 app.command()(cite)
 app.command("list")(listing)
 app.command()(show)
+app.command()(leaderboard)
 app.command()(figures)
 app.command("train-scenes")(train_scenes)
 

@@ -62,13 +62,16 @@ def _drawings() -> dict[str, Drawing]:
     """The figures that a preset can name: an experiment and its answers -> a figure."""
     from gradprobe.cli.equivalence import draw_fig4
     from gradprobe.experiments import panels, row_panels
+    from gradprobe.leaderboard import comparisons
     from gradprobe.plotting.coherence import fig1c, operators
     from gradprobe.plotting.fidelity import fidelity_figure
     from gradprobe.plotting.landscape import fig2
     from gradprobe.plotting.predict import predict
     from gradprobe.plotting.retention import retention_figure
+    from gradprobe.plotting.summary import leaderboard
 
     return {
+        "leaderboard": lambda experiment, answers: leaderboard(comparisons(experiment, answers)),
         "fig1c": lambda experiment, answers: fig1c(row_panels(experiment, answers), experiment.paper),
         "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),
         "fidelity": lambda experiment, answers: fidelity_figure(row_panels(experiment, answers), experiment.paper),

@@ -53,36 +53,40 @@ def svg_of(figure: Figure, name: str) -> str:
     return text.replace("<svg", '<svg style="stroke-linejoin: round; stroke-linecap: butt"', 1).strip()
 
 
-def leaderboard(comparison: Comparison) -> Figure:
+def leaderboard(comparisons: Sequence[Comparison]) -> Figure:
     """Every operator a row, best retention on top, every metric a column: dots with their 95 % intervals.
 
     A dashed line goes through the focus. Blue and vermilion dots are decided to be better or worse than it, hollow ones
     are undecided; rankings that need no training stand below a line.
 
     Args:
-        comparison: the operators, compared with its focus.
+        comparisons: one a panel, of the same focus.
 
     Raises:
         UsageError: nothing was measured.
     """
-    found = sorted(rows(comparison), key=_rank)
-    metrics = measured(found)
-    if not metrics:
+    tables = [sorted(rows(comparison), key=_rank) for comparison in comparisons]
+    if not tables or not all(measured(found) for found in tables):
         raise UsageError("no leaderboard to draw; give at least one result")
+    heights = [LINE * len(found) + ENDS for found in tables]
     with look():
-        figure = Figure(figsize=(PAGE, LINE * len(found) + ENDS))
-        grid = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
-        for axes, metric in zip(grid, metrics, strict=True):
-            _column(axes, metric, found)
-        grid[0].set_yticks(np.arange(len(found)), [name_of(row) for row in found], fontsize=6)
-        grid[0].set_ylim(len(found) - 0.4, -0.6)
-        for label, row in zip(grid[0].get_yticklabels(), found, strict=True):
-            label.set(fontweight="bold" if row["focus"] else "normal", color=GREY if row["floor"] else BLACK)
+        figure = Figure(figsize=(PAGE, sum(heights)))
+        panels = figure.subfigures(len(tables), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for panel, comparison, found in zip(panels, comparisons, tables, strict=True):
+            metrics = measured(found)
+            grid = panel.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+            for axes, metric in zip(grid, metrics, strict=True):
+                _column(axes, metric, found)
+            grid[0].set_yticks(np.arange(len(found)), [name_of(row) for row in found], fontsize=6)
+            grid[0].set_ylim(len(found) - 0.4, -0.6)
+            for label, row in zip(grid[0].get_yticklabels(), found, strict=True):
+                label.set(fontweight="bold" if row["focus"] else "normal", color=GREY if row["floor"] else BLACK)
+            panel.suptitle(comparison.title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
         told = (
-            f"dashed and black: {comparison.focus}; blue: decided better than it, orange: worse, hollow: undecided; "
+            f"dashed, black: {comparisons[0].focus}; blue: decided better than it, orange: worse, hollow: undecided; "
             "black\ngaps: decided against hard top-K; 95 %, not corrected for their number; intervals at an edge go on"
         )
-        figure.supxlabel(told, x=0.01, ha="left", fontsize=6.5, color=GREY)
+        panels[-1].supxlabel(told, x=0.01, ha="left", fontsize=6.5, color=GREY)
         figure.get_layout_engine().set(w_pad=0.02, wspace=0.02)  # type: ignore[union-attr, call-arg]
     return figure
 
