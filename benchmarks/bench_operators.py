@@ -24,7 +24,7 @@ from gradprobe import registry
 from gradprobe.core import Noise, top_k_mask
 from gradprobe.softtopk import soft_topk
 
-SIZES, BATCH, KEEP = (196, 2880), 32, 0.3
+SIZES, BATCH, KEEP, TAU = (196, 2880), 32, 0.3, 1.0
 PATIENCE = 2.0  # seconds: what takes longer is timed in two rounds only
 Textbook = Callable[[Tensor, int, Noise], Tensor]
 
@@ -77,7 +77,7 @@ def relaxed_subset(s: Tensor, k: int, noise: Noise) -> Tensor:
     keys, khot, onehot = gumbels(s, noise), torch.zeros_like(s), torch.zeros_like(s)
     for _ in range(k):
         keys = keys + torch.log((1 - onehot).clamp(min=torch.finfo(s.dtype).tiny))
-        onehot = torch.softmax(keys, -1)
+        onehot = torch.softmax(keys / TAU, -1)
         khot = khot + onehot
     return khot.clamp(max=1)
 

@@ -15,7 +15,7 @@ class About:
         gradient: ``exact``: the derivative of the very output, given the noise. ``unbiased``: over noise draws, the
             mean gradient of any loss is the gradient of the mean loss. ``biased``: neither. ``none``: no graph.
         source: where it is from.
-        cite: names in `gradprobe.citations.BIBTEX`.
+        cite: names in `gradprobe.citations.BIBTEX`, or whole BibTeX entries.
         stochastic: whether other noise gives another output.
         budget: of a relaxation: the largest ``|sum_i alpha_i - K| / N`` in float64; None: no budget is kept.
 

@@ -1,7 +1,5 @@
 """Where the operators and probes come from: BibTeX by key."""
 
-from collections.abc import Iterable
-
 BIBTEX = {
     "diffprune": r"""
 @misc{diffprune,
@@ -263,6 +261,15 @@ BIBTEX = {
   archivePrefix = {arXiv},
 }
 """,
+    "salimans2017evolution": r"""
+@misc{salimans2017evolution,
+  title = {Evolution Strategies as a Scalable Alternative to Reinforcement Learning},
+  author = {Salimans, Tim and Ho, Jonathan and Chen, Xi and Sidor, Szymon and Sutskever, Ilya},
+  year = {2017},
+  eprint = {1703.03864},
+  archivePrefix = {arXiv},
+}
+""",
     "touvron2021deit": r"""
 @inproceedings{touvron2021deit,
   title = {Training Data-Efficient Image Transformers and Distillation through Attention},
@@ -283,13 +290,3 @@ BIBTEX = {
 }
 """,
 }
-
-
-def bibtex(keys: Iterable[str]) -> str:
-    """The entries of some keys, each once, in their order.
-
-    Example:
-        >>> print(bibtex(["straight-through"]).splitlines()[0])
-        @misc{straight-through,
-    """
-    return "\n".join(BIBTEX[key].strip() + "\n" for key in dict.fromkeys(keys))

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gradprobe import registry
-from gradprobe.core import Noise, SelectionOperator, apply, deployed
+from gradprobe.core import Noise, SelectionOperator, apply, check_k, deployed
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.experiments import Progress, Run, ask
 from gradprobe.journal import write_whole
@@ -156,6 +156,7 @@ def compare(
         )  # fmt: skip
 
     task = task_for(seed)
+    check_k(k, task.n_tokens)
     places = {"weights": weights, "data": data, "device": device, "workers": workers}
     where = {name: str(value) for name, value in places.items() if value is not None}
     training = where | ({"train_data": train_data} if train_data else {})

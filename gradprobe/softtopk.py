@@ -224,7 +224,7 @@ def _laplace_threshold(budget: _Budget) -> Tensor:
     return torch.where(excess >= 0, u + log_z - log_a, s - log_z + log_b)
 
 
-def _newton_threshold(cdf: Curve, log_density: Curve, quantile: Curve, budget: _Budget) -> Tensor:
+def _newton_threshold(cdf: Curve, density: Curve, quantile: Curve, budget: _Budget) -> Tensor:
     """Newton on ``log(what the lower N - K take) - log(what the upper K lack)``, kept inside a bracket.
 
     The two sides are sums without cancellation, and their logarithms are nearly straight lines in the tails. The
@@ -234,19 +234,20 @@ def _newton_threshold(cdf: Curve, log_density: Curve, quantile: Curve, budget: _
     t, k, kept, n = budget.t, budget.k, budget.kept, budget.t.shape[-1]
     split = k.round()
     upper = torch.arange(n, device=t.device) >= n - split
-    sign = torch.where(upper, -1.0, 1.0).to(t)
+    above, below = upper.to(t), (~upper).to(t)
+    sign = below - above
     low = torch.maximum(-quantile(k / kept), -budget.gap - quantile(k / (kept + 1)))
     high = -quantile((k - kept + 1) / (n - kept + 1))
     delta = torch.minimum(torch.maximum(-budget.gap / 2, low), high)
     low, high, last = low - 0.1, high + 0.1, high - low + 1
     for step in range(1, 65):
         z = (t - delta) * sign
-        share, density = cdf(z), log_density(z).exp()
-        takes = share.masked_fill(upper, 0).sum(-1, keepdim=True) + (split - k).clamp(min=0)
-        lacks = share.masked_fill(~upper, 0).sum(-1, keepdim=True) + (k - split).clamp(min=0)
+        share, slope = cdf(z), density(z)
+        takes = share.mul(below).sum(-1, keepdim=True) + (split - k).clamp(min=0)
+        lacks = share.mul(above).sum(-1, keepdim=True) + (k - split).clamp(min=0)
         low, high = torch.where(takes >= lacks, delta, low), torch.where(takes <= lacks, delta, high)
-        slope_takes = density.masked_fill(upper, 0).sum(-1, keepdim=True) / takes
-        slope_lacks = density.masked_fill(~upper, 0).sum(-1, keepdim=True) / lacks
+        slope_takes = slope.mul(below).sum(-1, keepdim=True) / takes
+        slope_lacks = slope.mul(above).sum(-1, keepdim=True) / lacks
         newton = delta + (takes.log() - lacks.log()) / (slope_takes + slope_lacks)
         slack = 1e-12 * (1 + delta.abs())
         move = (newton - delta).abs()
@@ -285,13 +286,21 @@ class _Family:
     threshold: Callable[[_Budget], Tensor]
 
 
-def _by_newton(cdf: Curve, log_density: Curve, quantile: Curve) -> _Family:
-    return _Family(cdf, log_density, partial(_newton_threshold, cdf, log_density, quantile))
+def _by_newton(cdf: Curve, density: Curve, log_density: Curve, quantile: Curve) -> _Family:
+    return _Family(cdf, log_density, partial(_newton_threshold, cdf, density, quantile))
 
 
 CDFS = {
     "laplace": _Family(_laplace, lambda x: -x.abs() - math.log(2), _laplace_threshold),
-    "logistic": _by_newton(torch.sigmoid, lambda x: logsigmoid(x) + logsigmoid(-x), torch.logit),
-    "gaussian": _by_newton(torch.special.ndtr, lambda x: -x * x / 2 - math.log(2 * math.pi) / 2, torch.special.ndtri),
-    "linear": _by_newton(lambda x: (x + 0.5).clamp(0, 1), _linear_log_density, _linear_quantile),
-}
+    "logistic": _by_newton(
+        torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x), lambda x: logsigmoid(x) + logsigmoid(-x),
+        torch.logit,
+    ),
+    "gaussian": _by_newton(
+        torch.special.ndtr, lambda x: (-x * x / 2).exp_() / math.sqrt(2 * math.pi),
+        lambda x: -x * x / 2 - math.log(2 * math.pi) / 2, torch.special.ndtri,
+    ),
+    "linear": _by_newton(
+        lambda x: (x + 0.5).clamp(0, 1), lambda x: (x.abs() < 0.5).to(x), _linear_log_density, _linear_quantile
+    ),
+}  # fmt: skip

@@ -8,10 +8,11 @@ from gradprobe.errors import UsageError, nearest
 
 PROBES: dict[str, tuple[str, ...]] = {
     "coherence": ("diffprune",),
+    "compare": ("diffprune", "li2018landscape", "salimans2017evolution"),
     "cost": (),
     "curvature": (),
     "equivalence": ("diffprune",),
-    "fidelity": (),
+    "fidelity": ("salimans2017evolution",),
     "landscape": ("li2018landscape", "diffprune"),
     "retention": (),
 }
