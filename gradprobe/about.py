@@ -13,7 +13,8 @@ class About:
     Attributes:
         formula: what it computes, in a line.
         gradient: ``exact``: the derivative of the very output, given the noise. ``unbiased``: over noise draws, the
-            mean gradient of any loss is the gradient of the mean loss. ``biased``: neither. ``none``: no graph.
+            mean gradient of any linear function of the weights is the gradient of its mean; of any loss at all, if it
+            is a score function (`log_prob`). ``biased``: neither. ``none``: no graph.
         source: where it is from.
         cite: names in `gradprobe.citations.BIBTEX`, or whole BibTeX entries.
         stochastic: whether other noise gives another output.
@@ -42,7 +43,8 @@ def about_of(thing: Any) -> About | None:
 def joined(relaxation: Any, throttle: Any) -> About | None:
     """What an operator of these parts promises; None if one of them says nothing.
 
-    A gradient through both is exact if both are; a score function's is unbiased through any throttle.
+    A gradient through both is exact if both are; a score function's is unbiased through any throttle, any other that is
+    unbiased for linear functions alone is not.
     """
     left, right = about_of(relaxation), about_of(throttle)
     if left is None or right is None:
@@ -51,7 +53,7 @@ def joined(relaxation: Any, throttle: Any) -> About | None:
     gradient: Gradient = "exact" if kinds == {"exact"} else "biased"
     if "none" in kinds:
         gradient = "none"
-    elif left.gradient == "unbiased":
+    elif left.gradient == "unbiased" and hasattr(relaxation, "log_prob"):
         gradient = "unbiased"
     return About(
         formula=f"{right.formula}; {left.formula}",

@@ -200,8 +200,14 @@ def questions(
     """
     task, every, s = task_for(seed), list(operators.values()), size
     n = task.available
-    batches = min(s.batches, n(s.batches * s.batch_size) // s.batch_size)
-    held_out = max(1, min(s.held_out, n(s.fidelity_images + s.held_out) - n(s.fidelity_images)))
+    least = 3 * s.batch_size  # three batches are the fewest with an interval
+    if n(least) < least:
+        told = f"{n(least)} images are too few for a comparison of this size"
+        raise UsageError(f"{told}; give at least {least}, or --size tiny")
+    batches = n(s.batches * s.batch_size) // s.batch_size
+    images, held_out = s.fidelity_images, s.held_out
+    if (there := n(images + held_out)) < images + held_out:
+        images, held_out = there - there // 2, there // 2
     asked = [
         coherence.question_of(
             task, op, k, batches=batches, batch_size=s.batch_size, draws=2, steps=0, learning_rate=1e-3, seed=seed
@@ -219,7 +225,7 @@ def questions(
     if k < task.n_tokens:
         asked += [
             fidelity.question_of(
-                task, op, k, sigmas=SIGMAS, draws=s.draws, images=n(s.fidelity_images), scores="scorer",
+                task, op, k, sigmas=SIGMAS, draws=s.draws, images=images, scores="scorer",
                 held_out=held_out, ladder=LADDER, noise_draws=8, seed=seed,
             )
             for op in every

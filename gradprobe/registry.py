@@ -92,10 +92,12 @@ def names(kind: str) -> list[str]:
 def registered() -> list[str]:
     """An operator for every relaxation and throttle that has a name and lets a gradient through, entry points included.
 
-    Relaxations come with the throttle of `SUITED`, throttles with ``lapsum``; then whole operators of third parties.
+    Relaxations come with the throttle of `SUITED`, throttles that none of them has with ``lapsum``; then whole operators
+    of third parties.
     """
     found = [f"{name}+{SUITED.get(name, 'scale')}" for name in dict.fromkeys([*RELAXATIONS, *names("relaxation")])]
-    found += [f"lapsum+{name}" for name in dict.fromkeys([*THROTTLES, *names("throttle")])]
+    taken = {spec.partition("+")[2] for spec in found}
+    found += [f"lapsum+{name}" for name in dict.fromkeys([*THROTTLES, *names("throttle")]) if name not in taken]
     found += [name for name in names("operator") if name not in ALIASES]
     built = {spec: build(spec) for spec in dict.fromkeys(found)}
     return [label(op) for op in built.values() if getattr(about_of(op), "gradient", None) != "none"]

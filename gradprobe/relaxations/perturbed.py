@@ -18,8 +18,8 @@ class Perturbed:
     masks and draws, ``sum_r (m_r - alpha) z_r^T / (sigma (R - 1))``: with less variance than the plain mean, and as
     unbiased. No N x N matrix is made.
 
-    Gradient: biased, by the order of one over R: that of the mean weights is unbiased, but a loss that is not linear in
-    them reads a mean of few masks. Source: Berthet et al., arXiv 2002.08676; for patches, Cordonnier et al.,
+    Gradient: unbiased for linear losses. One that is not linear in the weights reads a mean of few masks, which adds a
+    bias of the order of one over R. Source: Berthet et al., arXiv 2002.08676; for patches, Cordonnier et al.,
     arXiv 2104.03059.
 
     Attributes:
@@ -39,7 +39,7 @@ class Perturbed:
     def about(self) -> About:
         """What it promises."""
         cite = ("perturbed", "patch-selection")
-        return About("alpha = mean_r topK(s + sigma z_r)", "biased", "arXiv 2002.08676, 2104.03059", cite, True, 1e-9)
+        return About("alpha = mean_r topK(s + sigma z_r)", "unbiased", "arXiv 2002.08676, 2104.03059", cite, True, 1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

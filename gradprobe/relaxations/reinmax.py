@@ -19,7 +19,7 @@ class ReinMax:
     at ``tau_q``, the derivative of D_i in its logit is taken as ``2 q_i (1 - q_i) - p_i (1 - p_i) / 2``, and that of
     the logits in the scores is the soft top-K's own. The budget holds on average. K = N keeps all.
 
-    Gradient: biased (second-order accurate in the paper's sense). Source: Liu et al., arXiv 2304.08612.
+    Gradient: unbiased for linear losses, accurate to second order for others. Source: Liu et al., arXiv 2304.08612.
 
     Attributes:
         tau_q: temperature of p', >= 1 in the paper; not annealed.
@@ -34,7 +34,7 @@ class ReinMax:
     def about(self) -> About:
         """What it promises."""
         formula = "alpha_i ~ Bernoulli(p_i), p_i = sigmoid(s_i - b), b: sum p = K"
-        return About(formula, "biased", "ReinMax, arXiv 2304.08612", ("reinmax",), stochastic=True)
+        return About(formula, "unbiased", "ReinMax, arXiv 2304.08612", ("reinmax",), stochastic=True)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

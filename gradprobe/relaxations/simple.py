@@ -17,7 +17,8 @@ class Simple:
 
     With ``forward=marginal`` the weights are mu itself: a relaxation without noise, whose gradient is exact.
 
-    Gradient: biased (exact for ``forward=marginal``). Source: SIMPLE, arXiv 2210.01941, Eq. 4 to 6.
+    Gradient: unbiased for linear losses, biased for others (exact for ``forward=marginal``).
+    Source: SIMPLE, arXiv 2210.01941, Eq. 4 to 6.
 
     Attributes:
         forward: ``sample`` or ``marginal``.
@@ -32,7 +33,7 @@ class Simple:
         source = "SIMPLE, arXiv 2210.01941"
         if self.forward == "marginal":
             return About("alpha_i = P(i in m), p(m) ~ exp(<s, m>), |m| = K", "exact", source, cite, budget=1e-9)
-        return About("alpha = m, p(m) ~ exp(<s, m>), |m| = K", "biased", source, cite, stochastic=True, budget=1e-9)
+        return About("alpha = m, p(m) ~ exp(<s, m>), |m| = K", "unbiased", source, cite, stochastic=True, budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         n = scores.shape[-1]

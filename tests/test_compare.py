@@ -1,0 +1,363 @@
+"""Compare: all probes on one's own operator and baselines, asked once, stopped and taken up again, told in one page."""
+
+import json
+import random
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from gradprobe import cli, compare
+from gradprobe.compare import SIZES, Size, Times, estimate
+from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.experiments import Answer
+from gradprobe.summary import METRICS, PROBES, rows, to_json
+
+MINE, SCALE = "mine.py:Half", "lapsum+scale"
+OPERATORS = """\
+from gradprobe import Selection
+
+def Half(patches, scores, k, noise):
+    weights = scores.sigmoid()
+    return Selection(patches * weights[..., None], weights)
+
+def Raises(patches, scores, k, noise):
+    raise ValueError("I am broken")
+"""
+LEAST = Size(
+    batches=3, batch_size=1, points=5, line_images=2, fidelity_images=3, draws=32, held_out=3, equivalence_images=4,
+    steps=2, test_images=8, seeds=1, rounds=6,
+)  # fmt: skip
+
+
+def shrink(monkeypatch):
+    for name, value in {"SIZES": {"tiny": LEAST}, "SIGMAS": (1.0,), "LADDER": (1e-3,), "GROUP": 2}.items():
+        monkeypatch.setattr(compare, name, value)
+
+
+def only(monkeypatch, *probes):
+    """The questions of some probes, and none of rankings."""
+    every = compare.questions
+    monkeypatch.setattr(
+        compare, "questions",
+        lambda *asked: [q for q in every(*asked) if q["probe"] in probes and not q["op"].startswith("ranked:")],
+    )  # fmt: skip
+
+
+def surroundings():
+    states = torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()  # noqa: NPY002
+    return *states, torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of its own with a user's file in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(OPERATORS)
+    return tmp_path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Every answer: the question, and whether it was computed."""
+    answers: list[Answer] = []
+    ask = compare.ask
+
+    def noted(*given):
+        answers.append(ask(*given))
+        return answers[-1]
+
+    monkeypatch.setattr(compare, "ask", noted)
+    return answers
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Operators are not timed but said to take a hundredth of a second; gives the names asked for."""
+    calls = []
+
+    def timed(task, operator, k, seed, name):
+        calls.append(name)
+        return Times(gradient=0.01, forward=0.004, deployed=0.001)
+
+    monkeypatch.setattr(compare, "timed", timed)
+    return calls
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run gradprobe; gives exit code, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def go(*arguments):
+        monkeypatch.setattr("sys.argv", ["gradprobe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return go
+
+
+# --- everything, once ---
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """One's own operator and a baseline by every probe; the folder, and what was around it before and after."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "mine.py").write_text(OPERATORS)
+    told = []
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(folder)
+        shrink(monkeypatch)
+        before = surroundings()
+        found = compare.compare(
+            [MINE], 58, baselines=["scale"], size="tiny", workers=1, progress=lambda *step: told.append(step)
+        )
+        after = surroundings()
+    return found, folder, before == after, told
+
+
+def test_every_probe_answers_and_the_first_operator_is_what_others_are_compared_with(whole):
+    found, *_ = whole
+    assert found.missing == ()
+    assert (found.ops, found.focus) == ((MINE, SCALE), MINE)
+    assert found.settings["size"] == "tiny"
+    assert (found.settings["k"], found.settings["tokens"], found.settings["seed"]) == (58, 196, 1)
+    assert set(found.results) == set(PROBES)
+    mine, scale, *floors = rows(found)
+    assert mine["focus"]
+    for metric in METRICS:
+        assert mine["metrics"][metric.name]["value"] is not None, metric.name
+        assert scale["metrics"][metric.name]["value"] is not None, metric.name
+        if metric.name == "equivalence":
+            continue  # its verdict is of the test against hard top-K
+        assert mine["metrics"][metric.name]["difference"] is None, metric.name
+        assert scale["metrics"][metric.name]["difference"] is not None, metric.name
+    assert {row["op"] for row in floors} == {
+        f"ranked:{name}" for name in ("random", "norm", "class-attention", "truth")
+    }
+    assert "hard+gather" in [result.question["op"] for result in found.results["equivalence"]]
+
+
+def test_all_operators_are_asked_the_same(whole):
+    for probe, results in whole[0].results.items():
+        ours = [r.question for r in results if not r.question["op"].startswith("ranked:")]
+        shared = [{k: v for k, v in q.items() if k not in ("op", "op_code")} for q in ours]
+        assert all(q == shared[0] for q in shared), probe
+        assert [q["op"] for q in ours if "op_code" in q] == [MINE], probe
+
+
+def test_only_the_answers_are_written_and_nothing_else_changes(whole):
+    _, folder, untouched, told = whole
+    assert untouched
+    assert sorted(p.name for p in folder.iterdir() if p.name != "__pycache__") == ["mine.py", "runs"]
+    assert (folder / "mine.py").read_text() == OPERATORS
+    every = [step for step in told if step[0].startswith("all ")]
+    assert [done for _, done, _ in every] == list(range(len(every)))
+    assert {total for *_, total in every} == {len(every) - 1}
+
+
+def test_the_command_says_the_same_from_what_is_stored(whole, run, asked, monkeypatch):
+    found, folder, *_ = whole
+    shrink(monkeypatch)
+    monkeypatch.chdir(folder)
+    typed = ["compare", "--op", MINE, "--k", "58", "--baseline", "scale", "--size", "tiny"]
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    code, out, _ = run(*typed, "--json", "--page", "none")
+    assert code == 0
+    assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+    assert asked and not any(answer.computed for answer in asked)
+    told = json.loads(out)
+    assert told["page"] is None
+    assert told["command"] == f"gradprobe {' '.join(typed)} --json --page none"
+    expected = json.loads(json.dumps(to_json(found)))
+    assert {name: told[name] for name in expected if name != "command"} == {
+        name: value for name, value in expected.items() if name != "command"
+    }
+
+
+def test_the_command_prints_a_table_and_writes_a_page_where_it_is_asked_to(whole, run, monkeypatch):
+    pytest.importorskip("jinja2", reason='no jinja2; type: pip install "gradprobe[report]"')
+    _, folder, *_ = whole
+    shrink(monkeypatch)
+    monkeypatch.chdir(folder)
+    page = folder / "deep" / "page.html"
+    code, out, _ = run(
+        "compare", "--op", MINE, "--k", "58", "--baseline", "scale", "--size", "tiny", "--page", "deep/page.html"
+    )
+    assert code == 0
+    assert "page: deep/page.html" in out
+    for told in (MINE, "retention", "size: tiny", "answers: runs"):
+        assert told in out
+    text = page.read_text()
+    assert MINE in text.replace("<wbr>", "")
+    assert text.count("<svg") == len(PROBES)
+    page.unlink()
+
+
+# --- what goes wrong with one operator ---
+
+
+def test_an_operator_that_cannot_be_measured_is_missing_and_stops_nothing(place, monkeypatch):
+    shrink(monkeypatch)
+    only(monkeypatch, "coherence", "retention")
+    found = compare.compare(["scale"], 58, baselines=["hard", "mine.py:Raises"], size="tiny", workers=1)
+    assert [r.question["op"] for r in found.results["coherence"]] == [SCALE, "hard+gather"]
+    assert [r.question["op"] for r in found.results["retention"]] == [SCALE]
+    gaps = sorted(line.partition(": ")[0] for line in found.missing)
+    assert gaps == ["coherence of mine.py:Raises", "retention of hard+gather", "retention of mine.py:Raises"]
+    assert sum("ValueError: I am broken" in line for line in found.missing) == 2
+    assert not any("\n" in line for line in found.missing)
+    table = {row["op"]: row for row in rows(found)}
+    assert table["hard+gather"]["gradient"] == "none"
+    assert table["hard+gather"]["metrics"]["coherence"]["reason"] == "no gradient"
+    assert table["mine.py:Raises"]["metrics"]["coherence"]["reason"] == "not measured"
+
+
+# --- stopped, and asked again ---
+
+
+def test_a_stopped_comparison_goes_on_where_it_was(place, monkeypatch, asked, clock):
+    shrink(monkeypatch)
+    only(monkeypatch, "coherence")
+
+    def stops(what, done, total):
+        if (what, done) == ("all 2 questions", 1):
+            raise KeyboardInterrupt
+
+    def once(progress=None, **changes):
+        asked.clear()
+        given = {"baselines": ["mine.py:Half"], "workers": 1, "progress": progress} | changes
+        return compare.compare(["scale"], 58, **given)
+
+    with pytest.raises(KeyboardInterrupt):
+        once(stops)
+    assert [answer.computed for answer in asked] == [True]
+    assert clock == [SCALE, MINE]
+    found = once()
+    assert [answer.computed for answer in asked] == [False, True]
+    assert clock == [SCALE, MINE]  # the size was kept, not timed again
+    again = once()
+    assert not any(answer.computed for answer in asked)
+    assert json.dumps(to_json(again)) == json.dumps(to_json(found))
+    once(force=True)
+    assert all(answer.computed for answer in asked)
+
+
+# --- the size that a budget buys ---
+
+
+def bought(budget, **changes):
+    """The size alone."""
+    given = {"baselines": [], "budget": budget, "workers": 1} | changes
+    return compare.compare(["scale"], given.pop("k", 58), **given).settings["size"]
+
+
+@pytest.mark.parametrize("times", [Times(0.01, 0.004, 0.001), Times(1.0, 0.0, 0.0), Times(0.02, 0.02, 0.02)])
+def test_a_larger_size_takes_longer_and_more_threads_less(times):
+    told = [estimate(size, {"one": times}, 2) for size in SIZES.values()]
+    assert all(a < b for a, b in pairwise(told))
+    assert estimate(SIZES["small"], {"one": times}, 4) < told[1]
+    assert estimate(SIZES["small"], {"one": times, "other": times}, 2) > told[1]
+
+
+def test_more_time_buys_a_larger_size_that_fits(place, monkeypatch, clock):
+    monkeypatch.setattr(compare, "questions", lambda *asked: [])
+    budgets = (1.0, 30.0, 200.0, 1e3, 1e5)
+    found = [bought(budget) for budget in budgets]
+    order = list(SIZES)
+    assert [order.index(name) for name in found] == sorted(order.index(name) for name in found)
+    assert (found[0], found[-1]) == ("tiny", "full")
+    assert len(set(found)) > 2
+    times = {SCALE: Times(gradient=0.01, forward=0.004, deployed=0.001)}
+    for budget, name in zip(budgets, found, strict=True):
+        assert name == "tiny" or estimate(SIZES[name], times, 1) <= budget
+        larger = order[order.index(name) + 1 :]
+        assert all(estimate(SIZES[other], times, 1) > budget for other in larger)
+
+
+def test_the_size_is_kept_for_the_same_question_only(place, monkeypatch, clock):
+    monkeypatch.setattr(compare, "questions", lambda *asked: [])
+    assert bought(1e5) == "full"
+    monkeypatch.setattr(compare, "timed", lambda *asked: clock.append("slow") or Times(10.0, 10.0, 10.0))
+    clock.clear()
+    assert bought(1e5) == "full"
+    assert clock == []
+    for changes in ({"k": 57}, {"seed": 2}, {"baselines": ["vpnoise"]}, {"loss": "kl"}, {"results": "elsewhere"}):
+        clock.clear()
+        assert bought(1e5, **changes) != "full", changes
+        assert clock, changes
+    clock.clear()
+    assert bought(1e5, size="medium") == "medium"
+    assert clock == []
+    for note in (place / "runs").glob("compare-*.json"):
+        note.write_text("{")
+    assert bought(1e5) != "full"  # a note that cannot be read is no note
+
+
+def test_changed_code_is_timed_again(place, monkeypatch, clock):
+    monkeypatch.setattr(compare, "questions", lambda *asked: [])
+    codes = iter("abb")
+    monkeypatch.setattr(compare.registry, "code_of", lambda op: next(codes))
+    for _ in range(3):
+        bought(1e3)
+    assert len(clock) == 2
+
+
+def test_operators_that_cannot_be_timed_leave_the_smallest_size(place, monkeypatch):
+    shrink(monkeypatch)
+    monkeypatch.setattr(compare, "SIZES", {"tiny": LEAST, "full": SIZES["full"]})
+    monkeypatch.setattr(compare, "questions", lambda *asked: [])
+    assert compare.compare(["mine.py:Raises"], 58, baselines=[], budget=1e9, workers=1).settings["size"] == "tiny"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(place, clock):
+    (place / "taken").write_text("a file")
+    with pytest.raises(GradprobeError, match="--results") as caught:
+        compare.compare(["scale"], 58, baselines=[], results="taken/runs", workers=1)
+    assert "\n" not in str(caught.value)
+
+
+# --- wrong input ---
+
+
+def test_python_refuses_what_means_nothing(place):
+    with pytest.raises(UsageError, match="--op NAME"):
+        compare.compare([], 58)
+    with pytest.raises(UsageError, match="--budget 0s is not possible"):
+        compare.compare(["scale"], 58, budget=0)
+    with pytest.raises(UsageError, match="--budget nans is not possible"):
+        compare.compare(["scale"], 58, budget=float("nan"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--op", "scale", "--k", "58", "--budget", "10"], "--budget 10 is not possible; give a time such as"),
+        (["--op", "scale", "--k", "58", "--budget", "0s"], "--budget 0s"),
+        (["--op", "scale", "--k", "58", "--budget", "soon"], "--budget soon"),
+        (["--op", "scale", "--k", "58", "--budget", "-5m"], "--budget -5m"),
+        (["--op", "scale", "--k", "58", "--size", "tinny"], "no size is called 'tinny'; did you mean 'tiny'"),
+        (["--op", "scael", "--k", "58"], "did you mean 'scale'"),
+        (["--op", "scale", "--k", "58", "--baseline", "gubmel"], "did you mean 'gumbel'"),
+        (["--op", "gone.py:Op", "--k", "58"], "no such file"),
+        (["--op", "scale", "--k", "58", "--page", "page.pdf"], "page.pdf"),
+        (["--op", "scale", "--k", "58", "--keep", "0.3"], "either --k"),
+        (["--op", "scale"], "either --k"),
+        (["--k", "58"], "--op"),
+        (["--op", "scale", "--k", "0", "--size", "tiny"], "--k 1 to --k 196"),
+        (["--op", "scale", "--k", "197"], "--k 1 to --k 196"),
+        (["--op", "scale", "--k", "58", "--workers", "0"], "--workers 0"),
+    ],
+)
+def test_a_wrong_input_is_one_line_and_leaves_nothing(run, place, arguments, words):
+    code, out, err = run("compare", *arguments)
+    lines = [line for line in err.splitlines() if line.startswith("gradprobe: ")]
+    assert code == 2, err
+    assert len(lines) == 1, err
+    assert words in lines[0]
+    assert "Traceback" not in err + out
+    assert not list(place.glob("runs/**/*"))
