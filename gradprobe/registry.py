@@ -92,8 +92,8 @@ def names(kind: str) -> list[str]:
 def registered() -> list[str]:
     """An operator for every relaxation and throttle that has a name and lets a gradient through, entry points included.
 
-    Relaxations come with the throttle of `SUITED`, throttles that none of them has with ``lapsum``; then whole operators
-    of third parties.
+    Relaxations come with the throttle of `SUITED`, throttles that none of them has with ``lapsum``; then operators
+    of third parties, whole.
     """
     found = [f"{name}+{SUITED.get(name, 'scale')}" for name in dict.fromkeys([*RELAXATIONS, *names("relaxation")])]
     taken = {spec.partition("+")[2] for spec in found}

@@ -108,10 +108,8 @@ def test_every_relaxation_and_throttle_that_lets_a_gradient_through_is_registere
     firsts, seconds = ({name.split("+")[i] for name in found} for i in (0, 1))
     assert set(registry.RELAXATIONS) - firsts == {"hard", "random"}
     assert set(registry.THROTTLES) <= seconds
-    assert set(found) == {
-        *(f"{name}+{registry.SUITED.get(name, 'scale')}" for name in registry.RELAXATIONS if name in firsts),
-        *(f"lapsum+{name}" for name in registry.THROTTLES),
-    } - {op for op in ("lapsum+gather",) if op not in found}  # fmt: skip
+    suited = {f"{name}+{registry.SUITED.get(name, 'scale')}" for name in registry.RELAXATIONS if name in firsts}
+    assert suited <= set(found) <= suited | {f"lapsum+{name}" for name in registry.THROTTLES}
     assert GUMBEL in found and "gumbel-softmax+dynamicvit" in found and VPNOISE in found
 
 
