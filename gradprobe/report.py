@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.plotting.pages import check_html, write_html
 from gradprobe.plotting.probe_tables import QUESTIONS, Grid, probe_grids
 from gradprobe.plotting.retention_table import name_of
 from gradprobe.plotting.summary_table import LEGEND, TESTED, chance, difference, mark, measured, value, verdict_lines
@@ -15,7 +15,6 @@ from gradprobe.store import key_of
 from gradprobe.summary import PROBES, Comparison, Metric, answers_of, rows
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html.jinja"
-SUFFIXES = (".html", ".htm")
 SAYS = {"higher": "above", "lower": "below", "undecided": "undecided against"}
 OPERATOR = ("op", "op_code", "probe")
 
@@ -64,14 +63,7 @@ def write_report(comparison: Comparison, path: Path | str, figures: Mapping[str,
         GradprobeError: jinja2 is not installed, or the file cannot be written.
     """
     path = check_report(path)
-    text = _page(comparison, figures)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        reason = error.strerror or error
-        raise GradprobeError(f"cannot write {path}: {reason}; name a file in a folder that can be written") from None
-    return path
+    return write_html(_page(comparison, figures), path)
 
 
 def check_report(path: Path | str) -> Path:
@@ -81,14 +73,7 @@ def check_report(path: Path | str) -> Path:
         UsageError: another suffix.
         GradprobeError: jinja2 is not installed.
     """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"cannot write the page {path}: {path.suffix or 'no suffix'} is not a page; use .html")
-    try:
-        importlib.import_module("jinja2")
-    except ImportError:
-        raise GradprobeError('a report needs jinja2; type: pip install "gradprobe[report]"') from None
-    return path
+    return check_html(path, "jinja2", "report")
 
 
 def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:

@@ -13,11 +13,13 @@ import torch
 from stored import asked as question
 from stored import result
 
-from gradprobe import cli, compare, experiments
+from gradprobe import cli, compare, experiments, registry
 from gradprobe.compare import SIZES, Size, Times, estimate
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.experiments import Answer
 from gradprobe.summary import METRICS, PROBES, rows, to_json
+from gradprobe.tasks import classification
+from gradprobe.workers import one_thread
 
 MINE, SCALE = "mine.py:Half", "lapsum+scale"
 OPERATORS = """\
@@ -122,9 +124,10 @@ def whole(tmp_path_factory):
         monkeypatch.chdir(folder)
         shrink(monkeypatch)
         before = surroundings()
-        found = compare.compare(
-            [MINE], 58, baselines=["scale"], size="tiny", workers=1, progress=lambda *step: told.append(step)
-        )
+        with one_thread():
+            found = compare.compare(
+                [MINE], 58, baselines=["scale"], size="tiny", workers=1, progress=lambda *step: told.append(step)
+            )
         after = surroundings()
     return found, folder, [name for name, value in after.items() if value != before[name]], told
 
@@ -213,7 +216,8 @@ def test_the_command_prints_a_table_and_writes_a_page_where_it_is_asked_to(whole
 def test_an_operator_that_cannot_be_measured_is_missing_and_stops_nothing(place, monkeypatch):
     shrink(monkeypatch)
     only(monkeypatch, "coherence", "retention")
-    found = compare.compare(["scale"], 58, baselines=["hard", "mine.py:Raises"], size="tiny", workers=1)
+    with one_thread():
+        found = compare.compare(["scale"], 58, baselines=["hard", "mine.py:Raises"], size="tiny", workers=1)
     assert [r.question["op"] for r in found.results["coherence"]] == [SCALE, "hard+gather"]
     assert [r.question["op"] for r in found.results["retention"]] == [SCALE]
     gaps = sorted(line.partition(": ")[0] for line in found.missing)
@@ -331,6 +335,24 @@ def test_a_folder_that_cannot_be_written_is_one_line(place, clock):
     with pytest.raises(GradprobeError, match="--results") as caught:
         compare.compare(["scale"], 58, baselines=[], results="taken/runs", workers=1)
     assert "\n" not in str(caught.value)
+
+
+# --- few images ---
+
+
+def test_a_small_folder_is_asked_for_no_more_than_it_has(monkeypatch):
+    operators = {"lapsum+scale": registry.build("scale")}
+    task = classification("scenes", seed=1)
+    for there in (24, 30, 47):
+        monkeypatch.setattr(type(task), "available", lambda self, count, there=there: min(count, there))
+        for question in compare.questions(lambda *_: task, operators, 58, SIZES["tiny"], 1):
+            needed = question.get("images", 0) + question.get("held_out", 0)
+            if question["probe"] == "coherence":
+                needed = question["batches"] * question["batch_size"]
+            assert 0 < needed <= there, question
+    monkeypatch.setattr(type(task), "available", lambda self, count: min(count, 23))
+    with pytest.raises(UsageError, match="23 images are too few .* at least 24"):
+        compare.questions(lambda *_: task, operators, 58, SIZES["tiny"], 1)
 
 
 # --- wrong input ---

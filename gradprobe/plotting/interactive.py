@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import UsageError
 from gradprobe.plotting import surfaces as show
+from gradprobe.plotting.pages import check_html, write_html
 from gradprobe.plotting.style import BLACK, GREY
 from gradprobe.plotting.surfaces import Results
 from gradprobe.results import LandscapeResult
@@ -42,14 +43,7 @@ def save_page(results: Results, path: Path | str, title: str) -> Path:
     path = check_page(path)
     if not results:
         raise UsageError("no landscape to show; give at least one result")
-    text = _page(results, title)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        reason = error.strerror or error
-        raise GradprobeError(f"cannot write {path}: {reason}; name a file in a folder that can be written") from None
-    return path
+    return write_html(_page(results, title), path)
 
 
 def check_page(path: Path | str) -> Path:
@@ -59,14 +53,7 @@ def check_page(path: Path | str) -> Path:
         UsageError: another suffix.
         GradprobeError: plotly is not installed.
     """
-    path = Path(path)
-    if path.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"cannot write the page {path}: {path.suffix or 'no suffix'} is not a page; use .html")
-    try:
-        importlib.import_module("plotly")
-    except ImportError:
-        raise GradprobeError('a page needs plotly; type: pip install "gradprobe[interactive]"') from None
-    return path
+    return check_html(path, "plotly", "interactive")
 
 
 def _page(results: Results, title: str) -> str:

@@ -1,0 +1,43 @@
+"""Self-contained HTML pages: whether one can be made, and writing it."""
+
+import importlib
+from pathlib import Path
+
+from gradprobe.errors import GradprobeError, UsageError
+
+
+def check_html(path: Path | str, needs: str, extra: str) -> Path:
+    """Refuse a page that cannot be made (before the work that it would show is done).
+
+    Args:
+        path: of the page.
+        needs: the package that makes it.
+        extra: what installs that with gradprobe.
+
+    Raises:
+        UsageError: another suffix than .html.
+        GradprobeError: the package is not installed.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"cannot write the page {path}: {path.suffix or 'no suffix'} is not a page; use .html")
+    try:
+        importlib.import_module(needs)
+    except ImportError:
+        raise GradprobeError(f'a page needs {needs}; type: pip install "gradprobe[{extra}]"') from None
+    return path
+
+
+def write_html(text: str, path: Path) -> Path:
+    """Write a page; its folder is made if need be.
+
+    Raises:
+        GradprobeError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        reason = error.strerror or error
+        raise GradprobeError(f"cannot write {path}: {reason}; name a file in a folder that can be written") from None
+    return path
