@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rich.style  # noqa: F401  # importing it draws from Python's random numbers
 import torch
-from stored import asked as question
+from stored import asked as question_of
 from stored import result
 
 from gradprobe import cli, compare, experiments, registry
@@ -238,7 +238,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(place, monkeypatch, asked, cl
     module.answer = lambda question, where, progress: result(question)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(experiments.PROBES, "coherence", f"{module.__name__}:answer")
-    monkeypatch.setattr(compare, "questions", lambda task_for, named, *rest: [question(op=op) for op in named])
+    monkeypatch.setattr(compare, "questions", lambda task_for, named, *rest: [question_of(op=op) for op in named])
 
     def stops(what, done, total):
         if (what, done) == ("all 2 questions", 1):
@@ -351,7 +351,7 @@ def test_a_small_folder_is_asked_for_no_more_than_it_has(monkeypatch):
                 needed = question["batches"] * question["batch_size"]
             assert 0 < needed <= there, question
     monkeypatch.setattr(type(task), "available", lambda self, count: min(count, 23))
-    with pytest.raises(UsageError, match="23 images are too few .* at least 24"):
+    with pytest.raises(UsageError, match=r"23 images are too few .* at least 24"):
         compare.questions(lambda *_: task, operators, 58, SIZES["tiny"], 1)
 
 
