@@ -183,26 +183,42 @@ class Batch:
     Attributes:
         ids: one integer an image, stable across batches, runs and machines: the key of its noise.
         tokens: what the frozen model made of them up to the insertion point.
-        target: what the task's loss compares with (labels, or the unpruned log-probabilities).
+        target: what the task's loss compares with (labels, unpruned log-probabilities, or the text that a language
+            model reads): a tensor, or anything whose rows are taken by indexing.
         relevant: the tokens that are known to matter, ``(B, N)`` bool; None where nobody knows.
+        kinds: which kind of question is asked about each image, a small integer; empty where there is one kind.
     """
 
     ids: tuple[int, ...]
     tokens: Tokens
-    target: Tensor
+    target: Any
     relevant: Tensor | None = None
+    kinds: tuple[int, ...] = ()
 
     def rows(self, which: "slice | Tensor") -> "Batch":
         """Some of its images."""
         if isinstance(which, Tensor):
             if len(which) == len(self.ids) and torch.equal(which, torch.arange(len(which))):
                 return self
-            ids = tuple(self.ids[i] for i in which.tolist())
+            ids, kinds = (tuple(x[i] for i in which.tolist()) if x else () for x in (self.ids, self.kinds))
             which = which.to(self.tokens.patches.device)
         else:
-            ids = self.ids[which]
+            ids, kinds = self.ids[which], self.kinds[which]
         tokens = Tokens(self.tokens.prefix[which], self.tokens.patches[which])
-        return Batch(ids, tokens, self.target[which], None if self.relevant is None else self.relevant[which])
+        known = None if self.relevant is None else self.relevant[which]
+        return Batch(ids, tokens, self.target[which], known, kinds)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Training images of several sizes: those with the same number of tokens make a batch."""
+
+    parts: tuple[Batch, ...]
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of all its images."""
+        return tuple(i for part in self.parts for i in part.ids)
 
 
 class Task(Protocol):
@@ -211,6 +227,11 @@ class Task(Protocol):
     @property
     def scorer(self) -> nn.Module:
         """Patches ``(B, N, D)`` -> scores ``(B, N)``: whose gradients a probe looks at."""
+        ...
+
+    @property
+    def denoiser(self) -> nn.Module | None:
+        """Throttled tokens ``(B, M, D)`` -> tokens: trained with the scorer and left out at deployment; None: none."""
         ...
 
     @property
@@ -236,7 +257,7 @@ class Task(Protocol):
         """The first ``count`` batches of ``size`` images in the order that ``seed`` gives, each made when asked for."""
         ...
 
-    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
+    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch | Mixed]:
         """An endless stream of training batches; the same from ``start`` on as when run from 0."""
         ...
 

@@ -77,7 +77,14 @@ SUITED = {  # the throttle that a relaxation was published with, or that suits i
     "shiva": "zero",
 }
 SCORERS = {"mlp": "gradprobe.scorers:MLP", "transformer": "gradprobe.scorers:Transformer"}
-TABLES = {"relaxation": RELAXATIONS, "throttle": THROTTLES, "scorer": SCORERS, "operator": {}}
+DENOISERS = {
+    "token": "gradprobe.denoisers:Token",
+    "global": "gradprobe.denoisers:Global",
+    "none": "gradprobe.denoisers:Nothing",
+}
+TABLES = {
+    "relaxation": RELAXATIONS, "throttle": THROTTLES, "scorer": SCORERS, "denoiser": DENOISERS, "operator": {}
+}  # fmt: skip
 
 _FILE = re.compile(r"^(?P<file>[^:]+\.py):(?P<cls>\w+)$")
 _typed: dict[Any, str] = {}  # class or function -> the name it was asked for by, so that `label` can be typed back
@@ -144,7 +151,7 @@ def build(spec: str) -> Any:
 
 
 def part(kind: str, spec: str) -> Any:
-    """One relaxation, throttle, scorer or whole operator by name and fields.
+    """One relaxation, throttle, scorer, denoiser or whole operator by name and fields.
 
     Raises:
         UsageError: an unknown name or field, or a value the field does not take.

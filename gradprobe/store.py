@@ -12,7 +12,7 @@ import shutil
 import uuid
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,10 +149,13 @@ class Store:
         cls = KINDS[run["probe"]]
         types = {f.name: str(f.type) for f in fields(cls)}
         values = {**run, **arrays}
-        absent = [name for name in types if name not in values]
+        later = {f.name for f in fields(cls) if f.default_factory is not MISSING}  # unknown when it was stored
+        absent = [name for name in types if name not in values and name not in later]
         if absent:
             raise _damaged(folder / "run.json", f"it has no {', '.join(absent)}")
-        return cls(**{n: tuple(values[n]) if t.startswith("tuple") else values[n] for n, t in types.items()})
+        return cls(
+            **{n: tuple(values[n]) if t.startswith("tuple") else values[n] for n, t in types.items() if n in values}
+        )
 
     def locate(self, which: Path | str) -> Path:
         """The folder of a result: its path, or found by the first letters of its key.

@@ -1,6 +1,7 @@
-"""Classification: a frozen vision transformer, a scorer and images."""
+"""Tasks by name, and classification: a frozen vision transformer, a scorer and images."""
 
-from collections.abc import Iterator, Mapping
+import importlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,6 +19,10 @@ from gradprobe.data.source import FolderSource, SceneSource, Source
 from gradprobe.errors import UsageError, nearest
 from gradprobe.registry import label, part
 
+TASKS = {  # the part of a question that says what kind of task it is about -> what makes it
+    "classification": "gradprobe.tasks:classification",
+    "captioning": "gradprobe.vlm.task:captioning",
+}
 LOSSES = ("ce", "kl")
 DTYPES = ("float32", "bfloat16", "float64")
 
@@ -34,6 +39,7 @@ class Classification:
         scorer: patches ``(B, N, D)`` -> scores ``(B, N)``.
         loss: ``ce`` or ``kl``.
         names: how the question names model, data, scorer and precision.
+        denoiser: tokens ``(B, M, D)`` -> tokens, trained with the scorer and left out at deployment; None: none.
     """
 
     backbone: Backbone
@@ -41,6 +47,7 @@ class Classification:
     scorer: nn.Module
     loss: str
     names: Mapping[str, Any]
+    denoiser: nn.Module | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -106,7 +113,11 @@ class Classification:
 
     def with_new_scorer(self, seed: int) -> "Classification":
         """The same task with a freshly initialised scorer."""
-        return replace(self, scorer=_scorer(self.names["scorer"], self.backbone, self.names["dtype"], seed))
+        fresh = {
+            kind: trained(kind, self.names.get(kind, "none"), self.backbone.dim, seed, next(self.scorer.parameters()))
+            for kind in ("scorer", "denoiser")
+        }
+        return replace(self, **fresh)
 
     def _batch(self, images: Images) -> Batch:
         device = next(self.backbone.model.parameters()).device
@@ -135,6 +146,7 @@ def classification(
     seed: int = 0,
     device: str = "cpu",
     dtype: str = "float32",
+    denoiser: str = "none",
 ) -> Classification:
     """A task from names: a timm vision transformer or the embedded ``scenes`` model, images, and a fresh scorer.
 
@@ -149,6 +161,7 @@ def classification(
         seed: of the scorer, and of random weights.
         device: a torch device.
         dtype: ``float32``, ``float64``, or ``bfloat16`` (autocast around the frozen model).
+        denoiser: ``token``, ``global`` or ``none``: what is trained with a scorer, behind the operator.
 
     Raises:
         UsageError: an unknown name, or a combination that means nothing.
@@ -187,10 +200,32 @@ def classification(
     }
     if train_data is not None:
         names["train_data"] = data_fingerprint(train_data)
-    return Classification(built, source, _scorer(spec, built, dtype, seed), loss, names)
+    if (denoising := label(part("denoiser", denoiser))) != "none":
+        names["denoiser"] = denoising
+    like = torch.empty(0, device=device, dtype=torch.float64 if dtype == "float64" else torch.float32)
+    scoring, realigning = (
+        trained(kind, each, built.dim, seed, like) for kind, each in (("scorer", spec), ("denoiser", denoising))
+    )
+    return Classification(built, source, scoring, loss, names, realigning)
 
 
-def _scorer(spec: str, backbone: Backbone, dtype: str, seed: int) -> nn.Module:
-    made = part("scorer", spec).make(backbone.dim, seed)
-    device = next(backbone.model.parameters()).device
-    return made.to(device=device, dtype=torch.float64 if dtype == "float64" else torch.float32)
+def maker(kind: str) -> Callable[..., Any]:
+    """What makes a kind of task from names; all kinds take the same, see `classification`.
+
+    Raises:
+        UsageError: no kind of task is called so.
+
+    Example:
+        >>> maker("classification")("scenes").n_tokens
+        196
+    """
+    if kind not in TASKS:
+        raise UsageError(f"no kind of task is called {kind!r}; {nearest(kind, TASKS)}")
+    module, _, name = TASKS[kind].partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def trained(kind: str, spec: str, dim: int, seed: int, like: Tensor) -> Any:
+    """A freshly initialised scorer or denoiser for tokens of width ``dim``, with dtype and device of ``like``."""
+    made = part(kind, spec).make(dim, seed)
+    return None if made is None else made.to(device=like.device, dtype=like.dtype)

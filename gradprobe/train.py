@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.core import Batch, Noise, SelectionOperator, Task
+from gradprobe.core import Batch, Mixed, Noise, Selection, SelectionOperator, Task
 from gradprobe.errors import GradprobeError
 from gradprobe.objective import objective
 from gradprobe.workers import groups_of, in_threads
@@ -36,6 +36,7 @@ class Recipe:
         tau_start: temperature of the first step; None: the operator keeps its own.
         tau_end: what it falls to.
         seed: of batches and noise.
+        tau_steps: after how many steps the temperature has fallen and is held; None: at the end.
 
     Example:
         >>> recipe = Recipe(steps=4)
@@ -50,18 +51,55 @@ class Recipe:
     tau_start: float | None = 2.0
     tau_end: float | None = 0.1
     seed: int = 0
+    tau_steps: int | None = None
 
     def rate(self, step: int) -> float:
         """Learning rate of a step."""
-        return self.learning_rate * self._left(step)
+        return self.learning_rate * _left(step, self.steps)
 
     def tau(self, step: int) -> float:
         """Temperature of a step."""
         assert self.tau_start is not None and self.tau_end is not None
-        return self.tau_end + (self.tau_start - self.tau_end) * self._left(step)
+        return self.tau_end + (self.tau_start - self.tau_end) * _left(step, self.tau_steps or self.steps)
 
-    def _left(self, step: int) -> float:
-        return (1 + math.cos(math.pi * step / self.steps)) / 2
+
+def _left(step: int, steps: int) -> float:
+    return (1 + math.cos(math.pi * min(step, steps) / steps)) / 2
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """An operator whose tokens a denoiser realigns before the frozen model reads them; for training only.
+
+    ``D(T(X; alpha))``. Source: DiffPrune, section 4.4.
+
+    Attributes:
+        operator: what selects.
+        denoiser: tokens ``(B, M, D)`` -> tokens.
+    """
+
+    operator: SelectionOperator
+    denoiser: nn.Module
+
+    def __call__(self, patches: Tensor, scores: Tensor, k: int, noise: Noise) -> Selection:
+        """Patches ``(B, N, D)`` and scores ``(B, N)`` -> what the frozen model reads."""
+        selection = self.operator(patches, scores, k, noise=noise)
+        return dataclasses.replace(selection, tokens=self.denoiser(selection.tokens))
+
+
+@dataclass(frozen=True)
+class Share:
+    """The part of every batch that one of several processes works on.
+
+    Attributes:
+        rank: which process, from 0 on.
+        count: how many there are.
+        add: tensors -> their sums over all processes, on each of them.
+    """
+
+    rank: int
+    count: int
+    add: Callable[[list[Tensor]], list[Tensor]]
 
 
 def at_tau(operator: Any, tau: float) -> Any:
@@ -96,19 +134,28 @@ class Fitting:
     order: the result does not depend on the number of threads.
 
     Args:
-        task: whose scorer is trained in place.
+        task: whose scorer is trained in place, and its denoiser if it has one.
         operator: through which.
-        k: tokens kept.
+        k: tokens kept, or what tells them from an image's number of tokens.
         name: what errors call the operator.
         recipe: how.
         workers: threads.
+        rows: images of a group; None: 8 on a CPU, 64 on a GPU.
+        share: the groups of each batch that this process works on; None: all.
     """
 
-    def __init__(self, task: Task, operator: SelectionOperator, k: int, name: str, recipe: Recipe, workers: int):
-        self._task, self._operator, self._k, self._name, self._workers = task, operator, k, name, workers
+    def __init__(
+        self, task: Task, operator: SelectionOperator, k: int | Callable[[int], int], name: str, recipe: Recipe,
+        workers: int, *, rows: int | None = None, share: Share | None = None,
+    ):  # fmt: skip
+        self._task, self._operator, self._name, self._workers = task, operator, name, workers
+        self._k = k if callable(k) else lambda n: k
+        self._rows, self._share = rows, share
         self.recipe = recipe
         self.losses: list[float] = []
         self._parameters = {n: p for n, p in task.scorer.named_parameters() if p.requires_grad}
+        if task.denoiser is not None:
+            self._parameters |= {f"denoiser.{n}": p for n, p in task.denoiser.named_parameters() if p.requires_grad}
         self._optimiser = torch.optim.AdamW(
             self._parameters.values(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
@@ -147,7 +194,7 @@ class Fitting:
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as ahead:
             coming = ahead.submit(next, batches)
             for step in range(done, recipe.steps):
-                operator = self._operator if recipe.tau_start is None else at_tau(self._operator, recipe.tau(step))
+                operator = self.operator(step)
                 batch = coming.result()
                 if step + 1 < recipe.steps:
                     coming = ahead.submit(next, batches)
@@ -160,13 +207,22 @@ class Fitting:
                 self.losses.append(loss)
                 yield step + 1
 
-    def _gradients(self, operator: SelectionOperator, batch: Batch, step: int) -> tuple[float, list[Tensor | None]]:
+    def operator(self, step: int) -> SelectionOperator:
+        """What the scorer is trained through at a step: at its temperature, with the denoiser behind it."""
+        recipe, denoiser = self.recipe, self._task.denoiser
+        operator = self._operator if recipe.tau_start is None else at_tau(self._operator, recipe.tau(step))
+        return operator if denoiser is None else Denoised(operator, denoiser)
+
+    def _gradients(
+        self, operator: SelectionOperator, batch: Batch | Mixed, step: int
+    ) -> tuple[float, list[Tensor | None]]:
         """The batch's mean loss and its gradient, group by group."""
         parameters = list(self._parameters.values())
 
         def work(group: Batch) -> tuple[float, tuple[Tensor | None, ...]]:
             noise = Noise(self.recipe.seed, group.ids).draw(step + 1)
-            losses, objective = _objective(self._task, operator, self._k, group, noise, self._name)
+            k = self._k(group.tokens.patches.shape[1])
+            losses, objective = _objective(self._task, operator, k, group, noise, self._name)
             if not (finite := losses.isfinite()).all():
                 ids = [str(i) for i, good in zip(group.ids, finite.tolist(), strict=True) if not good]
                 raise self._broken("loss", step, f" (image ids {', '.join(ids)})")
@@ -175,9 +231,17 @@ class Fitting:
 
         total = 0.0
         summed: list[Tensor | None] = [None] * len(parameters)
-        for loss, found in in_threads(work, groups_of(batch), self._workers):
+        groups = groups_of(batch, self._rows)
+        mine = groups if self._share is None else groups[self._share.rank :: self._share.count]
+        for loss, found in in_threads(work, mine, self._workers):
             total += loss
             summed = [b if a is None else a if b is None else a + b for a, b in zip(summed, found, strict=True)]
+        if self._share is not None:
+            own = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, summed, strict=True)]
+            *everyone, loss_sum = self._share.add(
+                [*own, torch.tensor([total], dtype=torch.float64, device=own[0].device)]
+            )
+            total, summed = float(loss_sum), list(everyone)
         return total / len(batch.ids), summed
 
     def _broken(self, what: str, step: int, where: str = "") -> GradprobeError:
@@ -207,6 +271,8 @@ def training(
     parameters = [p for p in task.scorer.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate)
     for step, batch in enumerate(task.training_batches(batch_size, seed), start=1):
+        if isinstance(batch, Mixed):
+            raise GradprobeError("the images have different numbers of tokens; probes need images of one size")
         losses, objective = _objective(task, operator, k, batch, Noise(seed, batch.ids).draw(step), name)
         loss = objective / len(losses)
         if not torch.isfinite(loss):

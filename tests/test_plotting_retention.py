@@ -1,6 +1,7 @@
 """The table and figure of retention: what is shown is what was measured, legibly, and says how sure it is."""
 
 import io
+from dataclasses import replace
 
 import matplotlib
 import numpy as np
@@ -9,9 +10,9 @@ from matplotlib.colors import to_hex
 from retentions import GUMBEL, VPNOISE, panel, retained
 from rich.console import Console
 
-from gradprobe.errors import UsageError
+from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.retention import retention_figure
-from gradprobe.plotting.retention_table import difference_lines, meaning, name_of, retention_table
+from gradprobe.plotting.retention_table import difference_lines, kind_lines, meaning, name_of, retention_table
 from gradprobe.plotting.style import BLUE, GREY, ORANGE, save_figure
 from gradprobe.results.retention import over_seeds, seed_groups
 
@@ -32,6 +33,45 @@ def printed(table, width=80):
     console = Console(file=io.StringIO(), width=width)
     console.print(table)
     return console.file.getvalue()
+
+
+# --- kinds of questions ---
+
+
+def with_kinds(result, kinds):
+    return replace(result, kind=np.arange(40).astype(np.uint8) % kinds)
+
+
+def test_retention_over_kinds_is_the_mean_of_their_ratios():
+    # Images 0..29 are right with K tokens, 0..35 with all; of kind 0 (20 images) 18 of 20, of kind 1 12 of 16.
+    result = with_kinds(retained(right=30, unpruned=36), 1)
+    kind = np.array([0] * 18 + [1] * 12 + [0] * 2 + [1] * 4 + [1] * 4, np.uint8)
+    row = over_seeds([replace(result, kind=kind)])
+    assert row["by_kind"] == [[pytest.approx(18 / 20), pytest.approx(12 / 16)]]
+    assert row["retention"] == pytest.approx((18 / 20 + 12 / 16) / 2)
+    assert row["low"] < row["retention"] < row["high"]
+    assert over_seeds([result])["retention"] == pytest.approx(30 / 36)  # one kind is no kinds
+    plain = over_seeds([retained(right=30, unpruned=36)])
+    assert plain["by_kind"] is None and plain["retention"] == pytest.approx(30 / 36)
+
+
+def test_kinds_are_told_by_name():
+    rows = [over_seeds([with_kinds(retained(seed=s), 2) for s in (0, 1)]), over_seeds([retained()])]
+    (line,) = kind_lines(rows, ("relations", "choice"))
+    assert line == f"{VPNOISE} at K = 20: relations 0.83, choice 0.83"
+
+
+def test_operators_behind_different_denoisers_have_different_names_and_groups():
+    results = [retained(denoiser=d, seed=s) for d in ("token", "global") for s in (0, 1)] + [retained()]
+    groups = seed_groups(results)
+    assert [len(g) for g in groups] == [2, 2, 1]
+    names = [name_of(over_seeds(g)) for g in groups]
+    assert names == [f"{VPNOISE} (token denoiser)", f"{VPNOISE} (global denoiser)", VPNOISE]
+
+
+def test_kinds_have_one_number_an_image():
+    with pytest.raises(GradprobeError, match="kind"):
+        replace(retained(), kind=np.zeros(3, np.uint8))
 
 
 # --- table ---

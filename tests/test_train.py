@@ -1,6 +1,8 @@
 """Training a scorer: the recipe, the same bits resumed or not and for any workers, and a plain loop's numbers."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -9,11 +11,11 @@ from safetensors.torch import load, save
 from torch import nn
 from toy import Toy
 
-from gradprobe.core import Noise, Selection, deployed
+from gradprobe.core import Batch, Mixed, Noise, Selection, Tokens, deployed
 from gradprobe.errors import GradprobeError
 from gradprobe.objective import TWIN
 from gradprobe.registry import build, label
-from gradprobe.train import Fitting, Recipe, at_tau, own_tau
+from gradprobe.train import Fitting, Recipe, Share, at_tau, own_tau
 
 RECIPE = Recipe(steps=6, batch_size=13, learning_rate=0.02, weight_decay=0.1, seed=3)  # groups of 8 and 5
 
@@ -201,3 +203,105 @@ def test_a_gradient_that_is_not_finite_is_refused_before_it_is_taken():
     with pytest.raises(GradprobeError, match="gradient is not finite at training step 1"):
         finished(one)
     assert all(torch.equal(p, old) for (_, p), old in zip(one.named(), before, strict=True))
+
+
+# --- denoisers, shares, sizes ---
+
+
+class Shift(nn.Module):
+    """A denoiser that begins as the identity."""
+
+    def __init__(self):
+        super().__init__()
+        self.by = nn.Parameter(torch.zeros(5, dtype=torch.float64))
+
+    def forward(self, tokens):
+        return tokens + self.by
+
+
+def with_denoiser():
+    task = Toy()
+    object.__setattr__(task, "denoiser", Shift())
+    return task
+
+
+def test_a_denoiser_is_trained_with_the_scorer_and_acts_in_training_alone():
+    task = with_denoiser()
+    fit = finished(fitting("vpnoise", task=task))
+    assert task.denoiser.by.abs().max() > 1e-3
+    assert fit.losses[0] == pytest.approx(
+        finished(fitting("vpnoise")).losses[0], rel=1e-12
+    )  # it begins as the identity
+    (batch,) = task.batches(1, 4, 0)
+    kept = deployed(batch.tokens.patches, task.scorer(batch.tokens.patches), 4)
+    assert torch.equal(task.losses(kept, batch), Toy(scorer=task.scorer).losses(kept, batch))
+    assert {n for n in fit.state() if n.startswith("scorer.denoiser")} == {"scorer.denoiser.by"}
+
+
+def test_a_run_with_a_denoiser_resumes_in_the_same_bits():
+    whole = finished(fitting("scale", task=with_denoiser()))
+    first, again = fitting("scale", task=with_denoiser()), fitting("scale", task=with_denoiser())
+    walk = first.run()
+    for _ in range(3):
+        next(walk)
+    again.put_back(load(save({n: t.clone() for n, t in first.state().items()})))
+    same(finished(again), whole)
+
+
+def test_processes_that_share_a_batch_train_as_one_does():
+    meeting, handed = threading.Barrier(2), [None, None]
+
+    def adder(rank):
+        def add(tensors):
+            handed[rank] = tensors
+            meeting.wait()
+            total = [a + b for a, b in zip(*handed, strict=True)]
+            meeting.wait()
+            return total
+
+        return add
+
+    alone = finished(fitting("vpnoise", task=with_denoiser()))
+    shared = [
+        Fitting(with_denoiser(), build("vpnoise"), 4, "vpnoise", RECIPE, 1, share=Share(rank, 2, adder(rank)))
+        for rank in (0, 1)
+    ]
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(finished, shared))
+    same(*both)
+    assert both[0].losses == pytest.approx(alone.losses, rel=1e-10)
+    for (_, a), (_, b) in zip(both[0].named(), alone.named(), strict=True):
+        assert torch.allclose(a, b, atol=1e-10)
+
+
+@dataclass(frozen=True)
+class TwoSizes(Toy):
+    """Training batches of images with 10 tokens and images with 6."""
+
+    def training_batches(self, size, seed, start=0):
+        for whole in super().training_batches(size, seed, start):
+            few = whole.rows(slice(0, 4))
+            patches = few.tokens.patches[:, :6]
+            yield Mixed((Batch(few.ids, Tokens(few.tokens.prefix, patches), few.target), whole.rows(slice(4, None))))
+
+
+def test_images_of_two_sizes_have_budgets_of_their_own():
+    asked = []
+
+    def op(patches, scores, k, noise):
+        asked.append((patches.shape[1], k, len(patches)))
+        return build("scale")(patches, scores, k, noise=noise)
+
+    task = TwoSizes()
+    fit = Fitting(task, op, lambda n: n // 2, "op", Recipe(2, 13, tau_start=None, tau_end=None), 1, rows=5)
+    list(fit.run())
+    assert asked == [(6, 3, 4), (10, 5, 5), (10, 5, 4)] * 2
+    assert len(fit.losses) == 2 and all(math.isfinite(x) for x in fit.losses)
+
+
+def test_tau_falls_for_a_while_and_is_held():
+    recipe = Recipe(steps=10, tau_start=2.0, tau_end=0.1, tau_steps=4)
+    short = Recipe(steps=4, tau_start=2.0, tau_end=0.1)
+    assert [recipe.tau(t) for t in range(4)] == [short.tau(t) for t in range(4)]
+    assert {recipe.tau(t) for t in range(4, 10)} == {0.1}
+    assert recipe.rate(5) > 0

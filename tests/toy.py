@@ -26,6 +26,7 @@ class Toy:
     poison: int | None = None  # the image whose loss is NaN
 
     skipped = ()
+    denoiser = None
 
     @property
     def question(self):

@@ -88,7 +88,25 @@ def name_of(row: Row) -> str:
         ('lapsum+vpnoise', 'by norm')
     """
     op = str(row["op"])
-    return f"by {op.removeprefix(RANKED)}" if is_ranking(row) else op
+    if is_ranking(row):
+        return f"by {op.removeprefix(RANKED)}"
+    return f"{op} ({row['denoiser']} denoiser)" if "denoiser" in row else op
+
+
+def kind_lines(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """Retention by kind of question, mean over seeds, for each row that has kinds.
+
+    Args:
+        rows: of the table.
+        names: of the kinds, in the order of their numbers.
+    """
+    lines = []
+    for row in rows:
+        if row["by_kind"]:
+            means = [_mean(each) for each in zip(*row["by_kind"], strict=True)]
+            told = ", ".join(f"{name} {number(x)}" for name, x in zip(names, means, strict=True))
+            lines.append(f"{name_of(row)} at K = {row['k']}: {told}")
+    return lines
 
 
 def is_ranking(row: Row) -> bool:

@@ -11,7 +11,7 @@ import torch
 from gradprobe import registry
 from gradprobe.core import SelectionOperator, Task
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.tasks import Classification, classification
+from gradprobe.tasks import maker
 
 Progress = Callable[[str, int, int], None]
 
@@ -34,7 +34,7 @@ def check_counts(counts: Mapping[str, tuple[int, int]]) -> None:
             raise UsageError(f"--{option} {value} is not possible; give a whole number of at least {least}")
 
 
-def task_of(question: Mapping[str, Any], where: Mapping[str, str]) -> Classification:
+def task_of(question: Mapping[str, Any], where: Mapping[str, str]) -> Any:
     """The task that a stored question is about, with the files of this machine.
 
     Args:
@@ -43,9 +43,10 @@ def task_of(question: Mapping[str, Any], where: Mapping[str, str]) -> Classifica
     """
     q = question
     weights = where.get("weights", "none" if str(q["weights"]).startswith("random:") else None)
-    return classification(
+    return maker(q.get("task", "classification"))(
         q["backbone"], weights=weights, data=where.get("data"), train_data=where.get("train_data"), layer=q["layer"],
         loss=q["loss"], scorer=q["scorer"], seed=q["seed"], device=where.get("device", "cpu"), dtype=q["dtype"],
+        denoiser=q.get("denoiser", "none"),
     )  # fmt: skip
 
 

@@ -107,6 +107,7 @@ def retention(
         curve=np.stack(curve).astype(np.uint8),
         spread=np.array([before, np.mean([x.spread for x in everyone])]),
         environment=environment(time.perf_counter() - started, task.skipped),
+        kind=np.array(test.kinds, np.uint8),
         **_columns(everyone),
     )
 
@@ -141,6 +142,7 @@ def ranked(
     return RetentionResult(
         question=question, losses=nothing, at=nothing.astype(np.int64), curve=np.zeros((0, 0), np.uint8),
         spread=np.full(2, np.mean([x.spread for x in found])),
+        kind=np.array(test.kinds, np.uint8),
         environment=environment(time.perf_counter() - started, task.skipped), **_columns(found),
     )  # fmt: skip
 
@@ -167,6 +169,8 @@ def question_of(task: Task, operator: SelectionOperator, k: int, *, recipe: Reci
             f"operator {name} has a tau of its own, which --tau {taus[0]:g}:{taus[1]:g} would anneal away; leave it "
             "out of the name, or keep it with --tau own"
         )
+    if recipe.tau_steps is not None and recipe.tau_steps < 1:
+        raise UsageError(f"tau_steps={recipe.tau_steps} is not possible; give a whole number of at least 1, or None")
     settings = {name: value for name, value in dataclasses.asdict(recipe).items() if value is not None}
     return asked_of("retention", task, operator, k, {**settings, "images": images})
 
@@ -181,7 +185,7 @@ def ranked_question(task: Task, ranking: str, k: int, *, images: int, seed: int)
     check_counts({"images": (images, 1)})
     if ranking not in RANKINGS:
         raise UsageError(f"no ranking is called {ranking!r}; {nearest(ranking, RANKINGS)}")
-    about = {n: v for n, v in task.question.items() if n not in ("scorer", "train_data")}
+    about = {n: v for n, v in task.question.items() if n not in ("scorer", "denoiser", "train_data")}
     return {
         "probe": "retention",
         "op": f"{RANKED}{ranking}",

@@ -1,7 +1,7 @@
 """What the retention probe found."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -27,6 +27,8 @@ class RetentionResult:
         correct: whether each test image is right with the K deployed tokens at the end, ``(I,)``.
         unpruned: whether it is right with all N, ``(I,)``.
         auc: how well the scores tell the tokens that matter from others, ``(I,)``; empty where nobody knows them.
+        kind: which kind of question is asked about each test image, ``(I,)``; empty where there is one kind. Retention
+            is then the mean over kinds.
         spread: standard deviation of an image's scores, mean over images, before and after training, ``(2,)``.
         environment: versions, machine, seconds and date; not part of the key.
 
@@ -43,14 +45,16 @@ class RetentionResult:
     auc: np.ndarray
     spread: np.ndarray
     environment: dict[str, Any]
+    kind: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint8))
     probe: ClassVar[str] = "retention"
 
     def __post_init__(self) -> None:
         images = (len(self.correct),)
-        known = images if len(self.auc) else (0,)
+        known, kind = (images if len(x) else (0,) for x in (self.auc, self.kind))
         looks = (len(self.at), self.curve.shape[1] if self.curve.ndim == 2 else 0)
         check_shapes(self, {
-            "losses": (len(self.losses),), "curve": looks, "unpruned": images, "auc": known, "spread": (2,)
+            "losses": (len(self.losses),), "curve": looks, "unpruned": images, "auc": known, "spread": (2,),
+            "kind": kind,
         })  # fmt: skip
 
     def row(self, baseline: "RetentionResult | None" = None, path: Path | None = None) -> dict[str, Any]:
@@ -70,9 +74,10 @@ def over_seeds(
 ) -> dict[str, Any]:
     """One row for the same operator under several seeds: retention is accuracy over that of the unpruned model.
 
-    With two or more seeds the interval is a t interval of their mean, so it holds what training, its images and the
-    noise decide; with one seed it is a jackknife over the test images and says nothing about training. Differences to
-    the baseline likewise: of the same seeds in pairs, or of the same test images.
+    Where there are kinds of questions it is the mean of their ratios. With two or more seeds the interval is a t
+    interval of their mean, so it holds what training, its images and the noise decide; with one seed it is a jackknife
+    over the test images and says nothing about training. Differences to the baseline likewise: of the same seeds in
+    pairs, or of the same test images.
 
     Args:
         results: of one operator, a seed each.
@@ -93,7 +98,9 @@ def over_seeds(
     if len(pairs) == 1 and len(pairs[0][0].correct) == len(pairs[0][1].correct):
         above = _kept(pairs[0][0]).map(lambda a, b: a - b, _kept(pairs[0][1])).estimate()
     aucs = [float(np.nanmean(r.auc)) for r in results if len(r.auc)]
-    fresh = [_over(r.curve[0], r.unpruned[: r.curve.shape[1]]).value for r in results if len(r.curve)]
+    fresh = [
+        _over(first, *(x[: len(first)] for x in (r.unpruned, r.kind))).value for r in results for first in r.curve[:1]
+    ]
     numbers = {
         "retention": estimate.value, "low": estimate.low, "high": estimate.high, "by_seed": [finite(x) for x in kept],
         "accuracy": float(np.mean([r.correct.mean() for r in results])),
@@ -102,11 +109,13 @@ def over_seeds(
         "loss": float(np.mean([r.losses[-20:].mean() for r in results])) if len(results[0].losses) else None,
         "untrained": float(np.mean(fresh)) if fresh else None,
         "spread": float(np.mean([r.spread[1] for r in results])),
+        "by_kind": [[finite(x.value) for x in by_kind(r)] for r in results] if len(results[0].kind) else None,
         "difference": above and above.value, "difference_low": above and above.low,
         "difference_high": above and above.high,
     }  # fmt: skip
+    behind = {"denoiser": asked["denoiser"]} if "denoiser" in asked else {}
     return {
-        "op": asked["op"], "k": asked["k"], **{name: finite(value) for name, value in numbers.items()},
+        "op": asked["op"], **behind, "k": asked["k"], **{name: finite(value) for name, value in numbers.items()},
         "seeds": list(by_seed), "steps": asked["steps"], "images": len(results[0].correct),
         "seconds": [r.environment.get("seconds") for r in results],
         "paths": [str(p) for p in paths if p is not None],
@@ -126,10 +135,24 @@ def seed_groups(results: Sequence[RetentionResult]) -> list[list[RetentionResult
 
 def _kept(result: RetentionResult) -> "Jackknifed":
     """Retention of one result, over its test images."""
-    return _over(result.correct, result.unpruned)
+    return _over(result.correct, result.unpruned, result.kind)
 
 
-def _over(right: np.ndarray, unpruned: np.ndarray) -> "Jackknifed":
+def by_kind(result: RetentionResult) -> "list[Jackknifed]":
+    """Retention of each kind of question, over the test images."""
+    return _ratios(result.correct, result.unpruned, result.kind)
+
+
+def _over(right: np.ndarray, unpruned: np.ndarray, kind: np.ndarray) -> "Jackknifed":
+    first, *others = _ratios(right, unpruned, kind)
+    for other in others:
+        first = first.map(lambda a, b: a + b, other)
+    return first.map(lambda a: a / (1 + len(others))) if others else first
+
+
+def _ratios(right: np.ndarray, unpruned: np.ndarray, kind: np.ndarray) -> "list[Jackknifed]":
     from gradprobe.statistics import batch_mean
 
-    return batch_mean(right.astype(float)).map(lambda x, y: x / y, batch_mean(unpruned.astype(float)))
+    among = [kind == each for each in np.unique(kind)] if len(kind) else [np.ones(len(right), bool)]
+    means = [[batch_mean((x * those).astype(float)) for x in (right, unpruned)] for those in among]
+    return [a.map(lambda x, y: x / y, b) for a, b in means]
