@@ -1,0 +1,195 @@
+"""Pictures for the embedded vision-language model: three to five whole handwritten digits among pieces of others.
+
+Every digit lies on 2 x 2 patches and wears one of four colours; pieces on other patches wear four further colours. A
+picture says nothing that its list of objects does not: captions and questions follow from that list alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from gradprobe.data.scenes import split_samples
+from gradprobe.errors import UsageError
+
+SIZE, PATCH, GRID = 80, 8, 10  # pixels, pixels, patches: N = 100
+SIDE = 2  # patches along a digit's edge: 8 x 8 samples enlarged twice
+PLACES = GRID - SIDE + 1  # rows, and columns, that a digit's first patch may be in
+LEAST, MOST = 3, 5  # digits in a picture
+NO_DIGIT, NO_COLOUR = 10, 4
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+COLOURS = ("red", "green", "blue", "yellow")
+MEAN, STD = 0.14, 0.22  # of all pixels; the same for the three channels, so that a colour stays what it is
+CLUTTER = 0.4  # share of the patches without a digit that hold a piece of one
+NOISE = 26  # largest value (of 255) of the noise added to every pixel
+
+_HUES = np.array(
+    # the digits' colours, then those that only clutter wears: magenta, cyan, orange, grey
+    [[1, 0.1, 0.1], [0.1, 1, 0.1], [0.15, 0.3, 1], [1, 0.95, 0.1], [1, 0.1, 1], [0.1, 1, 1], [1, 0.5, 0.05], [1, 1, 1]],
+    dtype=np.float32,
+)
+_RGB = 225 * _HUES / np.linalg.norm(_HUES, axis=1, keepdims=True)  # equal length: no colour is brighter than another
+_SPLIT = {"train": 3, "heldout": 4}  # first word of a picture's seed; 0 and 1 are the scenes'
+
+
+@dataclass(frozen=True, order=True)
+class Object:
+    """A digit in a picture; objects sort in raster order.
+
+    Attributes:
+        row: of its first patch, 0..8.
+        column: of its first patch, 0..8.
+        digit: 0..9; no two objects of a picture have the same.
+        colour: index into ``COLOURS``.
+    """
+
+    row: int
+    column: int
+    digit: int
+    colour: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A batch of pictures and the truth about each patch.
+
+    Attributes:
+        images: ``(B, 3, 80, 80)`` float32, normalised: what the vision tower takes.
+        relevant: ``(B, 100)`` bool, the patches of objects.
+        digit_of: ``(B, 100)`` int8, the digit a patch belongs to, 10 for none.
+        colour_of: ``(B, 100)`` int8, index into ``COLOURS``, 4 for none.
+        objects: by picture, in raster order.
+    """
+
+    images: np.ndarray
+    relevant: np.ndarray
+    digit_of: np.ndarray
+    colour_of: np.ndarray
+    objects: tuple[tuple[Object, ...], ...]
+
+
+def objects_of(split: str, ids: Sequence[int]) -> tuple[tuple[Object, ...], ...]:
+    """What is where in each picture, in raster order, without drawing it.
+
+    Args:
+        split: "train" or "heldout".
+        ids: non-negative integers, one a picture.
+
+    Raises:
+        UsageError: no split has this name, or an id is negative.
+
+    Example:
+        >>> one = objects_of("train", [5])[0]
+        >>> one == objects_of("train", [4, 5])[1], len({o.digit for o in one}) == len(one)
+        (True, True)
+    """
+    return tuple(tuple(sorted(_layout(rng))) for rng in _generators(split, ids))
+
+
+def pictures(split: str, ids: Sequence[int]) -> Pictures:
+    """Draw pictures; each is a pure function of its split and id, whatever the batch.
+
+    Args:
+        split: "train" or "heldout"; the digits and pieces of a picture come from samples of its split only.
+        ids: non-negative integers, one a picture.
+
+    Raises:
+        UsageError: no split has this name, or an id is negative.
+
+    Example:
+        >>> both, one = pictures("heldout", [3, 4]), pictures("heldout", [4])
+        >>> bool((both.images[1] == one.images[0]).all()), int(one.relevant.sum()) == 4 * len(one.objects[0])
+        (True, True)
+    """
+    generators = _generators(split, ids)
+    bank = _bank(split)
+    canvas = np.empty((len(ids), 3, SIZE, SIZE), dtype=np.float32)
+    labels = np.empty((2, len(ids), GRID, GRID), dtype=np.int8)
+    labels[0], labels[1] = NO_DIGIT, NO_COLOUR
+    objects = []
+    for row, rng in enumerate(generators):
+        found = _layout(rng)
+        _paint(rng, bank, found, canvas[row])
+        for o in found:
+            labels[:, row, o.row : o.row + SIDE, o.column : o.column + SIDE] = [[[o.digit]], [[o.colour]]]
+        objects.append(tuple(sorted(found)))
+    # Rounded to whole bytes: the model sees the same numbers as it would through an image file.
+    np.minimum(canvas, 255, out=canvas)
+    np.rint(canvas, out=canvas)
+    canvas *= np.float32(1 / (255 * STD))
+    canvas -= np.float32(MEAN / STD)
+    digit_of, colour_of = labels.reshape(2, len(ids), GRID * GRID)
+    return Pictures(canvas, digit_of != NO_DIGIT, digit_of, colour_of, tuple(objects))
+
+
+def as_bytes(images: np.ndarray) -> np.ndarray:
+    """Normalised images ``(B, 3, 80, 80)`` -> ``(B, 80, 80, 3)`` uint8, as in an image file.
+
+    Example:
+        >>> as_bytes(pictures("train", [0]).images).shape
+        (1, 80, 80, 3)
+    """
+    return np.rint((images * STD + MEAN) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+
+@dataclass(frozen=True)
+class _Bank:
+    of_digit: tuple[np.ndarray, ...]  # by digit, rows of ink
+    ink: np.ndarray  # (S, 16, 16) in [0, 1]
+    pieces: np.ndarray  # (S, 9, 9, 8, 8), a view of ink
+
+
+@cache
+def _bank(split: str) -> _Bank:
+    samples = split_samples(split)
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    small, edge = data.images[samples] / 16, SIDE * PATCH
+    centre = (np.arange(edge) + 0.5) / 2 - 0.5  # bilinear: each of the 16 rows is a mixture of two of the 8
+    enlarge = np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(8)[None, :]))
+    ink = np.clip(1.25 * enlarge @ small @ enlarge.T, 0, 1).astype(np.float32)
+    pieces = np.lib.stride_tricks.sliding_window_view(ink, (PATCH, PATCH), axis=(1, 2))
+    target = data.target[samples]
+    return _Bank(tuple(np.flatnonzero(target == digit) for digit in range(10)), ink, pieces)
+
+
+def _generators(split: str, ids: Sequence[int]) -> list[np.random.Generator]:
+    split_samples(split)  # refuses an unknown split
+    if any(i < 0 for i in ids):
+        raise UsageError(f"picture id {min(ids)} is negative; ids are whole numbers from 0 on")
+    return [np.random.Generator(np.random.SFC64([_SPLIT[split], int(i)])) for i in ids]
+
+
+def _layout(rng: np.random.Generator) -> list[Object]:
+    """The first thing drawn from a picture's generator: so the objects are the same, painted or not."""
+    count = int(rng.integers(LEAST, MOST + 1))
+    digits, colours = rng.permutation(10)[:count].tolist(), rng.integers(0, len(COLOURS), count).tolist()
+    places: list[tuple[int, int]] = []
+    while len(places) < count:
+        for row, column in rng.integers(0, PLACES, (2 * MOST, 2)).tolist():
+            if all(abs(row - r) >= SIDE or abs(column - c) >= SIDE for r, c in places):
+                places.append((row, column))
+    return [Object(*place, digit, colour) for place, digit, colour in zip(places, digits, colours, strict=False)]
+
+
+def _paint(rng: np.random.Generator, bank: _Bank, objects: list[Object], canvas: np.ndarray) -> None:
+    """Paint one picture into ``canvas`` (3, 80, 80), in units of a byte."""
+    cells = GRID * GRID
+    ink = np.zeros((SIZE, SIZE), dtype=np.float32)
+    sample, (top, left) = rng.integers(0, len(bank.ink), cells), rng.integers(0, PATCH + 1, (2, cells))
+    there = rng.random(cells) < CLUTTER
+    tint = _RGB[rng.integers(len(COLOURS), len(_RGB), cells)] * rng.uniform(0.8, 1.1, (cells, 1)).astype(np.float32)
+    pieces = bank.pieces[sample, top, left] * there[:, None, None]
+    ink.reshape(GRID, PATCH, GRID, PATCH)[:] = pieces.reshape(GRID, GRID, PATCH, PATCH).transpose(0, 2, 1, 3)
+    tint = tint.reshape(GRID, GRID, 3)
+    edge = SIDE * PATCH
+    for o in objects:
+        choice = bank.of_digit[o.digit]
+        y, x = o.row * PATCH, o.column * PATCH
+        ink[y : y + edge, x : x + edge] = bank.ink[choice[rng.integers(len(choice))]]
+        tint[o.row : o.row + SIDE, o.column : o.column + SIDE] = _RGB[o.colour] * np.float32(rng.uniform(0.8, 1.1))
+    spread = tint.transpose(2, 0, 1)[:, :, None, :, None]
+    np.multiply(ink.reshape(GRID, PATCH, GRID, PATCH), spread, out=canvas.reshape(3, GRID, PATCH, GRID, PATCH))
+    canvas += rng.integers(0, NOISE + 1, canvas.shape, dtype=np.uint8)
