@@ -49,10 +49,12 @@ __all__ = sorted(_HOME)
 
 def __getattr__(name: str):
     """Resolve a public name on first use, so that importing gradprobe costs nothing."""
+    if name == "vlm":
+        return importlib.import_module("gradprobe.vlm")
     if name not in _HOME:
         raise AttributeError(f"gradprobe has no {name!r}; public names: {', '.join(__all__)}")
     return getattr(importlib.import_module(f"gradprobe.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, "vlm", "__version__"]

@@ -1,0 +1,271 @@
+"""Deployment: a trained scorer from its folder, and a vision-language model that reads only the tokens it keeps."""
+
+import json
+from collections.abc import Mapping
+from collections.abc import Sequence as Several
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from gradprobe.backbones import frozen
+from gradprobe.core import top_k
+from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.journal import write_whole
+from gradprobe.registry import part
+from gradprobe.vlm.model import VLM, Seen, Sequence, open_vlm
+from gradprobe.vlm.sequence import assemble
+
+SAME = {"family": "family", "tower": "tower", "tower_width": "width", "dim": "token width", "text_width": "text width"}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How many visual tokens of an image are kept: a number, or a share of its N.
+
+    Attributes:
+        k: K; an image with fewer tokens keeps all.
+        ratio: K / N in (0, 1], at least one token; instead of ``k``.
+
+    Example:
+        >>> Budget(k=64).of(576), Budget(k=64).of(40), Budget(ratio=0.111).of(576)
+        (64, 40, 64)
+    """
+
+    k: int | None = None
+    ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.k is None) == (self.ratio is None):
+            raise UsageError("give either --k (tokens kept an image) or --ratio (their share, e.g. --ratio 0.111)")
+        if self.k is not None and self.k < 1:
+            raise UsageError(f"--k {self.k} is not possible; give a whole number of at least 1, e.g. --k 64")
+        if self.ratio is not None and not 0 < self.ratio <= 1:
+            raise UsageError(f"--ratio {self.ratio} is not possible; give a share in (0, 1], e.g. --ratio 0.111")
+
+    def of(self, n: int) -> int:
+        """K for an image of ``n`` tokens."""
+        return min(self.k, n) if self.k is not None else max(1, round((self.ratio or 1) * n))
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """A vision-language model that reads the visual tokens which a scorer ranks first, and nothing of the others.
+
+    Kept tokens stay in their order at their original position ids; each image has its own budget; a prompt without
+    images is read as it is. Everything here runs without gradient. A prompt that ends in an image goes on after the
+    last token kept; a language model with a sliding window counts kept tokens only.
+
+    Attributes:
+        vlm: the model.
+        scorer: tokens ``(B, N, D)`` -> scores ``(B, N)``.
+        budget: K, or its share of N.
+        about: what its file says of it; empty for one that was made by hand.
+
+    Source: DiffPrune, section 4.1 (Eq. 3 at inference: throttler and denoiser are left out).
+    """
+
+    vlm: VLM
+    scorer: nn.Module
+    budget: Budget
+    about: dict[str, Any] = field(default_factory=dict)
+
+    def choose(self, seen: Seen) -> list[Tensor]:
+        """Which tokens are kept of each image that was seen ``(K_i,)``, ascending; equal N are scored together.
+
+        Raises:
+            GradprobeError: scores that are no numbers.
+        """
+        kept: list[Tensor] = [torch.empty(0)] * len(seen.tokens)
+        sizes = [len(tokens) for tokens in seen.tokens]
+        parameter = next(self.scorer.parameters(), torch.empty(0))
+        for n in sorted(set(sizes)):
+            which = [i for i, size in enumerate(sizes) if size == n]
+            tokens = torch.stack([seen.tokens[i] for i in which])
+            with torch.no_grad(), frozen(self.scorer):
+                scores = self.scorer(tokens.to(parameter.dtype))
+            if not bool(scores.isfinite().all()):
+                raise GradprobeError(
+                    "the scorer gave scores that are no numbers; open the model with --dtype float32, or train again"
+                )
+            for i, chosen in zip(which, top_k(scores, self.budget.of(n)), strict=True):
+                kept[i] = chosen
+        return kept
+
+    def kept(self, inputs: Mapping[str, Any]) -> list[list[Tensor]]:
+        """Which tokens are kept: for each row, for each of its images, ascending indices ``(K_i,)``."""
+        seen = self.vlm.see(inputs)
+        kept = iter(self.choose(seen))
+        return [[next(kept) for _ in counts] for counts in self.vlm.prompt(inputs, seen).counts]
+
+    def sequence(self, inputs: Mapping[str, Any], pad: str = "left") -> Sequence:
+        """What the language model reads: text, newlines and the tokens kept.
+
+        Args:
+            inputs: as the model's processor returns them; rows may be padded on either side.
+            pad: the side where shorter rows are padded afterwards; ``left`` to generate.
+        """
+        seen = self.vlm.see(inputs)
+        prompt = self.vlm.prompt(inputs, seen)
+        kept, images = self.choose(seen), 0
+        tokens, index = [], []
+        for counts in prompt.counts:
+            which, first = [torch.zeros(0, dtype=torch.long, device=self.vlm.device)], 0
+            some = [torch.zeros(0, self.vlm.dim, device=self.vlm.device, dtype=self.vlm.model.dtype)]
+            for count in counts:
+                which.append(kept[images] + first)
+                some.append(seen.tokens[images][kept[images]])
+                first, images = first + count, images + 1
+            tokens.append(torch.cat(some))
+            index.append(torch.cat(which))
+        with torch.no_grad():
+            return assemble(self.vlm, prompt, tokens, index, pad)
+
+    def logits(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Next-token logits at the positions kept ``(B, S', V)``, rows padded on the left."""
+        with torch.no_grad():
+            return self.vlm.logits(self.sequence(inputs))
+
+    def generate(
+        self, inputs: Mapping[str, Any], *, max_new_tokens: int = 64, options: Mapping[str, Any] | None = None
+    ) -> Tensor:
+        """Continue each row; the result begins with ``input_ids``, as that of the unpruned model does.
+
+        Args:
+            inputs: as the model's processor returns them.
+            max_new_tokens: at most so many.
+            options: of the model's own ``generate``, such as ``{"do_sample": False}``.
+
+        Returns:
+            Token ids ``(B, S + new)``.
+
+        Raises:
+            UsageError: an option that would change what is read or returned.
+        """
+        options = {"use_cache": True, **(options or {})}
+        if not options["use_cache"]:  # without a cache it drops a mask of ones, and takes gaps for packed sequences
+            raise UsageError("use_cache=False is not possible with pruned tokens; leave it out")
+        if options.get("return_dict_in_generate"):
+            raise UsageError("return_dict_in_generate is not possible here; leave it out: token ids are returned")
+        sequence = self.sequence(inputs)
+        with torch.no_grad(), self.vlm.running():
+            new = self.vlm.model.generate(
+                inputs_embeds=sequence.embeds,
+                attention_mask=sequence.attention_mask,
+                position_ids=sequence.positions,
+                max_new_tokens=max_new_tokens,
+                **options,
+            )
+        ids = torch.as_tensor(inputs["input_ids"], device=new.device)
+        return torch.cat([ids.repeat_interleave(len(new) // len(ids), 0), new], 1)
+
+
+def inputs_of(vlm: VLM, images: Several[Any], prompt: str) -> Mapping[str, Any]:
+    """What a model reads for one prompt with images.
+
+    Args:
+        vlm: a model with a processor.
+        images: PIL images.
+        prompt: with the placeholder of each image where it stands (taken as it is), or without: then it goes through
+            the chat template of the model, images first, or simply after the images where there is no template.
+
+    Raises:
+        UsageError: there is no processor, or other placeholders than images.
+    """
+    if vlm.processor is None:
+        raise UsageError(f"{vlm.name} was opened without a processor; use open_vlm, or VLM.of(model, processor)")
+    place = getattr(vlm.processor, "image_token", "<image>")
+    if place not in prompt:
+        if getattr(vlm.processor, "chat_template", None):
+            content = [{"type": "image"} for _ in images] + [{"type": "text", "text": prompt}]
+            messages = [{"role": "user", "content": content}]
+            prompt = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
+        else:
+            prompt = " ".join([*[place] * len(images), prompt])
+    if prompt.count(place) != len(images):
+        raise UsageError(
+            f"the prompt has {prompt.count(place)} times {place} for {len(images)} images; write it once for each "
+            "image, or not at all"
+        )
+    return vlm.processor(images=list(images) or None, text=[prompt], return_tensors="pt")
+
+
+def save(folder: Path | str, scorer: nn.Module, about: Mapping[str, Any]) -> Path:
+    """Write ``pruner.safetensors`` (the scorer alone) and ``pruner.json`` into a folder, which is made if need be.
+
+    Args:
+        folder: where.
+        scorer: as ``about["scorer"]`` makes it.
+        about: ``{**vlm.about, "scorer": spec, "k": K or "ratio": share, "op": name, ...}``, JSON.
+
+    Raises:
+        UsageError: ``about`` lacks what `load` needs.
+        GradprobeError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    if lacking := {*SAME, "model", "scorer"} - set(about):
+        raise UsageError(f"the description of the pruner lacks {', '.join(sorted(lacking))}")
+    _budget(about)
+    state = {name: value.detach().cpu().contiguous() for name, value in scorer.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / "pruner.safetensors", safetensors.torch.save(state))
+        write_whole(folder / "pruner.json", (json.dumps(dict(about), indent=2, sort_keys=True) + "\n").encode())
+    except OSError as error:
+        raise GradprobeError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from None
+    return folder
+
+
+def load(folder: Path | str, model: Any = None, device: str = "cpu", dtype: str | None = None) -> Pruner:
+    """A trained pruner, joined to its model.
+
+    Args:
+        folder: as `save` or ``gradprobe vlm train --out`` wrote it.
+        model: a `VLM`, a Hugging Face model, a hub id or a folder; None: the model that the pruner was trained on.
+        device: where to open a model that is given by name.
+        dtype: in which type; None: ``float32`` on a CPU, ``bfloat16`` elsewhere.
+
+    Raises:
+        UsageError: there is no pruner, or it was trained on another kind of model.
+        GradprobeError: its files, or the model, cannot be read.
+    """
+    folder = Path(folder)
+    if not (folder / "pruner.safetensors").is_file() or not (folder / "pruner.json").is_file():
+        raise UsageError(
+            f"there is no pruner in {folder}; train one: gradprobe vlm train --model scenes-vlm --k 11 --out {folder}"
+        )
+    try:
+        about = json.loads((folder / "pruner.json").read_text(encoding="utf-8"))
+        state = safetensors.torch.load((folder / "pruner.safetensors").read_bytes())
+        scorer = part("scorer", about["scorer"]).make(about["dim"], 0)
+        scorer.load_state_dict(state)
+        known = {name: about[name] for name in (*SAME, "model")}
+        budget = _budget(about)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise GradprobeError(f"{folder} holds no pruner that can be read ({reason}); train it again") from None
+    if model is None or isinstance(model, str | Path):
+        model = open_vlm(str(model or known["model"]), device=device, dtype=dtype or _natural(device))
+    vlm = model if isinstance(model, VLM) else VLM.of(model)
+    if any(known[name] != vlm.about[name] for name in SAME):
+        raise UsageError(
+            f"the pruner in {folder} belongs to another model: it was trained on {_described(known)}; this is "
+            f"{_described(vlm.about)}; give --model {known['model']}"
+        )
+    return Pruner(vlm, scorer.to(vlm.device).requires_grad_(False).eval(), budget, about)
+
+
+def _budget(about: Mapping[str, Any]) -> Budget:
+    return Budget(about.get("k"), about.get("ratio"))
+
+
+def _natural(device: str) -> str:
+    return "float32" if device == "cpu" or not torch.cuda.is_available() else "bfloat16"
+
+
+def _described(about: Mapping[str, Any]) -> str:
+    return f"{about['model']} ({', '.join(f'{told} {about[name]}' for name, told in SAME.items())})"

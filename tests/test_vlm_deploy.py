@@ -1,0 +1,395 @@
+"""A pruned model is the whole model with the dropped keys masked; its files hold the scorer and say whose it is."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import typer
+from PIL import Image
+from safetensors import safe_open
+from tiny_vlms import FAMILIES, IMAGE, made, row_of, shared, tiny
+from typer.testing import CliRunner
+
+from gradprobe.cli.vlm_generate import generate
+from gradprobe.core import top_k
+from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.registry import part
+from gradprobe.vlm.deploy import Budget, Pruner, inputs_of, load, save
+from gradprobe.vlm.model import VLM, open_vlm
+
+SPEC = "mlp:width=8"
+ROWS = [[1], [0, 2], []]
+GREEDY = {"do_sample": False}
+each_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+def pruner(family, budget=Budget(k=5)):  # noqa: B008 (frozen)
+    vlm = shared(family)
+    return Pruner(vlm, part("scorer", SPEC).make(vlm.dim, 3), budget)
+
+
+def visual_places(pruned, inputs):
+    """Which positions of the prompt hold visual tokens, newlines left out ``(B, S)``."""
+    places = inputs["input_ids"] == IMAGE
+    if pruned.vlm.family.name != "llava_next" or "pixel_values" not in inputs:
+        return places
+    model = pruned.vlm.model.model
+    with torch.no_grad():
+        features = model.get_image_features(inputs["pixel_values"], inputs["image_sizes"], return_dict=True)
+    real = [(feature != model.image_newline).any(1) for feature in features.pooler_output]
+    return places.masked_scatter(places, torch.cat(real))
+
+
+def masked(pruned, inputs):
+    """Attention mask of the prompt with 0 at dropped tokens, made from what `kept` says."""
+    mask = inputs["attention_mask"].clone()
+    for row, (images, places) in enumerate(zip(pruned.kept(inputs), visual_places(pruned, inputs), strict=True)):
+        where, seen = places.nonzero()[:, 0], pruned.vlm.see(row_of(inputs, ROWS, pruned.vlm, row)).tokens
+        for kept, tokens in zip(images, seen, strict=True):
+            here, where = where[: len(tokens)], where[len(tokens) :]
+            dropped = torch.ones(len(tokens), dtype=torch.bool)
+            dropped[kept] = False
+            mask[row, here[dropped]] = 0
+        assert len(where) == 0
+    return mask
+
+
+def reference(pruned, inputs, mask):
+    """Logits of the model's own full-length forward with these keys masked, at the unpruned positions."""
+    model = copy.deepcopy(pruned.vlm.model)
+    attended, positions = inputs["attention_mask"], None
+    if pruned.vlm.family.name == "qwen2_5_vl" and "image_grid_thw" in inputs:
+        grid, types = inputs["image_grid_thw"], inputs["mm_token_type_ids"]
+        positions, _ = model.model.get_rope_index(
+            inputs["input_ids"], types, image_grid_thw=grid, attention_mask=attended
+        )
+    with torch.no_grad():
+        return model(**{**inputs, "attention_mask": mask}, position_ids=positions).logits
+
+
+def greedy(pruned, inputs, steps):
+    """Tokens chosen one by one from the masked full-length model of one row, without a cache."""
+    mask, new = masked(pruned, inputs), []
+    for _ in range(steps):
+        new.append(reference(pruned, inputs, mask)[0, -1].argmax().item())
+        one, word = torch.ones(1, 1, dtype=torch.long), torch.tensor([new[-1:]])
+        inputs = {**inputs, "input_ids": torch.cat([inputs["input_ids"], word], 1)}
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], one], 1)
+        if "mm_token_type_ids" in inputs:
+            inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], 0 * one.int()], 1)
+        mask = torch.cat([mask, one], 1)
+    return new
+
+
+@pytest.fixture(autouse=True)
+def same_rows(monkeypatch):
+    """`masked` reads ROWS; tests with other rows set them."""
+    return lambda rows: monkeypatch.setitem(globals(), "ROWS", rows)
+
+
+@each_family
+@pytest.mark.parametrize("row", range(3), ids=["one image", "two images", "no image"])
+@pytest.mark.parametrize("budget", [Budget(k=5), Budget(ratio=0.4)], ids=["k", "ratio"])
+def test_equals_the_whole_model_with_dropped_keys_masked(family, row, budget, same_rows):
+    pruned, rows = pruner(family, budget), [ROWS[row]]
+    same_rows(rows)
+    inputs = made(pruned.vlm, rows)
+    mask = masked(pruned, inputs)
+    own = reference(pruned, inputs, mask)[0][mask[0] > 0]
+    torch.testing.assert_close(pruned.logits(inputs)[0], own, atol=1e-5, rtol=0)
+    if rows[0]:  # and the mask matters
+        assert (reference(pruned, inputs, inputs["attention_mask"])[0, -1] - own[-1]).abs().max() > 1e-2
+
+
+@each_family
+@pytest.mark.parametrize("pad", ["left", "right"])
+def test_a_batch_of_mixed_rows_equals_the_masked_model_and_its_rows_alone(family, pad):
+    pruned = pruner(family)
+    inputs = made(pruned.vlm, ROWS, pad)
+    mask, together = masked(pruned, inputs), pruned.logits(inputs)
+    own = reference(pruned, inputs, mask)
+    for row in range(3):
+        length = int(mask[row].sum())
+        torch.testing.assert_close(together[row, -length:], own[row][mask[row] > 0], atol=1e-5, rtol=0)
+        alone = pruned.logits(row_of(inputs, ROWS, pruned.vlm, row))
+        torch.testing.assert_close(together[row, -length:], alone[0], atol=1e-5, rtol=0)
+
+
+@each_family
+@pytest.mark.parametrize("row", range(3), ids=["one image", "two images", "no image"])
+def test_generate_equals_greedy_on_the_masked_model(family, row, same_rows):
+    pruned, rows = pruner(family), [ROWS[row]]
+    inputs = row_of(made(pruned.vlm, ROWS), ROWS, pruned.vlm, row)
+    same_rows(rows)
+    out = pruned.generate(inputs, max_new_tokens=6, options=GREEDY)
+    assert out[0].tolist() == inputs["input_ids"][0].tolist() + greedy(pruned, inputs, 6)
+
+
+@each_family
+@pytest.mark.parametrize("pad", ["left", "right"])
+def test_generate_in_a_batch_is_generate_alone_after_the_prompt(family, pad):
+    pruned = pruner(family)
+    inputs = made(pruned.vlm, ROWS, pad)
+    out = pruned.generate(inputs, max_new_tokens=5, options=GREEDY)
+    assert torch.equal(out[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
+    for row in range(3):
+        alone = pruned.generate(row_of(inputs, ROWS, pruned.vlm, row), max_new_tokens=5, options=GREEDY)
+        assert out[row, -5:].tolist() == alone[0, -5:].tolist()
+
+
+@each_family
+def test_keeping_everything_is_the_models_own_logits_and_text(family):
+    pruned = pruner(family, Budget(k=1000))
+    inputs = made(pruned.vlm, [[1, 2]])
+    model = copy.deepcopy(pruned.vlm.model)
+    with torch.no_grad():
+        assert torch.equal(pruned.logits(inputs), model(**inputs).logits)
+    own = model.generate(**inputs, max_new_tokens=5, do_sample=False)
+    assert torch.equal(pruned.generate(inputs, max_new_tokens=5, options=GREEDY), own)
+
+
+@each_family
+def test_an_image_with_fewer_tokens_than_k_keeps_all_and_others_k(family):
+    sizes = [len(tokens) for tokens in shared(family).see(made(shared(family), [[0, 1, 2]])).tokens]
+    pruned = pruner(family, Budget(k=20))
+    (kept,) = pruned.kept(made(pruned.vlm, [[0, 1, 2]]))
+    assert [len(index) for index in kept] == [min(20, n) for n in sizes]
+    if family != "llava":
+        assert min(sizes) < 20 < max(sizes) or family == "llava_next"
+
+
+@each_family
+def test_the_kept_are_those_of_the_highest_scores_in_order(family):
+    pruned = pruner(family)
+    inputs = made(pruned.vlm, ROWS)
+    seen = iter(pruned.vlm.see(inputs).tokens)
+    for images in pruned.kept(inputs):
+        for index in images:
+            scores = pruned.scorer(next(seen)[None])
+            assert index.tolist() == top_k(scores, 5)[0].tolist() == sorted(index.tolist())
+
+
+@each_family
+def test_text_and_newlines_stay_and_the_language_model_reads_no_more_than_what_is_kept(family):
+    pruned = pruner(family)
+    inputs = made(pruned.vlm, ROWS)
+    lengths = []
+    model = pruned.vlm.model.model.language_model
+    hook = model.register_forward_pre_hook(
+        lambda _, args, given: lengths.append(given["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    try:
+        pruned.generate(inputs, max_new_tokens=2, options=GREEDY)
+    finally:
+        hook.remove()
+    text = (inputs["attention_mask"] > 0) & ~visual_places(pruned, inputs)
+    assert lengths[0] == max(int(text[row].sum()) + 5 * len(ROWS[row]) for row in range(3))
+    origin = pruned.sequence(inputs).origin
+    for row in range(3):
+        assert set(text[row].nonzero()[:, 0].tolist()) <= set(origin[row].tolist())
+
+
+@each_family
+def test_gaps_in_positions_are_not_taken_for_packed_sequences(family, same_rows):
+    """Without a mask and a cache, transformers reads a gap in position ids as the start of another sequence."""
+    pruned = pruner(family)
+    same_rows([[1]])
+    inputs = made(pruned.vlm, ROWS)
+    sequence = pruned.sequence(inputs)
+    assert (sequence.positions.flatten(0, -2)[0].diff() > 1).any()
+    with torch.no_grad():
+        fallen = pruned.vlm.model.model.language_model(
+            inputs_embeds=sequence.embeds, position_ids=sequence.positions, use_cache=False
+        ).last_hidden_state
+        fallen = pruned.vlm.model.lm_head(fallen)
+    if family != "qwen2_5_vl":  # the trap is there: positions of three axes are exempt
+        assert (fallen - pruned.logits(inputs))[0].abs().max() > 1e-3
+    with pytest.raises(UsageError, match="use_cache=False"):
+        pruned.generate(inputs, options={"use_cache": False})
+
+
+def test_what_generate_returns_begins_with_the_prompt_for_each_of_several_answers():
+    pruned = pruner("llava")
+    inputs = made(pruned.vlm, ROWS)
+    options = {"do_sample": False, "num_beams": 2, "num_return_sequences": 2}
+    out = pruned.generate(inputs, max_new_tokens=3, options=options)
+    assert torch.equal(out[:, :-3], inputs["input_ids"].repeat_interleave(2, 0))
+    with pytest.raises(UsageError, match="return_dict_in_generate"):
+        pruned.generate(inputs, options={"return_dict_in_generate": True})
+
+
+def test_remembered_positions_of_another_prompt_are_not_used():
+    pruned = pruner("qwen2_5_vl")
+    inputs, other = made(pruned.vlm, [[1]]), made(pruned.vlm, [[2, 2]], seed=1)
+    before = pruned.generate(inputs, max_new_tokens=4, options=GREEDY)
+    pruned.vlm.model.generate(**other, max_new_tokens=2, do_sample=False)
+    assert torch.equal(pruned.generate(inputs, max_new_tokens=4, options=GREEDY), before)
+
+
+@each_family
+def test_the_model_is_left_as_it_was(family):
+    vlm = tiny(family)
+    vlm.model.train()
+    before = {name: value.clone() for name, value in vlm.model.state_dict().items()}
+    random = torch.get_rng_state()
+    pruned = Pruner(vlm, part("scorer", SPEC).make(vlm.dim, 3).train(), Budget(k=3))
+    pruned.generate(made(shared(family), [[0]]), max_new_tokens=2, options=GREEDY)
+    assert all(module.training for module in [*vlm.model.modules(), *pruned.scorer.modules()])
+    assert all(p.requires_grad and p.grad is None for p in [*vlm.model.parameters(), *pruned.scorer.parameters()])
+    assert all(torch.equal(before[name], value) for name, value in vlm.model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_a_scorer_in_training_mode_is_run_without_dropout():
+    vlm = shared("llava")
+    noisy = torch.nn.Sequential(torch.nn.Dropout(0.9), torch.nn.Linear(vlm.dim, 1), torch.nn.Flatten(1)).train()
+    inputs = made(vlm, [[0]])
+    first, second = (Pruner(vlm, noisy, Budget(k=5)).kept(inputs)[0][0].tolist() for _ in range(2))
+    assert first == second and noisy[0].training
+
+
+def test_a_budget_is_a_number_or_a_share():
+    assert [Budget(ratio=0.25).of(n) for n in (1, 2, 10, 100)] == [1, 1, 2, 25]
+    for wrong in ({}, {"k": 3, "ratio": 0.1}, {"k": 0}, {"ratio": 0.0}, {"ratio": 1.5}):
+        with pytest.raises(UsageError, match=r"--k|--ratio"):
+            Budget(**wrong)
+
+
+def test_scores_that_are_no_numbers_are_an_error():
+    pruned = pruner("llava")
+    pruned.scorer.out.weight.data.fill_(torch.nan)
+    with pytest.raises(GradprobeError, match="no numbers"):
+        pruned.kept(made(pruned.vlm, [[0]]))
+
+
+def written(folder, family="llava", **changed):
+    pruned = pruner(family)
+    about = {**pruned.vlm.about, "scorer": SPEC, "k": 5, "op": "vpnoise", **changed}
+    return pruned, save(folder, pruned.scorer, about)
+
+
+@each_family
+def test_what_was_saved_prunes_as_before(tmp_path, family):
+    pruned, folder = written(tmp_path / "a" / "b", family)
+    again = load(folder, shared(family))
+    inputs = made(pruned.vlm, ROWS)
+    assert torch.equal(again.logits(inputs), pruned.logits(inputs))
+    assert again.about["op"] == "vpnoise" and again.budget == Budget(k=5)
+    assert torch.equal(load(folder, shared(family).model).logits(inputs), pruned.logits(inputs))
+    assert len(replace(again, budget=Budget(k=2)).kept(inputs)[0][0]) == 2
+
+
+def test_the_file_holds_the_scorer_alone(tmp_path):
+    pruned, folder = written(tmp_path)
+    with safe_open(folder / "pruner.safetensors", "pt") as file:
+        assert set(file.keys()) == set(pruned.scorer.state_dict())
+    assert sorted(path.name for path in folder.iterdir()) == ["pruner.json", "pruner.safetensors"]
+    assert json.loads((folder / "pruner.json").read_text())["tower"] == "clip_vision_model"
+
+
+def test_a_pruner_of_another_model_is_refused_with_towers_and_widths(tmp_path):
+    _, folder = written(tmp_path)
+    with pytest.raises(UsageError, match=r"tower clip_vision_model, width 32.*tower qwen2_5_vl\w*, width 32") as told:
+        load(folder, shared("qwen2_5_vl"))
+    assert "token width 32" in str(told.value) and "token width 128" in str(told.value)
+    with pytest.raises(UsageError, match=r"family llava,.*family llava_next,.*--model tiny-llava"):
+        load(folder, shared("llava_next"))
+
+
+def test_what_is_no_pruner_is_said(tmp_path):
+    with pytest.raises(UsageError, match=r"no pruner in .*gradprobe vlm train"):
+        load(tmp_path / "none")
+    with pytest.raises(UsageError, match="lacks dim, family"):
+        save(tmp_path, torch.nn.Linear(1, 1), {"scorer": SPEC, "k": 1})
+    _, folder = written(tmp_path)
+    for name, content in (("pruner.json", b"{"), ("pruner.safetensors", b"123456789"), ("pruner.json", b'{"k": 1}')):
+        _, folder = written(tmp_path)
+        (folder / name).write_bytes(content)
+        with pytest.raises(GradprobeError, match=r"no pruner that can be read .*train it again"):
+            load(folder, shared("llava"))
+    _, folder = written(tmp_path, scorer="mlp:width=9")
+    with pytest.raises(GradprobeError, match="size mismatch"):
+        load(folder, shared("llava"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(GradprobeError, match="cannot write to"):
+        written(tmp_path / "file")
+
+
+@pytest.fixture(scope="module")
+def folder_of_a_model(tmp_path_factory):
+    """A model of random weights with its processor, as ``save_pretrained`` leaves them."""
+    from gradprobe.vlm.scenes import scenes_processor, scenes_vlm
+
+    folder = tmp_path_factory.mktemp("model")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        scenes_vlm().save_pretrained(folder)
+    scenes_processor().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Two image files, one of them not square."""
+    for number, size in enumerate([(80, 80), (120, 90)]):
+        Image.effect_noise(size, 80).convert("RGB").save(tmp_path / f"{number}.png")
+    return [str(tmp_path / f"{number}.png") for number in range(2)]
+
+
+def run(*arguments):
+    app = typer.Typer()
+    app.command()(generate)
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_a_folder_opens_as_the_model_in_it(folder_of_a_model):
+    vlm = open_vlm(str(folder_of_a_model), dtype="bfloat16")
+    assert vlm.family.name == "llava" and vlm.dim == 128 and vlm.processor.tokenizer.padding_side == "left"
+    assert vlm.model.dtype == torch.bfloat16 and not vlm.model.training
+    inputs = inputs_of(vlm, [Image.new("RGB", (80, 80))], "is there a red seven ?")
+    pruned = Pruner(vlm, part("scorer", SPEC).make(128, 0), Budget(k=7))
+    assert pruned.logits(inputs).dtype == torch.bfloat16
+    assert pruned.sequence(inputs).embeds.shape[1] == inputs["input_ids"].shape[1] - 93
+
+
+def test_the_command_says_what_the_pruned_model_says(tmp_path, folder_of_a_model, pictures):
+    vlm = open_vlm(str(folder_of_a_model))
+    scorer = part("scorer", SPEC).make(vlm.dim, 0)
+    folder = save(tmp_path / "pruner", scorer, {**vlm.about, "scorer": SPEC, "ratio": 0.1, "op": "vpnoise"})
+    images = ["--image", pictures[0], "--image", pictures[1]]
+    asked = ["--pruner", folder, *images, "--prompt", "is there a red seven ?", "--max-new-tokens", 3]
+    result = run(*asked, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    inputs = inputs_of(vlm, [Image.open(p) for p in pictures], "is there a red seven ?")
+    pruned = Pruner(vlm, scorer, Budget(ratio=0.1))
+    assert answer["tokens"] == [100, 100] and answer["kept"] == [index.tolist() for index in pruned.kept(inputs)[0]]
+    assert answer["new_tokens"] == pruned.generate(inputs, max_new_tokens=3, options=GREEDY)[0, -3:].tolist()
+    result = run(*asked, "--k", 4, "--model", folder_of_a_model)
+    assert result.exit_code == 0 and "read 4 of 100, 4 of 100 visual tokens" in result.output
+
+
+def test_what_the_command_cannot_do_is_said(tmp_path, folder_of_a_model, pictures):
+    vlm = open_vlm(str(folder_of_a_model))
+    about = {**vlm.about, "scorer": SPEC, "k": 3}
+    folder = save(tmp_path / "pruner", part("scorer", SPEC).make(vlm.dim, 0), about)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    asked = {"--pruner": folder, "--image": pictures[0], "--prompt": "is there a red seven ?"}
+    for changed, told in (
+        ({"--pruner": tmp_path / "none"}, "no pruner in"),
+        ({"--image": tmp_path / "none.png"}, "no file"),
+        ({"--image": tmp_path / "broken.png"}, "cannot be read as an image"),
+        ({"--prompt": "<image> <image> what is it"}, "2 times <image> for 1 images"),
+        ({"--k": 3, "--ratio": 0.1}, "either --k"),
+        ({"--max-new-tokens": 0}, "--max-new-tokens 0"),
+        ({"--model": tmp_path / "none"}, "no folder"),
+    ):
+        result = run(*[word for pair in {**asked, **changed}.items() for word in pair])
+        assert isinstance(result.exception, UsageError) and told in str(result.exception)
+
+
+def test_a_prompt_needs_a_processor():
+    with pytest.raises(UsageError, match="without a processor"):
+        inputs_of(VLM.of(shared("llava").model), [], "hello")
