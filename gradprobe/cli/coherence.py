@@ -25,6 +25,7 @@ def coherence(
     steps: Annotated[str, typer.Option(help="Measure after so many training steps of the scorer: 0,100,500.")] = "0",
     learning_rate: options.Rate = 2e-4,
     scorer: options.Scorer = "mlp",
+    vlm: options.Vlm = None,
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
     data: options.Data = None,
@@ -46,14 +47,14 @@ def coherence(
     from gradprobe.experiments import Run, ask
     from gradprobe.probes.coherence import question_of
     from gradprobe.results import Store
-    from gradprobe.tasks import classification
 
     operators, base = options.operators(op, baseline)
+    make, backbone = options.task_maker(vlm, backbone)
     if figure is not None:
         from gradprobe.plotting.style import check_path
 
         check_path(figure)
-    task = classification(
+    task = make(
         backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, seed=seed, device=device,
         dtype=dtype,
     )  # fmt: skip

@@ -40,6 +40,7 @@ def fidelity(
     ] = "0.0001,0.0003,0.001,0.003,0.01",
     scores: Annotated[str, typer.Option(help="scorer, or random: Gaussian ones, nothing in parameters.")] = "scorer",
     scorer: options.Scorer = "mlp",
+    vlm: options.Vlm = None,
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
     data: options.Data = None,
@@ -72,10 +73,10 @@ def fidelity(
     from gradprobe.experiments import Run, ask
     from gradprobe.probes.fidelity import needed, question_of
     from gradprobe.results import Store
-    from gradprobe.tasks import classification
 
     operators, base = options.operators(op, baseline)
-    task = classification(
+    make, backbone = options.task_maker(vlm, backbone)
+    task = make(
         backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, seed=seed, device=device,
         dtype=dtype,
     )  # fmt: skip

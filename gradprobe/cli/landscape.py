@@ -34,6 +34,7 @@ def landscape(
     learning_rate: options.Rate = 2e-4,
     batch_size: Annotated[int, typer.Option(help="Of that training.")] = 16,
     scorer: options.Scorer = "mlp",
+    vlm: options.Vlm = None,
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
     data: options.Data = None,
@@ -59,14 +60,14 @@ def landscape(
     from gradprobe.experiments import Run, ask
     from gradprobe.probes.landscape import parse_checkpoints, question_of
     from gradprobe.results import Store
-    from gradprobe.tasks import classification
 
     kind, _, points = axes.replace("checkpoints ", "checkpoints:").partition(":")
     grid = _grid(grid, line)
     if surface is not None and "x" not in grid:
         raise UsageError("--surface draws a plane, not a line; leave --line out, or draw it with --figure")
     operators, base = options.operators(op, baseline)
-    task = classification(
+    make, backbone = options.task_maker(vlm, backbone)
+    task = make(
         backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, seed=seed, device=device,
         dtype=dtype,
     )  # fmt: skip

@@ -18,9 +18,13 @@ Keep = Annotated[float | None, typer.Option(help="Tokens kept as a share of N, i
 Baseline = Annotated[str, typer.Option(help="Operator to compare with; none for no baseline.")]
 Rate = Annotated[float, typer.Option("--learning-rate", help="Of that training.")]
 Scorer = Annotated[str, typer.Option(help="mlp or transformer, with fields: mlp:width=512.")]
+Vlm = Annotated[
+    str | None,
+    typer.Option("--task", help="A vision-language model instead of --backbone: scenes-vlm, a hub id or a folder."),
+]
 Backbone = Annotated[str, typer.Option(help="scenes (embedded) or a timm vision transformer.")]
 Weights = Annotated[str | None, typer.Option(help="A .safetensors or .pth file, or none for random.")]
-Data = Annotated[str | None, typer.Option(help="Folder of images; the scenes have their own.")]
+Data = Annotated[str | None, typer.Option(help="Folder of images, or captions for --task; scenes have their own.")]
 Layer = Annotated[int, typer.Option(help="Blocks before the insertion point.")]
 Loss = Annotated[str, typer.Option(help="ce (labels) or kl (to the unpruned output).")]
 Seed = Annotated[int, typer.Option(help="Of images, noise, scorer, directions and training.")]
@@ -82,6 +86,19 @@ def operators(op: Sequence[str], baseline: str) -> tuple[dict[str, Any], str | N
 
     found = {registry.label(o): o for o in map(registry.build, [*([] if baseline == "none" else [baseline]), *op])}
     return found, None if baseline == "none" else next(iter(found))
+
+
+def task_maker(vlm: str | None, backbone: str) -> tuple[Callable[..., Any], str]:
+    """What makes the task that was asked for, and the name of its model.
+
+    Raises:
+        UsageError: both kinds of model were named.
+    """
+    from gradprobe.tasks import maker
+
+    if vlm is not None and backbone != "scenes":
+        raise UsageError(f"give either --task {vlm} (a vision-language model) or --backbone {backbone}")
+    return (maker("classification"), backbone) if vlm is None else (maker("captioning"), vlm)
 
 
 def where_of(**files: str | int | None) -> dict[str, str]:

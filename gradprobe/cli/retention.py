@@ -25,11 +25,13 @@ def retention(
     weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.01,
     tau: Annotated[str, typer.Option(help="From:to by a cosine; own: what the operator says, all along.")] = "2.0:0.1",
     images: Annotated[int | None, typer.Option(help="Test images; 1000, or what the folder has.")] = None,
+    denoiser: Annotated[str, typer.Option(help="Trained with the scorer: token, global or none.")] = "none",
     rankings: Annotated[
         str | None,
         typer.Option(help="Beside them: random,norm,class-attention,truth; none. Default: those there are."),
     ] = None,
     scorer: options.Scorer = "mlp",
+    vlm: options.Vlm = None,
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
     data: options.Data = None,
@@ -65,10 +67,10 @@ def retention(
     from gradprobe.probes.retention import question_of, ranked_question
     from gradprobe.results import Store
     from gradprobe.results.retention import seed_groups
-    from gradprobe.tasks import classification
     from gradprobe.train import Recipe
 
     operators, base = options.operators(op, baseline)
+    make, backbone = options.task_maker(vlm, backbone)
     where = options.where_of(weights=weights, data=data, device=device, workers=workers)
     training = where | options.where_of(train_data=train_data)
     settings: dict[str, Any] = {
@@ -77,9 +79,9 @@ def retention(
     }  # fmt: skip
     asked = []
     for seed in chosen:
-        task = classification(
+        task = make(
             backbone, weights=weights, data=data, train_data=train_data, layer=layer, loss=loss, scorer=scorer,
-            seed=seed, device=device, dtype=dtype,
+            seed=seed, device=device, dtype=dtype, denoiser=denoiser,
         )  # fmt: skip
         recipe = Recipe(seed=seed, **settings)
         count = task.available(IMAGES) if images is None else images
@@ -160,7 +162,7 @@ def _print(
 ) -> None:
     from rich.console import Console
 
-    from gradprobe.plotting.retention_table import difference_lines, meaning, retention_table
+    from gradprobe.plotting.retention_table import difference_lines, kind_lines, meaning, retention_table
 
     console = Console()
     options.warn_random(console, settings["weights"])
@@ -169,6 +171,12 @@ def _print(
     console.print(retention_table(rows, n))
     for line in difference_lines(rows, base):
         console.print(line, highlight=False, markup=False)
+    if settings["data"] == "pictures":
+        from gradprobe.data.pictures_text import KINDS
+
+        console.print("retention is the mean over kinds of questions:", highlight=False)
+        for line in kind_lines(rows, KINDS):
+            console.print(f"  {line}", highlight=False, markup=False)
     console.print(meaning(rows), highlight=False)
     options.print_sources(console, found)
     trained = [a for a in found if (a.path / "scorer.safetensors").is_file()]
@@ -178,7 +186,9 @@ def _print(
         console.print(text, highlight=False, soft_wrap=True, markup=False)
     if trained:
         path, kept = trained[-1].path, trained[-1].result.question["k"]
-        lines = (
-            f'  scorer = gp.load_scorer("{path}")\n  pruned = gp.prune(vit, scorer, k={kept})  # vit: the timm model'
-        )
+        deploy = f"pruned = gp.prune(vit, scorer, k={kept})  # vit: the timm model"
+        if settings.get("task") == "captioning":
+            model = f'gp.vlm.open_vlm("{settings["backbone"]}")'
+            deploy = f"pruned = gp.vlm.Pruner({model}, scorer, gp.vlm.Budget(k={kept}))"
+        lines = f'  scorer = gp.load_scorer("{path}")\n  {deploy}'
         console.print(f"to deploy the last in Python:\n{lines}", highlight=False, soft_wrap=True, markup=False)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gradprobe.errors import UsageError
 
+_WHOLE = 64 << 20  # bytes up to which a file of a model is hashed whole
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
@@ -39,6 +40,33 @@ def weights_fingerprint(name: str, weights: str | Path | None, seed: int) -> str
 
         return f"sha256:{scenes_sha256()[:16]}"
     return f"hub:{_full_name(name)}"
+
+
+def model_fingerprint(name: str) -> str:
+    """What the weights of a vision-language model are: ``hub:`` and its id, or a hash of its folder's files.
+
+    Of a file larger than 64 MB the first and last megabytes and the size are hashed.
+
+    Args:
+        name: ``scenes-vlm``, a hub id, or a folder.
+
+    Example:
+        >>> model_fingerprint("llava-hf/llava-1.5-7b-hf")
+        'hub:llava-hf/llava-1.5-7b-hf'
+    """
+    folder = Path(__file__).parents[1] / "assets" / "scenes_vlm" if name == "scenes-vlm" else Path(name)
+    if not folder.is_dir():
+        return f"hub:{name}"
+    digest = sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}".encode())
+        with path.open("rb") as file:
+            digest.update(file.read() if size <= _WHOLE else file.read(1 << 20))
+            if size > _WHOLE:
+                file.seek(-(1 << 20), os.SEEK_END)
+                digest.update(file.read())
+    return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def weights_file(weights: str | Path) -> Path:

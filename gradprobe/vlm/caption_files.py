@@ -1,0 +1,193 @@
+"""What a file or folder of captions holds: one entry a caption, and what is wrong with the lines that are none."""
+
+import json
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+from gradprobe.data.fingerprints import image_files
+from gradprobe.errors import GradprobeError, UsageError
+
+LINE = '{"image": "photos/1.jpg", "caption": "a dog on a beach"}'
+LISTS = ("captions.jsonl", "metadata.jsonl")  # of a folder; the second is what Hugging Face's image folders have
+TOLD = 5  # faults that are told one by one; of the others there is a count
+_IMAGE, _CAPTION, _OTHERS = ("image", "file_name"), ("caption", "text"), ("prompt", "question", "answer")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A caption and the image that it describes.
+
+    Attributes:
+        image: path relative to the root, with ``/``.
+        caption: its text.
+        prompt: what the model is told before the caption; None: the usual.
+        question: about the image; None: none.
+        answer: to the question.
+    """
+
+    image: str
+    caption: str
+    prompt: str | None = None
+    question: str | None = None
+    answer: str | None = None
+
+    @property
+    def id(self) -> int:
+        """A 63-bit integer from all of it: the same on any machine, in any order of lines.
+
+        Example:
+            >>> Entry("a.jpg", "a dog").id == Entry("a.jpg", "a dog").id != Entry("a.jpg", "a cat").id
+            True
+        """
+        return hash_of(self.image, self.caption, *(x or "" for x in (self.prompt, self.question, self.answer)))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found.
+
+    Attributes:
+        root: what the images' paths are relative to.
+        entries: the usable ones, each once, in the order of the file.
+        faults: what is wrong with the others, by line or file.
+        fingerprint: ``sha256:`` and 16 hex digits of the hash of entries and sizes of images.
+    """
+
+    root: Path
+    entries: tuple[Entry, ...]
+    faults: tuple[str, ...]
+    fingerprint: str
+
+
+def hash_of(*parts: str) -> int:
+    """63 bits of a hash of some texts."""
+    joined = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return int.from_bytes(blake2b(joined, digest_size=8).digest(), "big") >> 1
+
+
+def told(faults: tuple[str, ...]) -> tuple[str, ...]:
+    """The first few faults, and how many others there are.
+
+    Example:
+        >>> told(("line 2: no JSON", "line 4: no caption"))
+        ('line 2: no JSON', 'line 4: no caption')
+    """
+    more = len(faults) - TOLD
+    return faults if more <= 0 else (*faults[:TOLD], f"and {more} more")
+
+
+def list_captions(path: str | Path, image_root: str | Path | None = None) -> Listing:
+    """List a ``captions.jsonl``, a folder that holds one, or a folder of images beside ``.txt`` files of their names.
+
+    A line that is no caption, an image that is not there and a caption that came before are passed over and told. No
+    image is opened yet.
+
+    Args:
+        path: the file or folder.
+        image_root: what the paths in a file are relative to; None: the file's own folder.
+
+    Raises:
+        UsageError: there is no such file or folder, or no usable caption in it; says what a line looks like.
+        GradprobeError: the file cannot be read.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UsageError(f"--data {path} does not exist; give a file of lines such as {LINE}, or a folder")
+    file = next((path / name for name in LISTS if (path / name).is_file()), None) if path.is_dir() else path
+    if file is None and image_root is not None:
+        raise UsageError(f"--image-root goes with a file of captions, and {path} is a folder without {LISTS[0]}")
+    root = Path(image_root) if image_root is not None else path if file is None else file.parent
+    found, faults = _beside(path) if file is None else _lines(file)
+    entries: dict[Entry, str] = {}
+    digest = sha256()
+    for where, entry in found:
+        size = _size(root / entry.image)
+        if size is None:
+            faults.append((where, f"no image {root / entry.image}"))
+        elif entry in entries:
+            faults.append((where, f"the same image and caption as {entries[entry]}"))
+        else:
+            entries[entry] = where
+            digest.update(f"{entry!r}{size}\n".encode("utf-8", "surrogateescape"))
+    wrong = tuple(f"{where}: {what}" for where, what in sorted(faults, key=lambda fault: _place(fault[0])))
+    if not entries:
+        why = f" ({'; '.join(told(wrong))})" if wrong else ""
+        raise UsageError(
+            f"--data {path} has no caption that can be used{why}; a line looks like {LINE}, its path relative to "
+            f"{root if file else 'the file'}; or give a folder of images with a .txt of the same name beside each"
+        )
+    return Listing(root, tuple(entries), wrong, f"sha256:{digest.hexdigest()[:16]}")
+
+
+def _lines(file: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]]]:
+    """The entries of a file of JSON lines, and the faults of its other lines, each with its line."""
+    found, faults = [], []
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                text = line.removeprefix(b"\xef\xbb\xbf").strip()  # Windows editors begin a file with these three
+                if not text:
+                    continue
+                read = _entry(text)
+                if isinstance(read, str):
+                    faults.append((f"line {number}", read))
+                else:
+                    found.append((f"line {number}", read))
+    except OSError as error:
+        raise GradprobeError(f"--data {file} cannot be read: {error.strerror or error}") from None
+    return found, faults
+
+
+def _entry(line: bytes) -> Entry | str:
+    """The entry of a line, or what is wrong with it."""
+    try:
+        read: Any = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return "no JSON"
+    if not isinstance(read, dict):
+        return "no JSON object"
+    image = next((read[key] for key in _IMAGE if key in read), None)
+    caption = next((read[key] for key in _CAPTION if key in read), None)
+    if not isinstance(image, str) or not image.strip() or "\0" in image:
+        return "no image"
+    if not isinstance(caption, str) or not caption.strip():
+        return "no caption"
+    others = [read.get(key) for key in _OTHERS]
+    for key, value in zip(_OTHERS, others, strict=True):
+        if value is not None and not isinstance(value, str):
+            return f"{key} is no text"
+    return Entry(image.strip(), caption.strip(), *(None if x is None else x.strip() or None for x in others))
+
+
+def _beside(folder: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]]]:
+    """The entries of a folder of images and texts of the same names, and the faults of its other images."""
+    found, faults = [], []
+    for image in image_files(folder):
+        text = (folder / image).with_suffix(".txt")
+        try:
+            caption = text.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            faults.append((image, f"no {text.name} beside it" if missing else f"{text.name} cannot be read"))
+            continue
+        if caption:
+            found.append((image, Entry(image, caption)))
+        else:
+            faults.append((image, f"{text.name} is empty"))
+    return found, faults
+
+
+def _size(file: Path) -> int | None:
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_size if S_ISREG(found.st_mode) else None
+
+
+def _place(where: str) -> tuple[int, str]:
+    number = where.removeprefix("line ")
+    return (int(number), "") if number.isdigit() else (0, where)

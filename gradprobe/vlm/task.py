@@ -1,0 +1,258 @@
+"""Captioning: a frozen vision-language model, a scorer, and images with captions, as a task that probes see."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gradprobe.backbones import frozen
+from gradprobe.core import Batch, Mixed, Selection, Tokens
+from gradprobe.data.fingerprints import model_fingerprint
+from gradprobe.errors import UsageError
+from gradprobe.registry import label, part
+from gradprobe.tasks import trained
+from gradprobe.vlm.captions import CaptionSource, Example
+from gradprobe.vlm.model import VLM, open_vlm
+from gradprobe.vlm.sequence import assemble
+from gradprobe.vlm.sights import Sight, sights
+from gradprobe.vlm.source import source_of
+from gradprobe.vlm.text import IGNORED, Target, Text, target_of
+
+
+@dataclass(frozen=True)
+class Captioning:
+    """The caption loss of a frozen vision-language model that reads what an operator selected.
+
+    ``L = -mean_t log p(y_t | y_<t, Z)`` over the caption's tokens, Z the kept and projected visual tokens with the
+    prompt. Which answers are right is asked by the examples' questions.
+
+    Source: DiffPrune, Eq. 2.
+
+    Attributes:
+        vlm: the frozen model.
+        source: where images, captions and questions come from.
+        scorer: tokens before the projector ``(B, N, D)`` -> scores ``(B, N)``.
+        names: how the question names model, data, scorer, denoiser and precision.
+        denoiser: tokens ``(B, M, D)`` -> tokens, trained with the scorer and left out at deployment; None: none.
+    """
+
+    vlm: VLM
+    source: CaptionSource
+    scorer: nn.Module
+    names: Mapping[str, Any]
+    denoiser: nn.Module | None = None
+
+    @cached_property
+    def n_tokens(self) -> int:
+        """N, the visual tokens of an image.
+
+        Raises:
+            UsageError: images differ in it.
+        """
+        return self._one(self._batch(self.source.probe(0, 1, 0))).tokens.patches.shape[1]
+
+    @property
+    def question(self) -> dict[str, Any]:
+        """What the task is, in JSON types."""
+        return {"task": "captioning", **self.names, "loss": "ce", "layer": 0}
+
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Inputs that could not be used so far and were passed over."""
+        return self.source.skipped
+
+    def running(self) -> AbstractContextManager[None]:
+        """The frozen model in evaluation mode, as found afterwards."""
+        return frozen(self.vlm.model)
+
+    def batches(self, count: int, size: int, seed: int) -> Iterator[Batch]:
+        """Probe batches; whether there are enough examples is checked at once."""
+        self.source.need(count * size)
+        return (self._one(self._batch(self.source.probe(i * size, size, seed))) for i in range(count))
+
+    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch | Mixed]:
+        """Training batches without end."""
+        position = start * size
+        while True:
+            yield self._batch(self.source.train(position, size, seed))
+            position += size
+
+    def losses(self, selection: Selection, batch: Batch) -> Tensor:
+        """The caption loss of each image, ``(B,)``."""
+        logits, labels = self._read(selection, batch.target.caption)
+        each = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        return each.sum(1) / (labels != IGNORED).sum(1)
+
+    def ranks(self, selection: Selection, batch: Batch) -> Tensor:
+        """How many words are put above the right answer, ``(B,)``; over its tokens the largest; NaN ranks last.
+
+        Raises:
+            UsageError: the data ask no questions.
+        """
+        if batch.target.question is None:
+            raise UsageError(
+                "this needs questions about the images: give lines with a question and an answer in the captions file"
+            )
+        logits, labels = self._read(selection, batch.target.question)
+        right = logits.gather(2, labels.clamp(min=0)[..., None])
+        above = (logits > right).sum(-1).masked_fill(logits.isnan().any(-1), logits.shape[-1])
+        return above.masked_fill(labels == IGNORED, 0).amax(1)
+
+    def judged(self, selection: Selection, batch: Batch) -> tuple[Tensor, Tensor]:
+        """`losses` and `ranks`: two sequences, one after the other."""
+        return self.losses(selection, batch), self.ranks(selection, batch)
+
+    def attention(self, batch: Batch) -> None:
+        """None: what the projector reads has no class token."""
+
+    def available(self, count: int) -> int:
+        """How many of so many probe images there are."""
+        return min(count, self.source.size)
+
+    def with_new_scorer(self, seed: int) -> "Captioning":
+        """The same task with a freshly initialised scorer and denoiser."""
+        like = next(self.scorer.parameters())
+        fresh = {
+            kind: trained(kind, self.names.get(kind, "none"), self.vlm.dim, seed, like)
+            for kind in ("scorer", "denoiser")
+        }
+        return replace(self, **fresh)
+
+    def _read(self, selection: Selection, text: Text) -> tuple[Tensor, Tensor]:
+        """Logits ``(B, S'-1, V)`` of the next token at each place that is left, and what it should be."""
+        tokens = selection.tokens.to(next(self.vlm.model.parameters()).dtype)
+        index = None if selection.index is None else list(selection.index)
+        sequence = assemble(self.vlm, text.prompt, list(tokens), index)
+        there = sequence.origin >= 0
+        at = sequence.origin.clamp(min=0)
+        visual = (text.prompt.slot.gather(1, at) >= 0) & there
+        biases = (_spread(bias, visual) for bias in (selection.key_bias, selection.self_bias))
+        logits = self.vlm.logits(sequence, *biases)
+        labels = text.labels.gather(1, at).masked_fill(~there, IGNORED)
+        return logits[:, :-1].to(selection.tokens.dtype), labels[:, 1:]
+
+    def _batch(self, examples: Sequence[Example]) -> Batch | Mixed:
+        found = sights(self.vlm, examples, self.names)
+        sizes = sorted({len(sight.tokens) for sight in found})
+        parts = []
+        for size in sizes:
+            those = [i for i, sight in enumerate(found) if len(sight.tokens) == size]
+            parts.append(self._part([examples[i] for i in those], [found[i] for i in those]))
+        return parts[0] if len(parts) == 1 else Mixed(tuple(parts))
+
+    def _part(self, examples: Sequence[Example], found: Sequence[Sight]) -> Batch:
+        patches = torch.stack([sight.tokens for sight in found]).to(next(self.scorer.parameters()))
+        with torch.no_grad():
+            target: Target = target_of(self.vlm, examples, found)
+        known = [_made(e.relevant) for e in examples]
+        relevant = None if any(k is None for k in known) else torch.from_numpy(np.stack(known)).to(patches.device)
+        kinds = tuple(e.kind for e in examples if e.kind is not None)
+        return Batch(
+            tuple(e.id for e in examples), Tokens(patches[:, :0], patches), target, relevant,
+            kinds if len(kinds) == len(examples) else (),
+        )  # fmt: skip
+
+    def _one(self, batch: Batch | Mixed) -> Batch:
+        if isinstance(batch, Mixed):
+            sizes = ", ".join(str(part.tokens.patches.shape[1]) for part in batch.parts)
+            raise UsageError(
+                f"the images have {sizes} visual tokens; a probe needs the same number for all: give images of one size"
+            )
+        return batch
+
+
+def captioning(
+    backbone: str = "scenes-vlm",
+    *,
+    weights: str | None = None,
+    data: str | None = None,
+    train_data: str | None = None,
+    layer: int = 0,
+    loss: str = "ce",
+    scorer: str = "mlp",
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    denoiser: str = "none",
+) -> Captioning:
+    """A task from names: a vision-language model, captioned images, and a fresh scorer.
+
+    Args:
+        backbone: ``scenes-vlm``, a hub id, or a folder with a model of a known family.
+        weights: plays no part: a model's folder holds them.
+        data: a ``captions.jsonl`` or a folder of captioned images; None with ``scenes-vlm`` means its own pictures.
+        train_data: plays no part: a fixed part of ``data`` is held out for probes.
+        layer: 0, before the projector.
+        loss: ``ce``, of the caption.
+        scorer: ``mlp`` or ``transformer``, with fields: ``transformer:depth=2,width=1024,heads=16``.
+        seed: of the scorer.
+        device: a torch device.
+        dtype: ``float32``, ``bfloat16`` or ``float16``, of the frozen model's weights; the scorer keeps float32.
+        denoiser: ``token``, ``global`` or ``none``: what is trained with a scorer, behind the operator.
+
+    Raises:
+        UsageError: an unknown name, or a combination that means nothing.
+        GradprobeError: a model or data that cannot be read.
+
+    Example:
+        >>> task = captioning("scenes-vlm")
+        >>> task.n_tokens, task.vlm.dim
+        (100, 128)
+    """
+    for given, option, remedy in (
+        (weights, "--weights", f"name a folder with the model's weights instead of {backbone}"),
+        (train_data, "--train-data", "a fixed part of --data is held out for probes"),
+    ):
+        if given is not None:
+            raise UsageError(f"{option} {given} is not possible with a vision-language model: {remedy}")
+    if layer or loss != "ce":
+        raise UsageError(
+            f"--layer {layer} --loss {loss} is not possible with a vision-language model: tokens are selected before "
+            "its projector, and the loss is that of the caption (--layer 0 --loss ce)"
+        )
+    vlm = open_vlm(backbone, device=device, dtype=dtype)
+    source = source_of(backbone, data, vlm)
+    names = {"backbone": backbone, "weights": model_fingerprint(backbone), "data": source.fingerprint, "dtype": dtype}
+    return task_of(vlm, source, names, scorer=scorer, denoiser=denoiser, seed=seed)
+
+
+def task_of(
+    vlm: VLM, source: CaptionSource, names: Mapping[str, Any], *, scorer: str, denoiser: str, seed: int
+) -> Captioning:
+    """A task over a model and data of one's own, with a fresh scorer and denoiser.
+
+    Args:
+        vlm: the model.
+        source: images with captions.
+        names: what the question calls them: ``backbone``, ``weights``, ``data``, ``dtype``.
+        scorer: ``mlp`` or ``transformer``, with fields.
+        denoiser: ``token``, ``global`` or ``none``, with fields.
+        seed: of both.
+
+    Raises:
+        UsageError: an unknown name or field.
+    """
+    spec, behind = label(part("scorer", scorer)), label(part("denoiser", denoiser))
+    weight = next(vlm.model.parameters())
+    like = torch.empty(0, device=weight.device, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    known = {**names, "scorer": spec} | ({} if behind == "none" else {"denoiser": behind})
+    made = (trained(kind, each, vlm.dim, seed, like) for kind, each in (("scorer", spec), ("denoiser", behind)))
+    return Captioning(vlm, source, next(made), known, next(made))
+
+
+def _spread(bias: Tensor | None, visual: Tensor) -> Tensor | None:
+    """What is added for the visual tokens, ``(B, M)``, at their places in the sequences ``(B, S')``; 0 elsewhere."""
+    if bias is None:
+        return None
+    nth = (visual.cumsum(1) - 1).clamp(min=0)
+    return torch.where(visual, bias.gather(1, nth), bias.new_zeros(()))
+
+
+def _made(value: Any) -> Any:
+    return value() if callable(value) else value

@@ -1,0 +1,96 @@
+"""Tiny vision-language models with processors, and captioned images on disk, for tests of training."""
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tiny_vlms import BOS, END, IMAGE, PAD, START, tiny
+
+from gradprobe.vlm.model import VLM
+from gradprobe.vlm.presets import Settings
+from gradprobe.vlm.train import Trained, fit
+
+SIZES = ((28, 28), (40, 56), (16, 16))  # widths and heights: a different number of tokens each, except for LLaVA
+SCORER = "transformer:depth=1,width=16,heads=2"
+FEW = Settings(
+    k=6, scorer=SCORER, denoiser="token:width=16", steps=6, batch_size=4, learning_rate=1e-2, tau_steps=3, validation=4,
+    save_every=2,
+)  # fmt: skip
+CAPTIONS = ("a red square", "the dog sits on grass", "two boats", "a tall tower at night")
+
+
+class Words:
+    """One number a word, from a hash; what stands for an image has its own."""
+
+    eos_token_id, pad_token_id = 2, PAD
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        known = {"<image>": IMAGE, "<start>": START, "<end>": END}
+        words = text.replace("<image>", " <image> ").split()
+        ids = [known.get(w, 3 + int(hashlib.sha256(w.encode()).hexdigest(), 16) % 50) for w in words]
+        return {"input_ids": [BOS] * add_special_tokens + ids}
+
+
+class Squares:
+    """Every image a square of 28 pixels."""
+
+    def __call__(self, images, return_tensors: str) -> dict[str, torch.Tensor]:
+        arrays = [np.asarray(image.resize((28, 28)), np.float32).transpose(2, 0, 1) / 128 - 1 for image in images]
+        return {"pixel_values": torch.from_numpy(np.stack(arrays))}
+
+
+@dataclass
+class Processor:
+    image_processor: object
+    tokenizer: object
+    image_token: str = "<image>"
+    image_token_id: int = IMAGE
+
+
+def with_processor(family: str, seed: int = 0) -> VLM:
+    """A tiny model that reads PIL images and words."""
+    vlm = tiny(family, seed)
+    made = {"llava": Squares, "llava_next": _next, "qwen2_5_vl": _qwen}[family]()
+    return VLM.of(vlm.model.requires_grad_(True), Processor(made, Words()), vlm.name)
+
+
+def _next():
+    from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor as Made
+
+    grid = [[28, 56], [56, 28], [56, 56], [28, 84]]
+    return Made(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=grid)
+
+
+def _qwen():
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Made
+
+    return Made(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 64 * 64})
+
+
+def paint(path: Path, size: tuple[int, int], seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def captioned(folder: Path, count: int = 12, sizes=SIZES) -> Path:
+    """A ``captions.jsonl`` of some images beside it."""
+    lines = []
+    for i in range(count):
+        paint(folder / "images" / f"{i}.png", sizes[i % len(sizes)], i)
+        lines.append({"image": f"images/{i}.png", "caption": CAPTIONS[i % len(CAPTIONS)], "prompt": "<image> say :"})
+    file = folder / "captions.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return file
+
+
+def trained(family: str, data, out: Path, rows: int = 2, vlm: VLM | None = None, progress=None, **changes) -> Trained:
+    return fit(vlm or with_processor(family), data, out, replace(FEW, **changes), rows=rows, progress=progress)
+
+
+def log(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
