@@ -3,8 +3,8 @@
 The floor is what no implementation can do without, in the same groups of 8 images and on the same threads: the frozen
 encoder's forward and activation-backward on the tokens that the operator sends, one forward and one weight-product of
 the scorer, one forward and backward of the denoiser where there is one, one step of AdamW. *Plain* is the loop that one
-would write: the whole batch of 32 through scorer, operator and encoder on torch's own threads, `backward`, AdamW. Loading
-and embedding images is in none of them; what it costs is printed beside, for a step's batch.
+would write: the whole batch of 32 through scorer, operator and encoder on torch's own threads, `backward`, AdamW.
+Loading and embedding images is in none of them; what it costs is printed beside, for a step's batch.
 
     python benchmarks/bench_retention.py [--rounds 5] [--steps 4] [--models scenes scenes-vlm ...] [--json FILE]
 """

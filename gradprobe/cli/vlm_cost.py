@@ -1,0 +1,72 @@
+"""``gradprobe vlm cost``: what a VLM and its pruner take up to the first token."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from gradprobe.cli import options
+
+
+def cost(
+    model: Annotated[str, typer.Option(help="One of the paper's models by hub id, scenes-vlm, or a folder.")],
+    k: Annotated[str | None, typer.Option(help="Visual tokens kept, e.g. 64,128,192.")] = None,
+    ratio: Annotated[str | None, typer.Option(help="The same as shares of N; 0.111 without either.")] = None,
+    text_tokens: Annotated[int, typer.Option(help="Of the prompt, special tokens included.")] = 97,
+    image_size: Annotated[str | None, typer.Option(help="Height x width, e.g. 672x672.")] = None,
+    scorer: Annotated[str, typer.Option(help="Its name and fields.")] = "transformer:depth=2,width=1024,heads=16",
+    denoiser: Annotated[str, typer.Option(help="Its name; it is not deployed, only its parameters count.")] = "token",
+    measure: Annotated[bool, typer.Option("--measure", help="Time the parts too, with random weights.")] = False,
+    passes: Annotated[int, typer.Option(help="That are timed, after warm-up.")] = 30,
+    device: options.Device = "cpu",
+    figure: options.Figure = None,
+    as_json: options.Json = False,
+) -> None:
+    """FLOPs and parameters of each part, unpruned and with K tokens, from the configuration alone: no weights.
+
+    With --measure also milliseconds, on a GPU by CUDA events in FP16.
+    """
+    counts = options.numbers("k", k, int, "64,128,192")
+    shares = options.numbers("ratio", ratio, float, "0.111,0.222")
+    if figure is not None:
+        from gradprobe.plotting.style import check_path
+
+        check_path(figure)
+
+    from gradprobe.vlm import cost as costs
+    from gradprobe.vlm.dimensions import size_of
+
+    found = costs.cost(
+        model, k=counts, ratio=shares, text_tokens=text_tokens, image_size=size_of(image_size), scorer=scorer,
+        denoiser=denoiser, measure=measure, device=device, passes=passes,
+    )  # fmt: skip
+    rows = found.rows()
+    layout = asdict(found.layout) | {"tokens": found.layout.tokens, "placeholders": found.layout.placeholders}
+    settings = {
+        "model": found.model, "family": found.family, "layout": layout, "text_tokens": found.text_tokens,
+        "scorer": found.scorer, "denoiser": found.denoiser, "parameters": found.parameters,
+        "device": found.timing and found.timing.device, "dtype": found.timing and found.timing.dtype,
+        "passes": passes if measure else None, "environment": found.timing and found.timing.environment,
+    }  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps({"probe": "vlm-cost", "settings": settings, "rows": rows}, indent=2))
+    else:
+        from rich.console import Console
+
+        from gradprobe.plotting.vlm_cost import cost_tables, told
+
+        console = Console()
+        console.print(cost_tables(rows))
+        for line in told(settings, rows, costs.ffn_for(84_000_000)):
+            console.print(line, highlight=False, markup=False)
+        if found.timing is not None:
+            how = f"Timed on {found.timing.device}, {found.timing.dtype}, random weights, {passes} passes in turns."
+            console.print(how, highlight=False, markup=False)
+    if figure is not None:
+        from gradprobe.plotting.style import save_figure
+        from gradprobe.plotting.vlm_cost import vlm_cost_figure
+
+        save_figure(vlm_cost_figure(rows, f"{model}, {text_tokens} text tokens"), figure)
+        if not as_json:
+            typer.echo(f"figure: {figure}")

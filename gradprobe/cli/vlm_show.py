@@ -1,0 +1,109 @@
+"""``gradprobe vlm show``: how a pruner ranks the tokens of an image."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradprobe.cli import options
+from gradprobe.errors import GradprobeError, UsageError
+
+
+def show(
+    figure: Annotated[Path, typer.Option(help="Draw into this .png, .svg or .pdf.")],
+    pruner: Annotated[Path | None, typer.Option(help="Folder of a trained pruner; its model is opened too.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model, where it lies elsewhere; alone: tokens are ranked by length.")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="An image file.")] = None,
+    picture: Annotated[int | None, typer.Option(help="Instead: a held-out picture of scenes-vlm by number.")] = None,
+    k: Annotated[int | None, typer.Option(help="Tokens at each end; the pruner's own without it.")] = None,
+    device: options.Device = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; float32 on a CPU.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Draw the top K and bottom K tokens of an image, and how alike they are (the paper's Fig. 5)."""
+    from gradprobe.plotting.style import check_path, save_figure
+
+    check_path(figure)
+    if pruner is None and model is None:
+        raise UsageError("give --pruner DIR (a trained pruner), or --model NAME alone to rank tokens by their length")
+    if (image is None) == (picture is None):
+        raise UsageError("give either --image FILE or --picture NUMBER (of scenes-vlm)")
+    if pruner is None and k is None:
+        raise UsageError("give --k, the number of tokens at each end, e.g. --k 11")
+    pixels = None if image is None else _opened(image)
+
+    from gradprobe.plotting.ranking import means_lines, ranking_figure
+    from gradprobe.vlm.deploy import Budget, load
+    from gradprobe.vlm.model import open_vlm
+    from gradprobe.vlm.ranking import NORM, ranking
+
+    scorer: Any = None
+    if pruner is not None:
+        found = load(pruner, model, device, dtype)
+        vlm, scorer, ranked_by = found.vlm, found.scorer, f"scorer of {pruner}"
+        budget = found.budget
+    else:
+        vlm, ranked_by = open_vlm(str(model), device=device, dtype=dtype or "float32"), NORM
+        budget = Budget(k=k)
+    inputs, relevant = _inputs(vlm, pixels, picture)
+    if k is None:
+        n = len(vlm.see(inputs).tokens[0])
+        k = budget.of(n)
+    shown = ranking(vlm, inputs, k, scorer, ranked_by)
+    means, n = shown.means(), len(shown.scores)
+    name = f"picture {picture}" if image is None else image.name
+    pictures = [(view.title, view.image, view.grid, view.first) for view in shown.views]
+    title = f"{name}, {k} of {n} tokens"
+    save_figure(ranking_figure(pictures, shown.top, shown.bottom, shown.similarity, means, title), figure)
+    hits = None if relevant is None else {
+        "top": int(relevant[shown.top].sum()), "bottom": int(relevant[shown.bottom].sum()), "all": int(relevant.sum()),
+    }  # fmt: skip
+    if as_json:
+        answer = {
+            "probe": "vlm-ranking",
+            "settings": {"model": vlm.name, "ranked_by": ranked_by, "image": name, "k": k, "tokens": n},
+            "similarity": means, "relevant": hits, "top": shown.top.tolist(), "bottom": shown.bottom.tolist(),
+            "scores": shown.scores.tolist(), "figure": str(figure),
+        }  # fmt: skip
+        typer.echo(json.dumps(answer, indent=2))
+        return
+    typer.echo(f"{vlm.name}, {name}: ranked by {ranked_by}")
+    for line in means_lines(means, k, n):
+        typer.echo(line)
+    if hits is not None:
+        typer.echo(f"on digits: {hits['top']} of the top {k}, {hits['bottom']} of the bottom {k}, {hits['all']} of {n}")
+    typer.echo(f"figure: {figure}")
+
+
+def _opened(path: Path) -> Any:
+    from PIL import Image, ImageOps
+
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}; give an image with --image FILE")
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise GradprobeError(f"{path} cannot be read as an image: {error}") from None
+
+
+def _inputs(vlm: Any, image: Any, picture: int | None) -> tuple[Any, Any]:
+    """What the model reads of the image, and which tokens lie on digits where that is known."""
+    if picture is None:
+        from gradprobe.vlm.deploy import inputs_of
+
+        return inputs_of(vlm, [image], getattr(vlm.processor, "image_token", "<image>")), None
+    import torch
+
+    from gradprobe.data.pictures import SIZE, pictures
+
+    vision = vlm.model.config.vision_config
+    if vlm.family.name != "llava" or vision.image_size != SIZE:
+        raise UsageError(f"--picture is of scenes-vlm, which {vlm.name} is not; give --image FILE")
+    if picture < 0:
+        raise UsageError(f"--picture {picture} is not possible; give a whole number of 0 or more")
+    found = pictures("heldout", [picture])
+    return {"pixel_values": torch.from_numpy(found.images)}, found.relevant[0]

@@ -1,0 +1,216 @@
+"""Milliseconds of each part of a pruned VLM up to its first token, with random weights of the model's shape."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradprobe.core import deployed
+from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.probes.questions import versions
+from gradprobe.registry import part
+from gradprobe.results.cost import median
+from gradprobe.vlm.dimensions import Layout
+from gradprobe.vlm.model import VLM
+from gradprobe.vlm.sequence import assemble
+from gradprobe.workers import one_thread
+
+PARTS = ("encoder", "pruner", "prefill")
+WARM_UP = 3  # passes that are not kept
+CPU_LIMIT = 1_000_000_000  # parameters of a model that is still timed on a CPU
+BEFORE = 35  # text tokens before the image: LLaVA-1.5's system prompt
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of each part in each pass; in every pass all numbers of tokens are run once, in turns.
+
+    Attributes:
+        milliseconds: tokens kept -> ``(passes, 3)``: encoder (vision tower, as the pruner reads it), pruner (scorer,
+            top-K and gather), prefill (projector and language model). 0 stands for the unpruned model.
+        device: what they were measured on.
+        dtype: of the model.
+        environment: versions and the machine.
+    """
+
+    milliseconds: dict[int, np.ndarray]
+    device: str
+    dtype: str
+    environment: dict[str, Any]
+
+    def row(self, kept: int) -> dict[str, Any]:
+        """Medians with 95 % intervals of each part and of their sum, and how many times faster than unpruned.
+
+        Args:
+            kept: tokens kept; 0 for the unpruned model.
+        """
+        full, own = self.milliseconds[0], self.milliseconds[kept]
+        found = {name: median(own[:, i]) for i, name in enumerate(PARTS)} | {"ttft": median(own.sum(1))}
+        found["prefill_speedup"] = median(full[:, 2] / own[:, 2])
+        found["ttft_speedup"] = median(full.sum(1) / own.sum(1))
+        return {
+            f"{name}{suffix}": getattr(estimate, field)
+            for name, estimate in found.items()
+            for suffix, field in (("", "value"), ("_low", "low"), ("_high", "high"))
+        }
+
+
+def timed(
+    config: Any,
+    layout: Layout,
+    kept: Sequence[int],
+    scorer: str,
+    text_tokens: int,
+    *,
+    parameters: int,
+    device: str,
+    passes: int,
+) -> Timing:
+    """Time the parts of a model with random weights: CUDA events on a GPU, seconds that one thread computes on a CPU.
+
+    Args:
+        config: of the model.
+        layout: what the image becomes.
+        kept: numbers of tokens, beside the unpruned model.
+        scorer: its name.
+        text_tokens: positions beside those of the image.
+        parameters: of the model.
+        device: ``cpu``, ``cuda``, ``cuda:1``.
+        passes: that are kept, at least 6.
+
+    Raises:
+        UsageError: a model too large for a CPU, too few passes, no such device.
+        GradprobeError: the device's memory is too small.
+    """
+    where = _device(device, parameters)
+    if passes < 6:
+        raise UsageError(f"--passes {passes} is not possible; give a whole number of at least 6")
+    dtype = torch.float16 if where.type == "cuda" else torch.float32
+    # The generators are left as found; a GPU other than `where` is not touched.
+    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), one_thread():
+        torch.manual_seed(0)
+        try:
+            run = _Run(config, layout, text_tokens, scorer, where, dtype)
+            found: dict[int, list[list[float]]] = {n: [] for n in (0, *kept)}
+            for round_ in range(-WARM_UP, passes):
+                for n, rows in found.items():
+                    took = run.once(n)
+                    if round_ >= 0:
+                        rows.append(took)
+        except torch.OutOfMemoryError:
+            need = 2 * parameters / 1e9
+            raise GradprobeError(
+                f"{device} ran out of memory: the weights alone take {need:.1f} GB in FP16; time a smaller model, a "
+                "smaller --image-size, or on a larger GPU"
+            ) from None
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu, 1 thread"
+    arrays = {n: np.array(rows) for n, rows in found.items()}
+    return Timing(
+        arrays,
+        name,
+        str(dtype).removeprefix("torch."),
+        {"versions": versions() | {"transformers": version("transformers")}},
+    )
+
+
+def random_inputs(config: Any, layout: Layout, text_tokens: int, device: torch.device, dtype: torch.dtype) -> dict:
+    """One image of noise and a text, as a processor of the family would return them."""
+    before = min(BEFORE, text_tokens)
+    ids = torch.ones(1, text_tokens + layout.placeholders, dtype=torch.long)
+    ids[:, before : before + layout.placeholders] = config.image_token_id
+    vision, (height, width) = config.vision_config, layout.seen
+    if config.model_type == "qwen2_5_vl":
+        per = 3 * vision.temporal_patch_size * vision.patch_size**2
+        pixels = torch.randn(layout.patches, per)
+        grid = torch.tensor([[1, height // vision.patch_size, width // vision.patch_size]])
+        image: dict[str, Tensor] = {"image_grid_thw": grid, "mm_token_type_ids": (ids == config.image_token_id).long()}
+    elif config.model_type == "llava_next":
+        pixels = torch.randn(1, layout.tiles, 3, vision.image_size, vision.image_size)
+        image = {"image_sizes": torch.tensor([layout.size])}
+    else:
+        pixels, image = torch.randn(1, 3, height, width), {}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels.to(dtype), **image}
+    return {name: value.to(device) for name, value in inputs.items()}
+
+
+class _Run:
+    """A model with random weights, one image, and a scorer."""
+
+    def __init__(self, config: Any, layout: Layout, text: int, scorer: str, device: torch.device, dtype: torch.dtype):
+        from transformers import AutoModelForImageTextToText
+
+        with torch.device(device):
+            model = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
+        self.vlm, self.device = VLM.of(model, name="random weights"), device
+        self.scorer = part("scorer", scorer).make(self.vlm.dim, 0).to(device, dtype).eval()
+        self.inputs = random_inputs(config, layout, text, device, dtype)
+
+    @torch.no_grad()
+    def once(self, kept: int) -> list[float]:
+        """Milliseconds of the three parts with so many tokens kept; 0: all, without a scorer."""
+        seen: Any = None
+        tokens: list[Tensor] = []
+        index: list[Tensor] | None = None
+
+        def encode() -> None:
+            nonlocal seen, tokens
+            seen = self.vlm.see(self.inputs)
+            tokens = list(seen.tokens)
+
+        def prune() -> None:
+            nonlocal tokens, index
+            if kept:
+                selection = deployed(tokens[0][None], self.scorer(tokens[0][None]), kept)
+                assert selection.index is not None
+                tokens, index = [selection.tokens[0]], [selection.index[0]]
+
+        def prefill() -> None:
+            sequence = assemble(self.vlm, self.vlm.prompt(self.inputs, seen), tokens, index, pad="left")
+            self.vlm.model(
+                inputs_embeds=sequence.embeds, attention_mask=sequence.attention_mask,
+                position_ids=sequence.positions, use_cache=True, logits_to_keep=1,
+            )  # fmt: skip
+
+        return _took([encode, prune, prefill], self.device)
+
+
+def _took(stages: Sequence[Any], device: torch.device) -> list[float]:
+    """Milliseconds of each of several stages, one after another; on a GPU without waiting in between."""
+    if device.type != "cuda":
+        marks = [time.thread_time()]
+        for stage in stages:
+            stage()
+            marks.append(time.thread_time())
+        return [1000 * (after - before) for before, after in pairwise(marks)]
+    with torch.cuda.device(device):
+        torch.cuda.synchronize()
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(len(stages) + 1)]
+        events[0].record()
+        for stage, event in zip(stages, events[1:], strict=True):
+            stage()
+            event.record()
+        torch.cuda.synchronize()
+        return [before.elapsed_time(after) for before, after in pairwise(events)]
+
+
+def _device(name: str, parameters: int) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {name} is not possible; give cpu, cuda or cuda:1")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"--device {name}: there is no such GPU here; FLOPs are counted without --measure")
+    if device.type == "cpu" and parameters > CPU_LIMIT:
+        raise UsageError(
+            f"a model of {parameters / 1e9:.1f} billion parameters is too large to time on a CPU; give --device cuda, "
+            "or leave --measure out: FLOPs need no device"
+        )
+    return device
