@@ -6,6 +6,7 @@ from typing import Any
 import typer
 
 from gradprobe import __version__
+from gradprobe.cli.ablation import ablation
 from gradprobe.cli.check import check
 from gradprobe.cli.cite import cite
 from gradprobe.cli.coherence import coherence
@@ -21,6 +22,7 @@ from gradprobe.cli.operators import listing
 from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
 from gradprobe.cli.store import show
+from gradprobe.cli.vlm import vlm
 from gradprobe.errors import GradprobeError, UsageError
 
 CommandError: Any = typer.BadParameter.__base__  # click's UsageError, which typer carries under a private name
@@ -63,8 +65,10 @@ app.command()(cite)
 app.command("list")(listing)
 app.command()(show)
 app.command()(leaderboard)
+app.command()(ablation)
 app.command()(figures)
 app.command("train-scenes")(train_scenes)
+app.add_typer(vlm)
 
 
 def main() -> None:

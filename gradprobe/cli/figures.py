@@ -60,6 +60,7 @@ def figures(
 
 def _drawings() -> dict[str, Drawing]:
     """The figures that a preset can name: an experiment and its answers -> a figure."""
+    from gradprobe.cli.ablation import draw_ablation
     from gradprobe.cli.equivalence import draw_fig4
     from gradprobe.experiments import panels, row_panels
     from gradprobe.leaderboard import comparisons
@@ -71,6 +72,7 @@ def _drawings() -> dict[str, Drawing]:
     from gradprobe.plotting.summary import leaderboard
 
     return {
+        "ablation": draw_ablation,
         "leaderboard": lambda experiment, answers: leaderboard(comparisons(experiment, answers)),
         "fig1c": lambda experiment, answers: fig1c(row_panels(experiment, answers), experiment.paper),
         "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),

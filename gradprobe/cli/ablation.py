@@ -1,0 +1,69 @@
+"""``gradprobe ablation``: Table 5, what each part of DiffPrune is worth."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradprobe.cli import options
+from gradprobe.cli.figures import COMMITTED
+
+
+def ablation(
+    preset: Annotated[Path, typer.Option(help="What is asked.")] = Path("experiments/table5_ablation.toml"),
+    results: options.Results = options.RUNS,
+    figure: options.Figure = None,
+    draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; show what is stored.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train a scorer through each variant of DiffPrune, as far as there is no answer yet, and print Table 5."""
+    from gradprobe.ablation import variants, verdicts
+    from gradprobe.cli.progress import bars
+    from gradprobe.experiments import load_experiment, run_experiment
+    from gradprobe.plotting.style import check_path, save_figure
+    from gradprobe.results import Store
+
+    if figure is not None:
+        check_path(figure)
+    experiment = load_experiment(preset)
+    with bars() as tell:
+        answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
+    found = variants([answer.result for answer in answers], experiment.paper)
+    if as_json:
+        rows = [
+            {"variant": v.name, "op": v.op, "denoiser": v.denoiser, "paper": cell.paper, **cell.row}
+            for v in found for cell in v.cells.values()
+        ]  # fmt: skip
+        typer.echo(json.dumps({"title": experiment.title, "rows": rows, "missing": len(missing)}, indent=2))
+    else:
+        from rich.console import Console
+
+        from gradprobe.plotting.ablation import ablation_table
+
+        console = Console()
+        console.print(experiment.title, highlight=False)
+        console.print(ablation_table(found, _tokens(experiment)))
+        for line in verdicts(found):
+            console.print(line, highlight=False, markup=False)
+        computed = sum(answer.computed for answer in answers)
+        typer.echo(f"{len(answers) - computed} answers stored, {computed} computed, {len(missing)} missing")
+        for gap in missing[:3]:
+            typer.echo(f"  missing: {gap.run.question.get('op')} at K = {gap.run.question.get('k')}: {gap.reason}")
+    if figure is not None:
+        saved = save_figure(draw_ablation(experiment, answers), figure)
+        if not as_json:
+            typer.echo(f"figure: {saved}")
+
+
+def draw_ablation(experiment: Any, answers: Any) -> Any:
+    """The figure of the preset."""
+    from gradprobe.ablation import variants
+    from gradprobe.plotting.ablation import ablation_figure
+
+    found = variants([answer.result for answer in answers], experiment.paper)
+    return ablation_figure(found, _tokens(experiment), experiment.title)
+
+
+def _tokens(experiment: Any) -> int:
+    return int(experiment.paper[0]["tokens"])

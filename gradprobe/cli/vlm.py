@@ -1,0 +1,19 @@
+"""``gradprobe vlm``: vision-language models, a command a file."""
+
+import typer
+
+from gradprobe.cli.vlm_cost import cost
+from gradprobe.cli.vlm_generate import generate
+from gradprobe.cli.vlm_scenes import train_scenes
+from gradprobe.cli.vlm_show import show
+from gradprobe.cli.vlm_train import train
+
+vlm = typer.Typer(
+    name="vlm", help="Train, deploy, show and count pruners of vision-language models.", no_args_is_help=True,
+    rich_markup_mode=None,
+)  # fmt: skip
+vlm.command()(train)
+vlm.command()(generate)
+vlm.command()(show)
+vlm.command()(cost)
+vlm.command("train-scenes")(train_scenes)

@@ -1,0 +1,131 @@
+"""``gradprobe vlm train``: train a pruner for a vision-language model, as DiffPrune does."""
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradprobe.cli import options
+from gradprobe.cli.retention import _tau
+from gradprobe.errors import UsageError
+
+
+def train(
+    model: Annotated[str, typer.Option(help="scenes-vlm (embedded), a hub id, or a folder.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pruner, its card, the log and the checkpoint.")],
+    data: Annotated[str | None, typer.Option(help="captions.jsonl, or a folder of images with captions.")] = None,
+    image_root: Annotated[str | None, typer.Option(help="What paths in a captions file are relative to.")] = None,
+    k: Annotated[int | None, typer.Option(help="Visual tokens kept of an image.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="The same as a share of each image's N, e.g. 0.111.")] = None,
+    op: Annotated[str | None, typer.Option(help="Operator that is trained through; vpnoise by default.")] = None,
+    preset: Annotated[str | None, typer.Option(help="diffprune, autoselect, diffprune-84m, small.")] = None,
+    scorer: Annotated[str | None, typer.Option(help="Its name and fields.")] = None,
+    denoiser: Annotated[str | None, typer.Option(help="token, global or none.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Training steps; one epoch by default.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a step; 32.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Images read at a time; lower it when memory is full.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the first step; falls to 0 by a cosine.")] = None,
+    tau: Annotated[str | None, typer.Option(help="Temperature from:to by a cosine; own: as the operator says.")] = None,
+    tau_steps: Annotated[int | None, typer.Option(help="Steps in which it falls; it is held afterwards.")] = None,
+    validation: Annotated[int | None, typer.Option(help="Images held out for validation; 0: none.")] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="Validations without a better loss that end it; 0: none.")
+    ] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints, and validations.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of scorer, batches and noise.")] = None,
+    device: options.Device = "cpu",
+    dtype: Annotated[str | None, typer.Option(help="Of the model; float32 on a CPU, bfloat16 on a GPU.")] = None,
+    track: Annotated[str | None, typer.Option(help="trackio, wandb or tensorboard, beside log.jsonl.")] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; ignore the checkpoint in --out.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Train a scorer by the caption loss of a frozen model, through an operator; stopped, it goes on where it was."""
+    from gradprobe.vlm.presets import PRESETS
+    from gradprobe.vlm.presets import preset as settings_of
+    from gradprobe.vlm.tracking import check_tracker
+
+    asked: dict[str, Any] = {
+        "k": k, "ratio": ratio, "op": op, "scorer": scorer, "denoiser": denoiser, "steps": steps,
+        "batch_size": batch_size, "learning_rate": learning_rate, "tau_steps": tau_steps, "validation": validation,
+        "patience": patience, "save_every": save_every, "seed": seed,
+    }  # fmt: skip
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if tau is not None:
+        changes["tau_start"], changes["tau_end"] = _tau(tau)
+    name = preset or ("small" if model == "scenes-vlm" else "diffprune")
+    settings = settings_of(name, changes)
+    check_tracker(track)
+    if data is None and model != "scenes-vlm":
+        raise UsageError(f"--model {model} needs captioned images: give --data captions.jsonl or a folder of them")
+    if data is None and image_root is not None:
+        raise UsageError("--image-root goes with --data captions.jsonl")
+
+    from gradprobe.cli.progress import bars
+    from gradprobe.vlm.caption_files import list_captions
+    from gradprobe.vlm.captions import open_captions, template_of
+    from gradprobe.vlm.model import open_vlm
+    from gradprobe.vlm.processes import processes
+    from gradprobe.vlm.source import source_of
+    from gradprobe.vlm.train import fit
+
+    if data is not None:
+        list_captions(data, image_root)  # a wrong file is told before a large model is opened
+    with processes(device) as team:
+        vlm = open_vlm(model, device=team.device, dtype=dtype or ("float32" if device == "cpu" else "bfloat16"))
+        source: Any
+        if data is None:
+            source = source_of(model, None, vlm)
+        else:
+            template = template_of(vlm.processor)
+            source = open_captions(data, image_root, held_out=validation, template=template)
+        if team.first and not as_json:
+            typer.echo(f"preset {name}: {PRESETS[name].about}")
+            _tell_data(source)
+        with bars(quiet=not team.first) as tell:
+            trained = fit(
+                vlm, source, out, settings, rows=rows, progress=tell, team=team, track=track, restart=restart,
+                command=shlex.join(["gradprobe", *sys.argv[1:]]),
+            )  # fmt: skip
+    if team.first and as_json:
+        from gradprobe.vlm.card import facts
+
+        typer.echo(json.dumps({"probe": "vlm-train", "path": str(out), **facts(trained)}, indent=2))
+    elif team.first:
+        _print(trained, settings.validation)
+
+
+def _tell_data(source: Any) -> None:
+    if hasattr(source, "epoch"):
+        typer.echo(f"{source.epoch:,} captions to train on, {source.size:,} held out")
+        if source.skipped:
+            typer.echo(f"passed over {source.n_skipped}: {'; '.join(source.skipped)}")
+
+
+def _print(trained: Any, validation: int) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from gradprobe.vlm.card import budget_text, loss_rows
+
+    console, question = Console(), trained.question
+    early = f" of {trained.planned}, ended by validation" if trained.steps < trained.planned else ""
+    told = f"{trained.steps} steps{early}, scorer of step {trained.step}; kept: {budget_text(question)}"
+    console.print(told, highlight=False, markup=False)
+    if trained.losses:
+        table = Table("the model reads", "caption loss", title=f"{trained.examples['held_out']} held-out captions")
+        for text, loss in loss_rows(trained):
+            table.add_row(text, f"{loss:.4f}")
+        console.print(table)
+    else:
+        console.print(f"no validation ({validation} examples held out); training loss {trained.training_loss:.4f}")
+    out = trained.out
+    lines = (
+        f"wrote {out / 'pruner.safetensors'}, pruner.json, README.md and log.jsonl",
+        f'to use it: gradprobe vlm generate --pruner {out} --image x.jpg --prompt "..."',
+        f'       or: gp.vlm.load("{out}").generate(inputs)',
+    )
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
