@@ -299,7 +299,7 @@ def apply(operator: SelectionOperator, patches: Tensor, scores: Tensor, k: int, 
     before = patches._version, scores._version
     try:
         selection = operator(patches, scores, k, noise=noise)
-    except GradprobeError:
+    except (GradprobeError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # anyone's code
         raise GradprobeError(f"operator {name} raised {type(error).__name__}: {error}; --debug shows where") from error

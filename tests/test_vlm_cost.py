@@ -190,6 +190,11 @@ def test_tables_fit_80_columns_and_set_the_paper_beside():
     assert "encoder" not in text_of(cost(NEXT).rows())  # nothing measured or reported: no second table
 
 
+def test_a_table_of_large_numbers_fits_too():
+    text = text_of(cost(NEXT, text_tokens=9999, image_size=(336, 1008)).rows())
+    assert "…" not in text and "TFLOPs" in text
+
+
 def test_the_table_of_a_small_model_has_a_unit_that_suits_and_what_was_measured(folders):
     rows = cost(str(folders["llava"]), k=[4], scorer="mlp:width=8", measure=True, passes=6).rows()
     text = text_of(rows)

@@ -10,7 +10,15 @@ from PIL import Image
 
 import gradprobe.vlm.pretrain as pretrain_module
 from gradprobe.data.pictures import as_bytes, objects_of, pictures
-from gradprobe.data.pictures_text import KINDS, WORDS, captions, prompt_of_caption, prompt_of_question, questions
+from gradprobe.data.pictures_text import (
+    KINDS,
+    WORDS,
+    caption,
+    captions,
+    prompt_of_caption,
+    prompt_of_question,
+    questions,
+)
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.vlm.pretrain import Recipe, fresh_model, load_checkpoint, training
 from gradprobe.vlm.pretrain_card import BUDGETS, CHECKPOINT, evaluate, pretrain
@@ -170,6 +178,22 @@ def test_only_what_is_to_be_told_counts():
             assert torch.equal(ids[here][first + 1 :], wanted[first:-1])
             assert set(kind[here][first:].tolist()) == {TOLD.index((["caption", *ASKED_LATER])[number])}
         assert (target[line == -1] == -100).all()
+
+
+def test_the_words_of_a_patch_are_those_of_its_object():
+    data = pictures("train", range(20))
+    words = truth(data.objects).numpy()
+    assert np.array_equal(words[..., 0] != ID["<nothing>"], data.relevant)
+    for b, found in enumerate(data.objects):
+        for told, digit in zip(words[b][data.relevant[b]], data.digit_of[b][data.relevant[b]], strict=True):
+            (o,) = (o for o in found if o.digit == digit)
+            assert " ".join(WORDS[word - ID[WORDS[0]]] for word in told) in caption_words(o)
+
+
+def caption_words(o):
+    """The same four words in the captions' order and in the truth's."""
+    colour, digit, row, column = caption([o]).removesuffix(" .").split()
+    return [f"{digit} {colour} {row} {column}"]
 
 
 def test_perfect_tokens_have_no_label_loss_and_shuffled_ones_do(fresh):

@@ -80,6 +80,42 @@ def numbers(option: str, text: str | None, kind: Callable[[str], Number], exampl
         raise UsageError(f"--{option} {text} is not possible; give numbers such as --{option} {example}") from None
 
 
+def temperatures(text: str) -> tuple[float | None, float | None]:
+    """Temperatures of the first and the last step; None and None for ``own``.
+
+    Raises:
+        UsageError: something else.
+
+    Example:
+        >>> temperatures("2.0:0.1"), temperatures("own")
+        ((2.0, 0.1), (None, None))
+    """
+    if text == "own":
+        return None, None
+    first, _, last = text.partition(":")
+    try:
+        return float(first), float(last)
+    except ValueError:
+        raise UsageError(f"--tau {text} is not possible; give two temperatures, 2.0:0.1, or own") from None
+
+
+def opened_image(path: Path) -> Any:
+    """An image file, upright and in RGB.
+
+    Raises:
+        UsageError: there is no such file, or it is no image.
+    """
+    from PIL import Image, ImageOps
+
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}; give an image with --image FILE")
+    try:
+        with Image.open(path) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(f"{path} cannot be read as an image: {error}") from None
+
+
 def operators(op: Sequence[str], baseline: str) -> tuple[dict[str, Any], str | None]:
     """Operators by canonical name, the baseline first, each once; and the baseline's name, None for none."""
     from gradprobe import registry

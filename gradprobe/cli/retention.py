@@ -53,7 +53,7 @@ def retention(
     shares = options.numbers("keep", keep, float, "0.05,0.1")
     for share in shares:
         options.check_budget(None, share)
-    chosen, (first, last) = options.numbers("seeds", seeds, int, "0,1,2"), _tau(tau)
+    chosen, (first, last) = options.numbers("seeds", seeds, int, "0,1,2"), options.temperatures(tau)
     if not chosen or chosen[0] < 0:
         raise UsageError(f"--seeds {seeds} is not possible; give whole numbers of 0 or more, e.g. --seeds 0,1,2")
     options.check_workers(workers)
@@ -114,17 +114,6 @@ def retention(
         save_figure(retention_figure([(title, [a.result for a in found])]), figure)
         if not as_json:
             typer.echo(f"figure: {figure}")
-
-
-def _tau(text: str) -> tuple[float | None, float | None]:
-    """Temperatures of the first and the last step; None and None for ``own``."""
-    if text == "own":
-        return None, None
-    first, _, last = text.partition(":")
-    try:
-        return float(first), float(last)
-    except ValueError:
-        raise UsageError(f"--tau {text} is not possible; give two temperatures, 2.0:0.1, or own") from None
 
 
 def _rankings(task: Any, text: str | None) -> list[str]:

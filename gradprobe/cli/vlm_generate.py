@@ -30,7 +30,7 @@ def generate(
     """Answer a prompt about images from the visual tokens that a trained scorer keeps."""
     if max_new_tokens < 1:
         raise UsageError(f"--max-new-tokens {max_new_tokens} is not possible; give a whole number of at least 1")
-    pictures = [_opened(path) for path in image]
+    pictures = [options.opened_image(path) for path in image]
 
     from gradprobe.vlm.deploy import Budget, inputs_of, load
 
@@ -52,15 +52,3 @@ def generate(
     typer.echo(text)
     shares = ", ".join(f"{len(index)} of {n}" for index, n in zip(kept, counts, strict=True))
     typer.echo(f"{pruned.vlm.name} read {shares} visual tokens", err=True)
-
-
-def _opened(path: Path) -> Any:
-    from PIL import Image, ImageOps
-
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}; give an image with --image FILE")
-    try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path} cannot be read as an image: {error}") from None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import UsageError
 
 
 def show(
@@ -33,7 +33,7 @@ def show(
         raise UsageError("give either --image FILE or --picture NUMBER (of scenes-vlm)")
     if pruner is None and k is None:
         raise UsageError("give --k, the number of tokens at each end, e.g. --k 11")
-    pixels = None if image is None else _opened(image)
+    pixels = None if image is None else options.opened_image(image)
 
     from gradprobe.plotting.ranking import means_lines, ranking_figure
     from gradprobe.vlm.deploy import Budget, load
@@ -76,18 +76,6 @@ def show(
     if hits is not None:
         typer.echo(f"on digits: {hits['top']} of the top {k}, {hits['bottom']} of the bottom {k}, {hits['all']} of {n}")
     typer.echo(f"figure: {figure}")
-
-
-def _opened(path: Path) -> Any:
-    from PIL import Image, ImageOps
-
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}; give an image with --image FILE")
-    try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise GradprobeError(f"{path} cannot be read as an image: {error}") from None
 
 
 def _inputs(vlm: Any, image: Any, picture: int | None) -> tuple[Any, Any]:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
-from gradprobe.cli.retention import _tau
 from gradprobe.errors import UsageError
 
 
@@ -54,7 +53,7 @@ def train(
     }  # fmt: skip
     changes = {name: value for name, value in asked.items() if value is not None}
     if tau is not None:
-        changes["tau_start"], changes["tau_end"] = _tau(tau)
+        changes["tau_start"], changes["tau_end"] = options.temperatures(tau)
     name = preset or ("small" if model == "scenes-vlm" else "diffprune")
     settings = settings_of(name, changes)
     check_tracker(track)

@@ -36,7 +36,7 @@ def ranking_figure(
     widths = [image.shape[1] / image.shape[0] for _, image, *_ in pictures]
     height = (PAGE - 0.8) / (sum(widths) + 1.07)  # of the pictures and of the matrix alike
     with look():
-        figure = Figure(figsize=(PAGE, height + 0.85))
+        figure = Figure(figsize=(PAGE, height + 1.0))
         *axes, matrix = figure.subplots(1, len(pictures) + 1, width_ratios=[*widths, 1])
         for i, (each, (name, image, grid, first)) in enumerate(zip(axes, pictures, strict=True)):
             _tokens(each, image, grid, [np.asarray(end) - first for end in (top, bottom)])

@@ -33,7 +33,7 @@ def flops_table(rows: Sequence[Row]) -> Table:
     scale, unit = _unit(max(row["total"] for row in rows))
     table = _table("kept", "length", *FLOPS)
     for row in rows:
-        table.add_row(_kept(row), str(row["sequence"]), *(number(row[name] / scale, 3) for name in FLOPS.values()))
+        table.add_row(_kept(row), str(row["sequence"]), *(_figures(row[name] / scale) for name in FLOPS.values()))
     table.caption = (
         f"{unit}FLOPs. paper's: linear layers of the language model and its head, on every position, nothing else. The "
         "others are what the first token takes: attn where a query has a key (causal half), head on the last position "
@@ -189,6 +189,10 @@ def _table(first: str, *columns: str) -> Table:
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     return table
+
+
+def _figures(value: float) -> str:
+    return number(value, 3 if value < 10 else 2 if value < 100 else 1)
 
 
 def _ms(value: float) -> str:

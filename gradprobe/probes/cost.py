@@ -66,19 +66,19 @@ def cost(
     question = question_of(task, operator, k, images=images, rounds=rounds, seed=seed)
     tell, started = progress or (lambda what, done, total: None), time.perf_counter()
     with task.running(), one_thread():
-        with _counted() as of_batch:
+        with counted() as of_batch:
             (batch,) = task.batches(1, images, seed)
-        with torch.no_grad(), _counted() as of_scorer:
+        with torch.no_grad(), counted() as of_scorer:
             scores = task.scorer(batch.tokens.patches)
         refuse_nonfinite(scores, "score", name, batch)
         work = _Work(task, operator, k, batch, scores, Noise(seed, batch.ids), name)
-        with _counted() as of_gradient:
+        with counted() as of_gradient:
             u = work.training().u
         trains = u is not None and bool(u.any())
         flops: dict[str, float | None] = {"batch": of_batch.get_total_flops(), "scorer": of_scorer.get_total_flops()}
         flops |= {"gradient": of_gradient.get_total_flops() if trains else None}
         for what, run in {"unpruned": work.unpruned, "training": work.sent, "deployed": work.deployed}.items():
-            with _counted() as counter:
+            with counted() as counter:
                 run()
             flops[what] = counter.get_total_flops()
         memory: dict[str, float | None] = dict.fromkeys(("training", "operator", "peak"))
@@ -225,8 +225,8 @@ def _timed(
     return seconds
 
 
-def _counted() -> FlopCounterMode:
-    """Counts 2 for each multiply-add of matrix products, convolutions and attention inside."""
+def counted() -> FlopCounterMode:
+    """A context that counts 2 for each multiply-add of matrix products, convolutions and attention inside."""
     aten = torch.ops.aten
     fused: dict[Any, Any] = {  # on a CPU, which older versions of torch count as nothing
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,

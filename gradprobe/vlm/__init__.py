@@ -14,6 +14,7 @@ _HOME = {
     "Pruner": "deploy",
     "VLM": "model",
     "captioning": "task",
+    "cost": "cost",
     "fit": "train",
     "load": "deploy",
     "open_captions": "captions",

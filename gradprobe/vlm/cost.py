@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from gradprobe.errors import UsageError
-from gradprobe.probes.cost import _counted
+from gradprobe.probes.cost import counted
 from gradprobe.registry import part
 from gradprobe.vlm.dimensions import TABLE_4, Layout, config_of, layout_of, skeleton
 from gradprobe.vlm.families import family_of
@@ -160,7 +160,7 @@ def cost(
     tower, projector, dim = family.tower(frozen), family.projector(frozen), family.dim(frozen)
     with torch.device("meta"):
         network = part("scorer", scorer).make(dim, 0)
-    with torch.no_grad(), _counted() as counter:
+    with torch.no_grad(), counted() as counter:
         network(torch.empty(1, layout.tokens, dim, device="meta"))
     shape = _Shape(config, layout, frozen, tower, projector, counter.get_total_flops())
     parameters = {"vision tower": _size(tower) - shape.inside * _size(projector), "projector": _size(projector)}

@@ -11,6 +11,7 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.vlm.families import family_of
+from gradprobe.vlm.library import library
 
 SCENES = "scenes-vlm"
 
@@ -110,10 +111,8 @@ def config_of(name: str | Path) -> Any:
         3584
     """
     if str(name) in DIMENSIONS:
-        from transformers import AutoConfig
-
         dimensions = deepcopy(DIMENSIONS[str(name)])  # transformers takes some entries out
-        return AutoConfig.for_model(dimensions.pop("model_type"), **dimensions)
+        return library().AutoConfig.for_model(dimensions.pop("model_type"), **dimensions)
     if str(name) == SCENES:
         from gradprobe.vlm.scenes import FOLDER
 
@@ -127,12 +126,10 @@ def config_of(name: str | Path) -> Any:
 
 
 def _read(folder: Path) -> Any:
-    from transformers import AutoConfig
-
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} holds no config.json; give a folder with one, or one of {', '.join(DIMENSIONS)}")
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = library().AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         told = str(error).strip().partition("\n")[0]
         raise GradprobeError(f"{folder / 'config.json'} cannot be read: {told}") from None
@@ -143,10 +140,9 @@ def _read(folder: Path) -> Any:
 def skeleton(config: Any) -> Any:
     """The model of a configuration without weights, on torch's meta device, in eval mode."""
     import torch
-    from transformers import AutoModelForImageTextToText
 
     with torch.device("meta"):
-        return AutoModelForImageTextToText.from_config(config).eval()
+        return library().AutoModelForImageTextToText.from_config(config).eval()
 
 
 def layout_of(config: Any, size: tuple[int, int] | None = None) -> Layout:

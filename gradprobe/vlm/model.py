@@ -16,10 +16,10 @@ from gradprobe.backbones import frozen
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.vlm.families import FAMILIES, family_of
 from gradprobe.vlm.families.base import Family
+from gradprobe.vlm.library import library
 from gradprobe.vlm.masks import biased_mask
 
 DTYPES = ("float32", "bfloat16", "float16")
-NEEDED = (5, 20)  # generate() runs the vision tower once, and positions of Qwen2.5-VL go by token types
 
 
 @dataclass(frozen=True)
@@ -309,7 +309,7 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype} is not possible; {nearest(dtype, DTYPES)}")
-    transformers = _transformers()
+    transformers = library()
     kind = torch.device("cpu" if device == "auto" else device) if _is_device(device) else None
     if kind is None or (kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count()):
         possible = "cpu, cuda, auto" if torch.cuda.is_available() else "cpu, auto"
@@ -346,17 +346,3 @@ def _is_device(name: str) -> bool:
         return name == "auto" or torch.device(name).type in ("cpu", "cuda", "mps")
     except RuntimeError:
         return False
-
-
-def _transformers() -> Any:
-    """The library, if it is there and new enough."""
-    remedy = 'type: pip install "gradprobe[vlm]"'
-    try:
-        import transformers
-    except ImportError:
-        raise GradprobeError(f"vision-language models need transformers; {remedy}") from None
-    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    if version < NEEDED:
-        least = ".".join(map(str, NEEDED))
-        raise GradprobeError(f"transformers {transformers.__version__} is too old, {least} is the least; {remedy}")
-    return transformers

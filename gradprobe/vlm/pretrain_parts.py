@@ -57,7 +57,7 @@ def truth(objects: Sequence[Sequence[Object]]) -> Tensor:
     for b, picture in enumerate(objects):
         for o in picture:
             told = [first + n for first, n in zip(FIRST_WORDS, (o.digit, o.colour, o.row, o.column), strict=True)]
-            words[b, o.column : o.column + SIDE, o.row : o.row + SIDE] = told
+            words[b, o.row : o.row + SIDE, o.column : o.column + SIDE] = told
     return torch.from_numpy(words.reshape(len(objects), CELLS, 4))
 
 

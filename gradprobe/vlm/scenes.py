@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,11 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).parents[1] / "assets" / "scenes_vlm"
 WIDTH, LAYERS, HEADS = 128, 4, 4
 PAD, START, END, NOTHING = "<pad>", "<s>", "</s>", "<nothing>"
+CHAT = (  # how a question is asked
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{{ '<image> ' if part['type'] == 'image' else part['text'] + ' ' }}"
+    "{% endfor %}{% endfor %}{{ 'answer :' if add_generation_prompt else '' }}"
+)
 VOCABULARY = (PAD, START, END, NOTHING, IMAGE, *WORDS)
 ID = {word: i for i, word in enumerate(VOCABULARY)}
 
@@ -39,10 +46,13 @@ def load_scenes_vlm(folder: str | Path | None = None) -> VLM:
     if not (where / "model.safetensors").is_file():
         raise GradprobeError(f"no model.safetensors in {where}; make it with gradprobe vlm train-scenes --out {where}")
     import torch
-    from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-    model = LlavaForConditionalGeneration.from_pretrained(where, dtype=torch.float32, local_files_only=True).eval()
-    return VLM.of(model, AutoProcessor.from_pretrained(where, local_files_only=True), "scenes-vlm")
+    from gradprobe.vlm.library import library
+
+    hf = library()
+    with _without_bar(hf.utils.logging):  # it is there in a moment
+        model = hf.LlavaForConditionalGeneration.from_pretrained(where, dtype=torch.float32, local_files_only=True)
+    return VLM.of(model.eval(), hf.AutoProcessor.from_pretrained(where, local_files_only=True), "scenes-vlm")
 
 
 def scenes_vlm() -> Any:
@@ -93,5 +103,22 @@ def scenes_processor() -> Any:
     image = CLIPImageProcessor(size=edge, crop_size=edge, image_mean=[MEAN] * 3, image_std=[STD] * 3)
     # The tower's class token is counted, then left out again by "default": 100 visual tokens.
     return LlavaProcessor(
-        image, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        image,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT,
     )
+
+
+@contextmanager
+def _without_bar(logging: Any) -> Iterator[None]:
+    """Transformers draws no progress bar inside; afterwards as found."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -55,7 +55,7 @@ class Captioning:
         Raises:
             UsageError: images differ in it.
         """
-        return self._one(self._batch(self.source.probe(0, 1, 0))).tokens.patches.shape[1]
+        return self._one(self.batch_of(self.source.probe(0, 1, 0))).tokens.patches.shape[1]
 
     @property
     def question(self) -> dict[str, Any]:
@@ -74,13 +74,13 @@ class Captioning:
     def batches(self, count: int, size: int, seed: int) -> Iterator[Batch]:
         """Probe batches; whether there are enough examples is checked at once."""
         self.source.need(count * size)
-        return (self._one(self._batch(self.source.probe(i * size, size, seed))) for i in range(count))
+        return (self._one(self.batch_of(self.source.probe(i * size, size, seed))) for i in range(count))
 
     def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch | Mixed]:
         """Training batches without end."""
         position = start * size
         while True:
-            yield self._batch(self.source.train(position, size, seed))
+            yield self.batch_of(self.source.train(position, size, seed))
             position += size
 
     def losses(self, selection: Selection, batch: Batch) -> Tensor:
@@ -137,7 +137,8 @@ class Captioning:
         labels = text.labels.gather(1, at).masked_fill(~there, IGNORED)
         return logits[:, :-1].to(selection.tokens.dtype), labels[:, 1:]
 
-    def _batch(self, examples: Sequence[Example]) -> Batch | Mixed:
+    def batch_of(self, examples: Sequence[Example]) -> Batch | Mixed:
+        """Examples as the model reads them; those with equally many tokens together."""
         found = sights(self.vlm, examples, self.names)
         sizes = sorted({len(sight.tokens) for sight in found})
         parts = []

@@ -28,7 +28,7 @@ from gradprobe.vlm.tracking import Log, Tell, tracker
 from gradprobe.vlm.validation import Judge
 from gradprobe.workers import groups_of, workers_for
 
-ROWS = {"cpu": 8, "cuda": 4}  # images that the language model reads at a time; 7B in bfloat16 and 4 fit 48 GB
+ROWS = {"cpu": 8, "cuda": 4}  # images that the language model reads at a time
 Progress = Callable[[str, int, int], None]
 
 

@@ -74,7 +74,7 @@ class Judge:
 
     def unpruned(self) -> float:
         """Of all tokens."""
-        return self._mean(lambda b, k: Selection(b.tokens.patches, torch.ones(b.tokens.patches.shape[:2])))
+        return self._mean(lambda b, k: Selection(b.tokens.patches, torch.ones_like(b.tokens.patches[..., 0])))
 
     def _noise(self, batch: Batch) -> Noise:
         return Noise(self.settings.seed, batch.ids)
@@ -91,10 +91,11 @@ class Judge:
 
         while done < self.examples:
             examples = self.task.source.probe(done, min(size, self.examples - done), seed)
-            groups = groups_of(self.task._batch(examples), self.rows)
+            groups = groups_of(self.task.batch_of(examples), self.rows)
             total += sum(in_threads(work, groups[rank::count], workers_for(self.task)))
             done += len(examples)
         if self.share is not None:
-            (summed,) = self.share.add([torch.tensor([total], dtype=torch.float64)])
+            device = next(self.task.scorer.parameters()).device
+            (summed,) = self.share.add([torch.tensor([total], dtype=torch.float64, device=device)])
             total = float(summed)
         return total / done

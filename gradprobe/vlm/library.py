@@ -1,0 +1,29 @@
+"""transformers, if it is there and new enough; everything here that needs it asks for it this way."""
+
+from typing import Any
+
+from gradprobe.errors import GradprobeError
+
+NEEDED = (5, 20)  # generate() runs the vision tower once, and positions of Qwen2.5-VL go by token types
+
+
+def library() -> Any:
+    """The module ``transformers``.
+
+    Raises:
+        GradprobeError: it is missing or too old; the message says what to install.
+
+    Example:
+        >>> library().__name__
+        'transformers'
+    """
+    remedy = 'type: pip install "gradprobe[vlm]"'
+    try:
+        import transformers
+    except ImportError:
+        raise GradprobeError(f"vision-language models need transformers; {remedy}") from None
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if version < NEEDED:
+        least = ".".join(map(str, NEEDED))
+        raise GradprobeError(f"transformers {transformers.__version__} is too old, {least} is the least; {remedy}")
+    return transformers
