@@ -84,9 +84,9 @@ def test_what_means_nothing_is_refused_in_one_line(run, extra, told):  # noqa: F
 
 
 def test_an_unknown_model_is_refused(run, tmp_path):  # noqa: F811
-    code, _, err = run("coherence", "--task", str(tmp_path / "nothing"), "--k", "3")
+    code, _, err = run("coherence", "--op", "vpnoise", "--task", str(tmp_path / "nothing"), "--k", "3")
     assert code == 2 and "no folder" in err
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
-    code, _, err = run("coherence", "--task", str(tmp_path / "bert"), "--k", "3", "--data", "x.jsonl")
+    code, _, err = run("coherence", "--op", "scale", "--task", str(tmp_path / "bert"), "--k", "3")
     assert code == 2 and "llava, llava_next, qwen2_5_vl" in err
