@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from gradprobe.cli.vlm_cost import cost as command
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.vlm_cost import cost_tables, vlm_cost_figure
-from gradprobe.probes.cost import _counted
+from gradprobe.probes import cost as probe
 from gradprobe.vlm.cost import cost, ffn_for
 from gradprobe.vlm.dimensions import DIMENSIONS, config_of, layout_of, size_of, skeleton
 from gradprobe.vlm.timing import random_inputs
@@ -37,7 +37,7 @@ def folders(tmp_path_factory):
 
 
 def counted(call):
-    with torch.no_grad(), _counted() as counter:
+    with torch.no_grad(), probe.counted() as counter:
         call()
     return counter.get_total_flops()
 

@@ -47,6 +47,9 @@ def ablation_figure(found: Sequence[Variant], n_tokens: int, title: str) -> Figu
     with look():
         figure = Figure(figsize=(PAGE, 0.95 + 0.27 * len(found)))
         panels = np.atleast_1d(np.asarray(figure.subplots(1, len(budgets), sharey=True)))
+        shown = [
+            100 * x for v in found for c in v.cells.values() for x in (*c.row["by_seed"], c.paper) if x is not None
+        ]
         for axes, k in zip(panels, budgets, strict=True):
             for y, variant in enumerate(found):
                 cell = variant.cells.get(k)
@@ -56,6 +59,7 @@ def ablation_figure(found: Sequence[Variant], n_tokens: int, title: str) -> Figu
             axes.set_xlabel("retention, %")
             axes.grid(axis="x")
             axes.axvline(100, color=BLACK, linewidth=0.6)
+            axes.set_xlim(min(shown) - 6, max(shown) + 4)  # every seed; a wide interval may leave the panel
         panels[0].set_yticks(range(len(found)), [variant.name for variant in found])
         panels[0].set_ylim(len(found) - 0.5, -0.5)
         handles = {

@@ -22,7 +22,7 @@ class PictureSource:
     Example:
         >>> one, two = PictureSource().probe(0, 2, seed=0)
         >>> one.question, one.answer, two.kind
-        ('<image> is the blue nine above the yellow zero ? answer :', 'no', 1)
+        ('<image> is the blue eight above the yellow six ? answer :', 'yes', 1)
     """
 
     skipped: tuple[str, ...] = ()
