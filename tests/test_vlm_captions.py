@@ -235,10 +235,10 @@ def test_a_models_own_chat_template_is_used():
         def apply_chat_template(self, messages, add_generation_prompt):
             assert add_generation_prompt
             (message,) = messages
-            return "USER:" + "".join(c.get("text", "<|pad|>") for c in message["content"]) + " ASSISTANT:"
+            return "USER:" + "".join(c.get("text", "<|pad|>") for c in message["content"]) + " ANSWER:"
 
     chat = template_of(Chatty())
-    assert chat("What?") == "USER:<|pad|>What? ASSISTANT:" and chat("<|pad|> mine") == "<|pad|> mine"
+    assert chat("What?") == "USER:<|pad|>What? ANSWER:" and chat("<|pad|> mine") == "<|pad|> mine"
     assert template_of(None)("x") == placed("<image>")("x") == "<image>\nx"
 
 
