@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,7 +110,7 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     done, spent = 0, 0.0
     if resume and checkpoint.exists():
-        saved = _load(checkpoint, recipe)
+        saved = load_checkpoint(checkpoint, recipe)
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         done, spent = saved["done"], saved["seconds"]
@@ -131,7 +132,7 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
             seconds = time.monotonic() - began
             if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
                 state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-                _replace(checkpoint, {**state, "done": step + 1, "seconds": seconds, "recipe": asdict(recipe)})
+                save_checkpoint(checkpoint, {**state, "done": step + 1, "seconds": seconds, "recipe": asdict(recipe)})
             yield Step(step + 1, seconds, loss, sum(right for _, _, right in results) / recipe.batch)
 
 
@@ -263,7 +264,13 @@ def _schedule(step: int, recipe: Recipe) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - recipe.warmup) / max(1, recipe.steps - recipe.warmup)))
 
 
-def _load(checkpoint: Path, recipe: Recipe) -> dict:
+def load_checkpoint(checkpoint: Path, recipe: Any) -> dict:
+    """Read a checkpoint of this recipe.
+
+    Raises:
+        UsageError: it is of another recipe.
+        GradprobeError: it cannot be read.
+    """
     again = f"remove {checkpoint}, or pass --restart to begin anew"
     try:
         saved = torch.load(checkpoint, weights_only=True)
@@ -276,14 +283,15 @@ def _load(checkpoint: Path, recipe: Recipe) -> dict:
     return saved
 
 
-def _replace(path: Path, content: dict) -> None:
+def save_checkpoint(path: Path, content: dict) -> None:
+    """Write a checkpoint whole: a kill leaves the one before."""
     part = path.with_suffix(".part")
     torch.save(content, part)
     part.replace(path)
 
 
 def _write(recipe: Recipe, checkpoint: Path, out: Path, held_out: int) -> dict:
-    saved = _load(checkpoint, recipe)
+    saved = load_checkpoint(checkpoint, recipe)
     state = {name[4:]: value for name, value in saved["model"].items() if name.startswith("vit.")}
     weights, part = out / "scenes.safetensors", out / "scenes.safetensors.part"
     part.write_bytes(save({name: value.half().contiguous() for name, value in state.items()}))

@@ -20,7 +20,8 @@ from gradprobe.data.pictures_text import (
     questions,
 )
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.vlm.pretrain import Recipe, fresh_model, load_checkpoint, training
+from gradprobe.pretrain import load_checkpoint
+from gradprobe.vlm.pretrain import Recipe, fresh_model, training
 from gradprobe.vlm.pretrain_card import BUDGETS, CHECKPOINT, evaluate, pretrain
 from gradprobe.vlm.pretrain_parts import (
     ASKED_LATER,

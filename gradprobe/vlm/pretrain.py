@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gradprobe.data.pictures import GRID, objects_of, pictures
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.pretrain import load_checkpoint, save_checkpoint
 from gradprobe.vlm.pretrain_parts import (
     ASKED,
     ASKED_LATER,
@@ -160,7 +161,7 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
             seconds = time.monotonic() - began
             if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
                 state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-                _replace(checkpoint, {**state, "done": step + 1, "seconds": seconds, "recipe": asdict(recipe)})
+                save_checkpoint(checkpoint, {**state, "done": step + 1, "seconds": seconds, "recipe": asdict(recipe)})
             labels, told = (sum(result[part] for result in results) for part in (2, 3))
             yield Step(step + 1, seconds, loss, labels, told)
 
@@ -258,28 +259,3 @@ def _rate(step: int, recipe: Recipe) -> float:
         return recipe.rate
     falling = 0.5 * (1 + math.cos(math.pi * step / recipe.together))
     return 0.5 * recipe.rate * falling * min(1.0, (step + 1) / recipe.warmup)
-
-
-def load_checkpoint(checkpoint: Path, recipe: Recipe) -> dict:
-    """Read a checkpoint of this recipe.
-
-    Raises:
-        UsageError: it is of another recipe.
-        GradprobeError: it cannot be read.
-    """
-    again = f"remove {checkpoint}, or pass --restart to begin anew"
-    try:
-        saved = torch.load(checkpoint, weights_only=True)
-        theirs = saved["recipe"]
-    except Exception as error:  # torch.load raises many kinds
-        raise GradprobeError(f"cannot read the checkpoint {checkpoint} ({type(error).__name__}); {again}") from None
-    differ = [f"{name}={theirs.get(name)}" for name, value in asdict(recipe).items() if theirs.get(name) != value]
-    if differ:
-        raise UsageError(f"{checkpoint} was begun with {', '.join(differ)}; ask for the same, or {again}")
-    return saved
-
-
-def _replace(path: Path, content: dict) -> None:
-    part = path.with_suffix(".part")
-    torch.save(content, part)
-    part.replace(path)

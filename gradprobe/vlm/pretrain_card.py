@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gradprobe.data.pictures import pictures
 from gradprobe.data.pictures_text import KINDS, questions
-from gradprobe.vlm.pretrain import Recipe, fresh_model, load_checkpoint, training
+from gradprobe.pretrain import load_checkpoint
+from gradprobe.vlm.pretrain import Recipe, fresh_model, training
 from gradprobe.vlm.pretrain_parts import CELLS, TOLD, WHICH_WAY, captioned, lines_of, told_loss, visual_tokens
 from gradprobe.vlm.scenes import scenes_processor
 
