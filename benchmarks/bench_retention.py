@@ -90,8 +90,9 @@ def floor(task: Ready, operator: Any, k: int, recipe: Recipe, workers: int) -> f
         found = torch.autograd.grad(scores, own, torch.ones_like(scores))
         if task.denoiser is None:
             return found
-        out = task.denoiser(leaf)
-        return found + torch.autograd.grad(out, [leaf, *behind], torch.ones_like(out))[1:]
+        out = task.denoiser(selection.tokens)
+        through = [leaf] if leaf is selection.tokens else []
+        return found + torch.autograd.grad(out, [*through, *behind], torch.ones_like(out))[len(through) :]
 
     with task.running():
         started = time.perf_counter()

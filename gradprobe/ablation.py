@@ -72,7 +72,7 @@ def variants(results: Sequence[RetentionResult], paper: Sequence[Mapping[str, An
     ranked = sorted({variant for variant, _ in groups if variant[0].startswith(RANKED)})
     for which in ranked:
         cells = {k: Cell(over_seeds(g, groups.get((first, k))), None) for (v, k), g in groups.items() if v == which}
-        found.append(Variant(f"ranked by {which[0].removeprefix(RANKED)}, no training", *which, cells))
+        found.append(Variant(f"by {which[0].removeprefix(RANKED)}, untrained", *which, cells))
     return found
 
 

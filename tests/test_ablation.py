@@ -40,7 +40,7 @@ def printed(table, width=110):
 
 def test_variants_come_in_the_presets_order_with_the_papers_numbers_beside_them():
     found = variants(answers(33, 25), PAPER)
-    assert [v.name for v in found] == ["full", "gumbel", "bare", "ranked by random, no training"]
+    assert [v.name for v in found] == ["full", "gumbel", "bare", "by random, untrained"]
     full, gumbel, bare, ranked = (v.cells[20] for v in found)
     assert [full.paper, gumbel.paper, bare.paper, ranked.paper] == [0.98, 0.94, None, None]
     assert full.row["retention"] == pytest.approx(np.mean([34, 33, 34]) / 36) and full.row["difference"] is None
@@ -63,7 +63,7 @@ def test_a_difference_whose_interval_holds_zero_is_undecided():
 def test_the_table_and_figure_show_all_of_it(tmp_path):
     found = variants(answers(33, 25) + answers(31, 20, k=10), PAPER)
     text = printed(ablation_table(found, 100))
-    for wanted in ("full", "gumbel", "bare", "ranked by random", "K = 20", "K = 10", "98.0", "87.0"):
+    for wanted in ("full", "gumbel", "bare", "by random", "K = 20", "K = 10", "98.0", "87.0"):
         assert wanted in text
     figure = ablation_figure(found, 100, "toy")
     assert len(figure.axes) == 2 and [a.get_title(loc="left") for a in figure.axes] == [

@@ -22,10 +22,12 @@ def ablation_table(found: Sequence[Variant], n_tokens: int) -> Table:
         n_tokens: N.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
-    table.add_column("variant", overflow="fold", min_width=20)
+    table.add_column("variant", overflow="fold", min_width=16)
     budgets = budgets_of(found)
     for k in budgets:
-        table.add_column(f"K = {k} of {n_tokens}\n[dim]paper {paper_budget(k, n_tokens)}[/dim]", justify="right")
+        table.add_column(
+            f"K = {k} of {n_tokens}\n[dim]paper {paper_budget(k, n_tokens)}[/dim]", justify="right", no_wrap=True
+        )
     for variant in found:
         table.add_row(variant.name, *(_text(variant.cells.get(k)) for k in budgets))
     table.caption = (

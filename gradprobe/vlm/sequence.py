@@ -30,20 +30,8 @@ def assemble(
     if pad not in ("left", "right"):
         raise UsageError(f"pad={pad!r} is not possible; give left or right")
     ids, slot = prompt.input_ids, prompt.slot
-    totals = [sum(counts) for counts in prompt.counts]
-    index = [torch.arange(total) for total in totals] if index is None else index
-    kept = torch.zeros(len(ids), max([*totals, 1]), dtype=torch.bool)
-    for row, (total, given, which) in enumerate(zip(totals, tokens, index, strict=True)):
-        which = which.to("cpu")
-        ascending = bool((which[1:] > which[:-1]).all()) and bool(((which >= 0) & (which < total)).all())
-        if len(given) != len(which) or not ascending:
-            raise UsageError(
-                f"row {row} has {total} visual tokens; {len(given)} tokens cannot stand at {which.tolist()[:20]}: give "
-                "one ascending index a token"
-            )
-        kept[row, which] = True
     visual = slot >= 0
-    here = visual & kept.to(ids.device).gather(1, slot.clamp(min=0))
+    here = visual & _kept(prompt, tokens, index).to(ids.device).gather(1, slot.clamp(min=0))
     with torch.no_grad():
         embeds = vlm.model.get_input_embeddings()(ids)
         newline = vlm.family.newline(vlm.model)
@@ -53,6 +41,27 @@ def assemble(
         projected = vlm.project(torch.cat([given.to(ids.device) for given in tokens if len(given)]))
         embeds = embeds.masked_scatter(here[..., None], projected.to(embeds.dtype))
     return _close_up(embeds, prompt, (prompt.attention_mask > 0) & (here | ~visual), pad)
+
+
+def _kept(prompt: Prompt, tokens: Several[Tensor], index: Several[Tensor] | None) -> Tensor:
+    """Whether each visual token of each row is there, ``(B, most of a row)``."""
+    totals = [sum(counts) for counts in prompt.counts]
+    if index is None:
+        for row, (total, given) in enumerate(zip(totals, tokens, strict=True)):
+            if len(given) != total:
+                raise UsageError(f"row {row} has {total} visual tokens and {len(given)} are given; say which: index")
+        return torch.ones(len(totals), max([*totals, 1]), dtype=torch.bool)
+    kept = torch.zeros(len(totals), max([*totals, 1]), dtype=torch.bool)
+    for row, (total, given, which) in enumerate(zip(totals, tokens, index, strict=True)):
+        which = which.to("cpu")
+        ascending = bool((which[1:] > which[:-1]).all()) and bool(((which >= 0) & (which < total)).all())
+        if len(given) != len(which) or not ascending:
+            raise UsageError(
+                f"row {row} has {total} visual tokens; {len(given)} tokens cannot stand at {which.tolist()[:20]}: give "
+                "one ascending index a token"
+            )
+        kept[row, which] = True
+    return kept
 
 
 def _close_up(embeds: Tensor, prompt: Prompt, keep: Tensor, pad: str) -> Sequence:
