@@ -9,6 +9,7 @@ from tiny_vlms import BOS, FAMILIES, IMAGE, made, shared, tiny
 
 import gradprobe as gp
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.registry import part
 from gradprobe.vlm.families import family_of
 from gradprobe.vlm.masks import biased_mask
 from gradprobe.vlm.model import VLM, open_vlm
@@ -172,7 +173,7 @@ def test_a_scorer_learns_through_every_throttle_and_keeps_k_of_each_image(family
     inputs = made(vlm, [[1, 2]])
     seen = vlm.see(inputs)
     prompt = vlm.prompt(inputs, seen)
-    scorer = gp.registry.part("scorer", "mlp:width=8").make(vlm.dim, 0)
+    scorer = part("scorer", "mlp:width=8").make(vlm.dim, 0)
     tokens, index, bias, first = [], [], [], 0
     for number, image in enumerate(seen.tokens):
         chosen = gp.build(op)(image[None], scorer(image[None]), 5, noise=gp.Noise(0, (number,)))

@@ -1,5 +1,6 @@
 """What the rest of `gradprobe.vlm` must know of a family of vision-language models; one file a family."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 
-class Family:
+class Family(ABC):
     """An adapter: where a model's visual tokens pass before the projector, and where its tokens stand.
 
     It has no state; the model is an argument. A Hugging Face model of the family has ``model.model.language_model``,
@@ -23,21 +24,21 @@ class Family:
     inputs: tuple[str, ...]
     axes = 0
 
+    @abstractmethod
     def projector(self, model: Any) -> nn.Module:
         """The module that maps visual tokens to the width of the language model."""
-        raise NotImplementedError
 
+    @abstractmethod
     def tower(self, model: Any) -> nn.Module:
         """The vision tower."""
-        raise NotImplementedError
 
     def group(self, model: Any) -> int:
         """How many rows of the projector's input make one token."""
         return 1
 
+    @abstractmethod
     def dim(self, model: Any) -> int:
         """D, the width of a token before the projector."""
-        raise NotImplementedError
 
     def newline(self, model: Any) -> Tensor | None:
         """What stands between the lines of an image's tokens ``(d_l,)``; None: nothing does."""
