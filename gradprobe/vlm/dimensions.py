@@ -11,7 +11,7 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.vlm.families import family_of
-from gradprobe.vlm.library import library
+from gradprobe.vlm.installed import transformers_module
 
 SCENES = "scenes-vlm"
 
@@ -112,7 +112,7 @@ def config_of(name: str | Path) -> Any:
     """
     if str(name) in DIMENSIONS:
         dimensions = deepcopy(DIMENSIONS[str(name)])  # transformers takes some entries out
-        return library().AutoConfig.for_model(dimensions.pop("model_type"), **dimensions)
+        return transformers_module().AutoConfig.for_model(dimensions.pop("model_type"), **dimensions)
     if str(name) == SCENES:
         from gradprobe.vlm.scenes import FOLDER
 
@@ -129,7 +129,7 @@ def _read(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} holds no config.json; give a folder with one, or one of {', '.join(DIMENSIONS)}")
     try:
-        config = library().AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers_module().AutoConfig.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         told = str(error).strip().partition("\n")[0]
         raise GradprobeError(f"{folder / 'config.json'} cannot be read: {told}") from None
@@ -142,7 +142,7 @@ def skeleton(config: Any) -> Any:
     import torch
 
     with torch.device("meta"):
-        return library().AutoModelForImageTextToText.from_config(config).eval()
+        return transformers_module().AutoModelForImageTextToText.from_config(config).eval()
 
 
 def layout_of(config: Any, size: tuple[int, int] | None = None) -> Layout:

@@ -16,7 +16,7 @@ from gradprobe.backbones import frozen
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.vlm.families import FAMILIES, family_of
 from gradprobe.vlm.families.base import Family
-from gradprobe.vlm.library import library
+from gradprobe.vlm.installed import transformers_module
 from gradprobe.vlm.masks import biased_mask
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -309,7 +309,7 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype} is not possible; {nearest(dtype, DTYPES)}")
-    transformers = library()
+    transformers = transformers_module()
     kind = torch.device("cpu" if device == "auto" else device) if _is_device(device) else None
     if kind is None or (kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count()):
         possible = "cpu, cuda, auto" if torch.cuda.is_available() else "cpu, auto"

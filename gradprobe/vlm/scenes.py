@@ -47,9 +47,9 @@ def load_scenes_vlm(folder: str | Path | None = None) -> VLM:
         raise GradprobeError(f"no model.safetensors in {where}; make it with gradprobe vlm train-scenes --out {where}")
     import torch
 
-    from gradprobe.vlm.library import library
+    from gradprobe.vlm.installed import transformers_module
 
-    hf = library()
+    hf = transformers_module()
     with _without_bar(hf.utils.logging):  # it is there in a moment
         model = hf.LlavaForConditionalGeneration.from_pretrained(where, dtype=torch.float32, local_files_only=True)
     return VLM.of(model.eval(), hf.AutoProcessor.from_pretrained(where, local_files_only=True), "scenes-vlm")

@@ -7,14 +7,14 @@ from gradprobe.errors import GradprobeError
 NEEDED = (5, 20)  # generate() runs the vision tower once, and positions of Qwen2.5-VL go by token types
 
 
-def library() -> Any:
+def transformers_module() -> Any:
     """The module ``transformers``.
 
     Raises:
         GradprobeError: it is missing or too old; the message says what to install.
 
     Example:
-        >>> library().__name__
+        >>> transformers_module().__name__
         'transformers'
     """
     remedy = 'type: pip install "gradprobe[vlm]"'
