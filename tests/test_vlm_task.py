@@ -218,3 +218,12 @@ def test_what_means_nothing_here_is_refused(options, told):
 def test_batches_know_their_kinds():
     one = Batch((1, 2, 3), None, None, None, (0, 1, 2))  # type: ignore[arg-type]
     assert one.kinds == (0, 1, 2)
+
+
+def test_a_training_picture_is_not_taken_for_a_probes_of_the_same_number():
+    task = captioning("scenes-vlm", scorer="mlp:width=1")
+    first = next(task.training_batches(1, 0))  # number 1000 million, as the first probe picture of seed 1000
+    (probe,) = task.batches(1, 1, 1000)
+    assert first.ids == probe.ids and not torch.equal(first.tokens.patches, probe.tokens.patches)
+    fresh = task.vlm.see({"pixel_values": task.source.probe(0, 1, 1000)[0].image()[None]})
+    assert torch.allclose(probe.tokens.patches[0], fresh.tokens[0], atol=1e-5)

@@ -74,7 +74,7 @@ def sights(vlm: VLM, examples: Sequence[Example], names: Mapping[str, Any]) -> l
     """
     device = str(next(vlm.model.parameters()).device)
     same = (device, *(str(names.get(name)) for name in ("backbone", "weights", "data", "dtype")))
-    keys = [(*same, e.id) for e in examples]
+    keys = [(*same, e.id, e.caption) for e in examples]  # a training picture may have a probe's number
     found = MEMORY.of(keys)
     missing = [i for i, key in enumerate(keys) if key not in found]
     for start in range(0, len(missing), ROWS):
