@@ -112,12 +112,8 @@ class Classification:
         return min(count, self.source.size)
 
     def with_new_scorer(self, seed: int) -> "Classification":
-        """The same task with a freshly initialised scorer."""
-        fresh = {
-            kind: trained(kind, self.names.get(kind, "none"), self.backbone.dim, seed, next(self.scorer.parameters()))
-            for kind in ("scorer", "denoiser")
-        }
-        return replace(self, **fresh)
+        """The same task with a freshly initialised scorer and denoiser."""
+        return replace(self, **both_trained(self.names, self.backbone.dim, seed, next(self.scorer.parameters())))
 
     def _batch(self, images: Images) -> Batch:
         device = next(self.backbone.model.parameters()).device
@@ -203,10 +199,7 @@ def classification(
     if (denoising := label(part("denoiser", denoiser))) != "none":
         names["denoiser"] = denoising
     like = torch.empty(0, device=device, dtype=torch.float64 if dtype == "float64" else torch.float32)
-    scoring, realigning = (
-        trained(kind, each, built.dim, seed, like) for kind, each in (("scorer", spec), ("denoiser", denoising))
-    )
-    return Classification(built, source, scoring, loss, names, realigning)
+    return Classification(built, source, loss=loss, names=names, **both_trained(names, built.dim, seed, like))
 
 
 def maker(kind: str) -> Callable[..., Any]:
@@ -225,7 +218,16 @@ def maker(kind: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def trained(kind: str, spec: str, dim: int, seed: int, like: Tensor) -> Any:
-    """A freshly initialised scorer or denoiser for tokens of width ``dim``, with dtype and device of ``like``."""
-    made = part(kind, spec).make(dim, seed)
-    return None if made is None else made.to(device=like.device, dtype=like.dtype)
+def both_trained(names: Mapping[str, Any], dim: int, seed: int, like: Tensor) -> dict[str, Any]:
+    """A freshly initialised ``scorer`` and, where a task's names have one, ``denoiser`` for tokens of width ``dim``.
+
+    Args:
+        names: of a task; each kind's name and fields.
+        dim: D.
+        seed: of both.
+        like: whose dtype and device they get.
+    """
+    made = {kind: part(kind, names.get(kind, "none")).make(dim, seed) for kind in ("scorer", "denoiser")}
+    return {
+        kind: None if each is None else each.to(device=like.device, dtype=like.dtype) for kind, each in made.items()
+    }

@@ -3,6 +3,7 @@
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from captioned import SIZES, captioned, paint, with_processor
 
 import gradprobe as gp
-from gradprobe.core import Batch, Mixed, Noise, Selection, deployed
+from gradprobe.core import Mixed, Noise, Selection, deployed
 from gradprobe.errors import UsageError
 from gradprobe.vlm import sights
 from gradprobe.vlm.captions import open_captions
@@ -215,9 +216,12 @@ def test_what_means_nothing_here_is_refused(options, told):
         captioning(**options)
 
 
-def test_batches_know_their_kinds():
-    one = Batch((1, 2, 3), None, None, None, (0, 1, 2))  # type: ignore[arg-type]
-    assert one.kinds == (0, 1, 2)
+@pytest.mark.parametrize("which", [slice(1, 3), torch.tensor([3, 0])])
+def test_kinds_of_questions_stay_with_their_images(which):
+    (batch,) = captioning("scenes-vlm", scorer="mlp:width=1").batches(1, 4, 0)
+    few = batch.rows(which)
+    assert few.kinds == tuple(i % 4 for i in few.ids) and len(few.kinds) == 2
+    assert replace(batch, kinds=()).rows(which).kinds == ()
 
 
 def test_a_training_picture_is_not_taken_for_a_probes_of_the_same_number():

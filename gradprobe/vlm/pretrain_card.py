@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
@@ -56,7 +57,8 @@ def pretrain(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 400
             if step.done % REPORT_EVERY == 0:
                 shares = [*(labels[0] / labels[1]).tolist(), *(told[0] / told[1]).tolist()]
                 names = ("digit", "colour", "row", "column", *TOLD)
-                read = ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares, strict=True))
+                asked = [(name, x) for name, x in zip(names, shares, strict=True) if not math.isnan(x)]
+                read = ", ".join(f"{name} {x:.1%}" for name, x in asked)
                 line = f"step {step.done}: loss {loss / REPORT_EVERY:.3f}, {read}, {step.seconds:.0f} s"
                 bar.console.print(line, highlight=False, soft_wrap=True)
                 loss, labels, told = 0.0, torch.zeros(2, 4), torch.zeros(2, len(TOLD))

@@ -16,7 +16,7 @@ from gradprobe.core import Batch, Mixed, Selection, Tokens
 from gradprobe.data.fingerprints import model_fingerprint
 from gradprobe.errors import UsageError
 from gradprobe.registry import label, part
-from gradprobe.tasks import trained
+from gradprobe.tasks import both_trained
 from gradprobe.vlm.captions import CaptionSource, Example
 from gradprobe.vlm.model import VLM, open_vlm
 from gradprobe.vlm.sequence import assemble
@@ -117,12 +117,7 @@ class Captioning:
 
     def with_new_scorer(self, seed: int) -> "Captioning":
         """The same task with a freshly initialised scorer and denoiser."""
-        like = next(self.scorer.parameters())
-        fresh = {
-            kind: trained(kind, self.names.get(kind, "none"), self.vlm.dim, seed, like)
-            for kind in ("scorer", "denoiser")
-        }
-        return replace(self, **fresh)
+        return replace(self, **both_trained(self.names, self.vlm.dim, seed, next(self.scorer.parameters())))
 
     def _read(self, selection: Selection, text: Text) -> tuple[Tensor, Tensor]:
         """Logits ``(B, S'-1, V)`` of the next token at each place that is left, and what it should be."""
@@ -243,8 +238,7 @@ def task_of(
     weight = next(vlm.model.parameters())
     like = torch.empty(0, device=weight.device, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)
     known = {**names, "scorer": spec} | ({} if behind == "none" else {"denoiser": behind})
-    made = (trained(kind, each, vlm.dim, seed, like) for kind, each in (("scorer", spec), ("denoiser", behind)))
-    return Captioning(vlm, source, next(made), known, next(made))
+    return Captioning(vlm, source, names=known, **both_trained(known, vlm.dim, seed, like))
 
 
 def _spread(bias: Tensor | None, visual: Tensor) -> Tensor | None:
