@@ -238,10 +238,10 @@ class Fitting:
             summed = [b if a is None else a if b is None else a + b for a, b in zip(summed, found, strict=True)]
         if self._share is not None:
             own = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, summed, strict=True)]
-            *everyone, loss_sum = self._share.add(
-                [*own, torch.tensor([total], dtype=torch.float64, device=own[0].device)]
-            )
-            total, summed = float(loss_sum), list(everyone)
+            told = torch.tensor([total, *(g is not None for g in summed)], dtype=torch.float64, device=own[0].device)
+            *everyone, told = self._share.add([*own, told])
+            total, *there = told.tolist()
+            summed = [g if known else None for g, known in zip(everyone, there, strict=True)]  # as alone
         return total / len(batch.ids), summed
 
     def _broken(self, what: str, step: int, where: str = "") -> GradprobeError:

@@ -248,6 +248,14 @@ def test_a_run_with_a_denoiser_resumes_in_the_same_bits():
     same(finished(again), whole)
 
 
+class Idle(Shift):
+    """A denoiser with a parameter that plays no part, which AdamW leaves alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.idle = nn.Parameter(torch.ones(3, dtype=torch.float64))
+
+
 def test_processes_that_share_a_batch_train_as_one_does():
     meeting, handed = threading.Barrier(2), [None, None]
 
@@ -261,15 +269,21 @@ def test_processes_that_share_a_batch_train_as_one_does():
 
         return add
 
-    alone = finished(fitting("vpnoise", task=with_denoiser()))
+    def task():
+        made = Toy()
+        object.__setattr__(made, "denoiser", Idle())
+        return made
+
+    alone = finished(fitting("vpnoise", task=task()))
+    assert bool((dict(alone.named())["denoiser.idle"] == 1).all())
     shared = [
-        Fitting(with_denoiser(), build("vpnoise"), 4, "vpnoise", RECIPE, 1, share=Share(rank, 2, adder(rank)))
-        for rank in (0, 1)
+        Fitting(task(), build("vpnoise"), 4, "vpnoise", RECIPE, 1, share=Share(rank, 2, adder(rank))) for rank in (0, 1)
     ]
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(finished, shared))
     same(*both)
     assert both[0].losses == pytest.approx(alone.losses, rel=1e-10)
+    assert bool((dict(both[0].named())["denoiser.idle"] == 1).all())
     for (_, a), (_, b) in zip(both[0].named(), alone.named(), strict=True):
         assert torch.allclose(a, b, atol=1e-10)
 
