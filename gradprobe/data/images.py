@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from timm.data import ImageNetInfo, create_transform, resolve_model_data_config
+from timm.data import create_transform, resolve_model_data_config
 from torch import Tensor, nn
 
+from gradprobe.data.classes import labels_of
 from gradprobe.data.fingerprints import image_files
 from gradprobe.errors import GradprobeError, UsageError
 
@@ -47,7 +48,7 @@ class ImageFolder:
         files: relative paths, sorted.
         ids: one 63-bit integer an image, a hash of its relative path: the key of its noise.
         labels: the class of each image; None where the folder does not tell.
-        unlabelled: why there are no labels; empty where there are.
+        unlabelled: why there are no labels, and the remedy; empty where there are.
         transform: PIL image -> tensor ``(3, H, W)``.
     """
 
@@ -62,24 +63,30 @@ class ImageFolder:
 
     @classmethod
     def open(
-        cls, path: str | Path, transform: Callable[[Image.Image], Tensor], n_classes: int | None = None
+        cls,
+        path: str | Path,
+        transform: Callable[[Image.Image], Tensor],
+        n_classes: int | None = None,
+        class_order: str | None = None,
     ) -> "ImageFolder":
         """List a folder: a sub-folder per class, or images without labels.
 
-        Sub-folders named by wnids (``n01440764``) get ImageNet's 1000 labels; others are labelled in sorted order if
-        there are as many as the model has classes. No file is read yet.
+        Sub-folders named by wnids (``n01440764``) get ImageNet's 1000 labels, sub-folders named by numbers get these;
+        others are labelled in sorted order if there are as many as the model has classes and text and natural order
+        agree, or in the order that is asked for. No file is read yet.
 
         Args:
             path: the folder.
             transform: PIL image -> tensor, such as `transform_for` gives.
             n_classes: how many classes the model tells apart; None: not known.
+            class_order: ``text`` (torchvision's) or ``natural`` (timm's) labels the sub-folders in this order.
 
         Raises:
-            UsageError: there is no such folder, or no image in it.
+            UsageError: there is no such folder or order, or no image in it.
         """
         root = Path(path)
         files = tuple(image_files(root))
-        labels, unlabelled = _labels(files, n_classes)
+        labels, unlabelled = labels_of(root, files, n_classes, class_order)
         ids = tuple(image_id(file) for file in files)
         return cls(root, files, ids, labels, unlabelled, transform)
 
@@ -114,7 +121,7 @@ class ImageFolder:
             UsageError: the folder does not tell its classes; says why.
         """
         if self.labels is None:
-            raise UsageError(f"--loss ce needs labels but in --data {self.root} {self.unlabelled}; use --loss kl")
+            raise UsageError(f"--loss ce needs labels but in --data {self.root} {self.unlabelled}")
 
     def take(self, order: Iterable[int], start: int, size: int) -> Images:
         """Images ``start .. start + size`` of those in ``order`` that can be read.
@@ -207,28 +214,3 @@ def image_id(file: str) -> int:
     # NFC: file systems differ in how they spell accents.
     name = unicodedata.normalize("NFC", file).encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "big") >> 1
-
-
-def _labels(files: Sequence[str], n_classes: int | None) -> tuple[tuple[int, ...] | None, str]:
-    """The label of each file, or None and why."""
-    parts = [file.split("/") for file in files]
-    flat = sum(len(part) == 1 for part in parts)
-    if flat:
-        beside = " beside the sub-folders" if flat < len(files) else ", not in a sub-folder per class"
-        return None, f"images lie{beside}"
-    folders = sorted({part[0] for part in parts})
-    index = {name: i for i, name in enumerate(ImageNetInfo("imagenet-1k").label_names())}
-    strangers = [name for name in folders if name not in index]
-    if len(folders) == n_classes:
-        table = {name: i for i, name in enumerate(folders)}
-    elif strangers:
-        hint = ""
-        if all(len(part) > 2 and part[1] in index for part in parts):
-            hint = f" (did you mean {strangers[0]} inside it?)"
-        count = "" if n_classes is None else f" and the model has {n_classes} classes, not {len(folders)}"
-        return None, f"the folder {strangers[0]} is no ImageNet-1k wnid{count}{hint}"
-    elif n_classes is not None and n_classes != len(index):
-        return None, f"the folders are {len(folders)} wnids and the model has {n_classes} classes"
-    else:
-        table = index
-    return tuple(table[part[0]] for part in parts), ""
