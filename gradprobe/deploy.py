@@ -1,7 +1,7 @@
 """Deployment: a trained scorer from its file, and a vision transformer that runs on the K tokens it keeps."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from gradprobe.backbones import Backbone
 from gradprobe.core import check_k, deployed
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.journal import write_whole
-from gradprobe.registry import part
+from gradprobe.registry import check_trusted, part
 
 
 class Scorer(nn.Module):
@@ -122,14 +122,15 @@ def save_scorer(scorer: nn.Module, folder: Path | str, about: Mapping[str, Any],
     return folder / "scorer.safetensors"
 
 
-def load_scorer(path: Path | str) -> Scorer:
+def load_scorer(path: Path | str, trust: Collection[Path | str] = ()) -> Scorer:
     """A trained scorer, in evaluation mode, on the CPU.
 
     Args:
         path: the folder of a stored retention result, or its ``scorer.safetensors``.
+        trust: Python files that its ``scorer.json`` may name and that may run.
 
     Raises:
-        UsageError: there is no scorer.
+        UsageError: there is no scorer, or it names Python code that is not trusted.
         GradprobeError: its files cannot be read.
     """
     path = Path(path)
@@ -142,6 +143,7 @@ def load_scorer(path: Path | str) -> Scorer:
     try:
         state = load(path.read_bytes())
         about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        check_trusted("scorer", about["scorer"], path.with_suffix(".json"), trust)
         network = part("scorer", about["scorer"]).make(about["dim"], 0).to(next(iter(state.values())).dtype)
         network.load_state_dict(state)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, StopIteration, RuntimeError) as error:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
@@ -32,6 +32,7 @@ PROBES = {
     "retention": "gradprobe.probes.retention:answer",
 }
 NEEDS = {"fidelity": "gradprobe.probes.fidelity:needed"}  # question -> the question whose answer it is measured against
+KINDS = {"op": "operator", "scorer": "scorer", "denoiser": "denoiser"}  # fields of a question that name code
 REGISTERED = "registered"  # in the place of an operator's name: every one that has a name
 Progress = Callable[[str, int, int], None]
 
@@ -86,15 +87,17 @@ class Missing:
     reason: str
 
 
-def load_experiment(path: Path | str) -> Experiment:
+def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Experiment:
     """Read a preset.
 
     Args:
         path: a TOML file with ``title``, ``figure``, ``claim``, ``baseline``, ``[[paper]]``, ``[where]``,
             ``[question]`` and ``[[run]]`` (``panel``, ``where`` and fields that override).
+        trust: Python files that it may name and that may run.
 
     Raises:
-        UsageError: the file is not there, not TOML, lacks a key, has an unknown one, or asks a question twice.
+        UsageError: the file is not there, not TOML, lacks a key, has an unknown one, names Python code that is not
+            trusted, or asks a question twice.
     """
     path = Path(path)
     try:
@@ -111,6 +114,8 @@ def load_experiment(path: Path | str) -> Experiment:
         if not isinstance(value, kind) or (kind is list and not all(isinstance(table, dict) for table in value)):
             what = "text" if kind is str else f"[[{name}]] tables" if kind is list else f"a [{name}] table"
             raise UsageError(f"{path} needs {name!r} as {what}; see experiments/fig1c_coherence.toml")
+    for table in (preset["question"], *preset["run"]):
+        _check_names(table, path, trust)
     runs = [run for table in preset["run"] for run in _runs(table, preset)]
     try:
         keys = [(run.panel, key_of(run.question)) for run in runs]
@@ -235,6 +240,16 @@ def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
         if code := codes.get(question.get("op", "")):
             question["op_code"] = code
     return [Run(panel, question, where) for question in questions]
+
+
+def _check_names(table: Mapping[str, Any], path: Path, trust: Collection[Path | str]) -> None:
+    """Refuse names of Python files in a table of a preset that the user does not trust."""
+    from gradprobe.registry import check_trusted
+
+    for field, kind in KINDS.items():
+        values = table.get(field)
+        for value in values if isinstance(values, list) else [values]:
+            check_trusted(kind, value, path, trust)
 
 
 def _expand(name: str, value: str) -> str:

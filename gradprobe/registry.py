@@ -1,5 +1,8 @@
 """A name -> the object it names: built-in tables, entry points, ``path/file.py:Class``.
 
+A path runs the code of its file. One that the user types (or a Python program passes) is the user's own word; one that
+was read from a file (a pruner, a preset, a stored question) needs that word: `check_trusted`.
+
 An operator's name is ``relaxation[:field=value,...]+throttle[:field=value,...]`` or an alias; an alias takes the fields
 of both its parts. The canonical name (`label`) leaves defaults out and can be typed back.
 """
@@ -10,9 +13,11 @@ import importlib
 import importlib.util
 import inspect
 import re
+import shlex
 import sys
 import typing
-from importlib.metadata import entry_points
+from collections.abc import Collection
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +91,14 @@ TABLES = {
     "relaxation": RELAXATIONS, "throttle": THROTTLES, "scorer": SCORERS, "denoiser": DENOISERS, "operator": {}
 }  # fmt: skip
 
-_FILE = re.compile(r"^(?P<file>[^:]+\.py):(?P<cls>\w+)$")
+_PATH = re.compile(r"^(?P<file>[^:]+\.py):(?P<cls>\w+)")  # followed by fields or nothing
+_trusted: set[Path] = set()  # Python files that the user named in this process
 _typed: dict[Any, str] = {}  # class or function -> the name it was asked for by, so that `label` can be typed back
 
 
 def names(kind: str) -> list[str]:
     """Every name of a kind (``relaxation``, ``throttle``, ``scorer``, ``operator``), entry points included."""
-    found = {e.name for e in entry_points(group=f"gradprobe.{kind}s")} | set(TABLES[kind])
+    found = set(plugins(kind)) | set(TABLES[kind])
     return sorted(found | set(ALIASES) if kind == "operator" else found)
 
 
@@ -110,8 +116,40 @@ def registered() -> list[str]:
     return [label(op) for op in built.values() if getattr(about_of(op), "gradient", None) != "none"]
 
 
+def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection[Path | str] = ()) -> None:
+    """Refuse a name read from a file if it is a path of Python code that the user has not named.
+
+    Args:
+        kind: ``operator``, ``scorer``, ...; an operator's name may have two parts.
+        spec: name and fields; anything but text is left to those who use it.
+        read_from: the file, or another description of the origin, for the error.
+        trust: Python files that may run; files that the user has named in this process may run too.
+
+    Raises:
+        UsageError: the name is a path of another file.
+
+    Example:
+        >>> check_trusted("operator", "lapsum:tau=0.3+gather", "plan.toml")
+        >>> check_trusted("scorer", "theirs.py:Scorer", "pruner.json", trust=["theirs.py"])
+    """
+    if not isinstance(spec, str):
+        return
+    for name in spec.split("+", 1) if kind == "operator" else [spec]:
+        if (match := _PATH.match(name.strip())) is None:
+            continue
+        file = Path(match["file"])
+        if file.resolve() not in {Path(each).resolve() for each in trust} | _trusted:
+            raise UsageError(
+                f"{read_from} names {match[0]}, Python code that would run here; read that file, then allow it with "
+                f"--trust {shlex.quote(str(file))} (in Python: trust=[{str(file)!r}])"
+            )
+        _trusted.add(file.resolve())
+
+
 def build(spec: str) -> Any:
     """The operator that a name means.
+
+    A path is taken as the user's own word; names read from files go through `check_trusted` first.
 
     Args:
         spec: ``vpnoise``, ``vpnoise:tau=0.3``, ``gumbel-ste:backward=soft+zero``, ``my_ops.py:MyOperator``, ...
@@ -157,7 +195,17 @@ def part(kind: str, spec: str) -> Any:
         UsageError: an unknown name or field, or a value the field does not take.
     """
     name, fields = _split(spec)
-    return _make(_find(kind, name), fields, spec)
+    found = _find(kind, name)
+    try:
+        made = _make(found, fields, spec)
+    except GradprobeError:
+        raise
+    except Exception as error:  # anyone's class
+        raise GradprobeError(f"{spec!r} cannot be made: {_reason(error)}; {_remedy(kind, name)}") from error
+    method = "make" if kind in ("scorer", "denoiser") else "__call__"
+    if not callable(getattr(made, method, None)):
+        raise GradprobeError(f"{spec!r} is no {kind}: {type(made).__name__} has no {method}; {_remedy(kind, name)}")
+    return made
 
 
 def label(thing: Any) -> str:
@@ -213,23 +261,70 @@ def _split(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def _find(kind: str, name: str) -> Any:
-    if match := _FILE.match(name):
+    if match := _PATH.fullmatch(name):
         found = _from_file(Path(match["file"]), match["cls"])
     elif name in TABLES[kind]:
         module, _, attribute = TABLES[kind][name].partition(":")
         return getattr(importlib.import_module(module), attribute)
     else:
-        points = {e.name: e for e in entry_points(group=f"gradprobe.{kind}s")}
-        if name not in points:
-            raise UsageError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
-        found = points[name].load()
+        found = _frompackage_of(kind, name)
     _typed[found] = name
     return found
+
+
+def plugins(kind: str) -> dict[str, list[EntryPoint]]:
+    """Entry points of a kind by name; several under one name are a clash, the same one found twice is not."""
+    found: dict[str, list[EntryPoint]] = {}
+    for point in entry_points(group=f"gradprobe.{kind}s"):
+        others = found.setdefault(point.name, [])
+        if (package_of(point), point.value) not in [(package_of(each), each.value) for each in others]:
+            others.append(point)
+    return found
+
+
+def package_of(point: EntryPoint) -> str:
+    """Name and version of the package that an entry point belongs to."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+
+
+def _frompackage_of(kind: str, name: str) -> Any:
+    points = plugins(kind).get(name)
+    if not points:
+        raise UsageError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
+    if len(points) > 1:
+        offers = " and ".join(f"{package_of(point)} ({point.value})" for point in points)
+        raise GradprobeError(f"{kind} {name!r} is offered by {offers}; uninstall all but one of these packages")
+    point = points[0]
+    at_fault = f"{kind} {name!r} {_origin(point)}"
+    try:
+        found = point.load()
+    except (Exception, SystemExit) as error:  # anyone's package
+        raise GradprobeError(
+            f"{at_fault} cannot be loaded: {_reason(error)}; update or uninstall the package"
+        ) from error
+    if not callable(found):
+        raise GradprobeError(f"{at_fault} is {type(found).__name__}, no class or function; ask its author")
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"of the package {package_of(point)} (entry point {point.value})"
+
+
+def _remedy(kind: str, name: str) -> str:
+    """Whom to ask about a part that is broken."""
+    points = [] if name in TABLES[kind] else plugins(kind).get(name, [])
+    return f"it is {_origin(points[0])}: update or uninstall that" if points else f"see the built-in {kind}s"
 
 
 def _from_file(path: Path, attribute: str) -> Any:
     if not path.is_file():
         raise UsageError(f"{path}:{attribute}: no such file; give the path of a Python file that defines {attribute}")
+    _trusted.add(path.resolve())
     module_name = f"_gradprobe_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
@@ -238,20 +333,27 @@ def _from_file(path: Path, attribute: str) -> Any:
         sys.modules[module_name] = module  # dataclasses look their module up while they are made
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             del sys.modules[module_name]
-            raise GradprobeError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+            raise GradprobeError(f"{path} cannot be imported: {_reason(error)}") from error
     module = sys.modules[module_name]
     if not hasattr(module, attribute):
         defined = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module_name]
         raise UsageError(f"{path} defines no {attribute!r}; {nearest(attribute, defined)}")
-    return getattr(module, attribute)
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise UsageError(f"{path}:{attribute} is {type(found).__name__}; name a class or a function")
+    return found
 
 
 def _fields_of(cls: Any) -> dict[str, Any]:
     if not dataclasses.is_dataclass(cls):
         return {}
-    hints = typing.get_type_hints(cls)
+    name = getattr(cls, "__name__", str(cls))
+    try:
+        hints = typing.get_type_hints(cls)
+    except Exception as error:  # anyone's annotations
+        raise GradprobeError(f"the types of the fields of {name} cannot be read: {error}") from error
     return {f.name: hints[f.name] for f in dataclasses.fields(cls) if f.init}
 
 

@@ -131,3 +131,63 @@ def test_entry_points_are_names_like_any_other(tmp_path, monkeypatch):
     assert "half" in registry.names("operator")
     with pytest.raises(UsageError, match="did you mean 'half'"):
         registry.build("halff")
+
+
+BROKEN = """
+    import sys
+    from gradprobe.throttles.scale import Scale
+    NUMBER = 3
+    class Empty:
+        pass
+    class Raises:
+        def __init__(self):
+            raise ValueError("first line\\nsecond line")
+    """
+
+
+def installed(folder, package, points):
+    """Metadata of a package with entry points, as pip leaves it."""
+    info = folder / f"{package}-1.2.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text(points)
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    (tmp_path / "broken_ops.py").write_text(textwrap.dedent(BROKEN))
+    (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)\n")
+    points = ["gone = nowhere_at_all:Op", "none = broken_ops:Nothing", "number = broken_ops:NUMBER"]
+    points += ["empty = broken_ops:Empty", "raises = broken_ops:Raises", "exits = exits:Op", "twice = broken_ops:Empty"]
+    points += ["scale = broken_ops:Empty", "fine = broken_ops:Scale"]
+    installed(tmp_path, "sick", "[gradprobe.throttles]\n" + "\n".join(points))
+    installed(tmp_path, "rival", "[gradprobe.throttles]\ntwice = broken_ops:Scale\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gone", "none", "number", "empty", "raises", "exits"])
+def test_a_broken_plug_in_is_one_line_that_names_package_and_entry_point(name, plugins):
+    with pytest.raises(GradprobeError) as caught:
+        registry.build(f"lapsum+{name}")
+    told = str(caught.value)
+    assert "\n" not in told
+    assert "sick 1.2" in told
+    assert f"'{name}'" in told
+
+
+def test_two_packages_with_one_name_are_both_named(plugins):
+    with pytest.raises(GradprobeError, match=r"sick 1\.2 \(broken_ops:Empty\).*rival 1\.2|rival 1\.2.*sick 1\.2"):
+        registry.build("lapsum+twice")
+    assert "fine" in registry.names("throttle")
+
+
+def test_a_broken_plug_in_hides_no_other_name(plugins, capsys):
+    from gradprobe.cli.operators import listing
+
+    listing("throttles", no_cost=True)
+    shown = capsys.readouterr()
+    for name in [*registry.THROTTLES, "gone", "none", "number", "empty", "raises", "exits", "twice", "fine"]:
+        assert f"\n  {name} " in shown.out
+    assert shown.out.count("cannot be used: ") == 7
+    assert "'scale' of sick 1.2 is hidden by the built-in" in shown.err
+    assert registry.label(registry.build("lapsum+fine")) in ("lapsum+fine", "lapsum+scale")

@@ -15,6 +15,7 @@ def ablation(
     results: options.Results = options.RUNS,
     figure: options.Figure = None,
     draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; show what is stored.")] = False,
+    trust: options.Trust = None,
     as_json: options.Json = False,
 ) -> None:
     """Train a scorer through each variant of DiffPrune, as far as there is no answer yet, and print Table 5."""
@@ -26,7 +27,7 @@ def ablation(
 
     if figure is not None:
         check_path(figure)
-    experiment = load_experiment(preset)
+    experiment = load_experiment(preset, trust or ())
     with bars() as tell:
         answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
     found = variants([answer.result for answer in answers], experiment.paper)

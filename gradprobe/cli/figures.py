@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gradprobe.cli import options
 from gradprobe.errors import GradprobeError, UsageError, nearest
 
 COMMITTED = Path("results")  # stored with the project; searched first, never written to
@@ -20,6 +21,7 @@ def figures(
     presets: Annotated[Path, typer.Option(help="Folder of the presets.")] = Path("experiments"),
     results: Annotated[Path, typer.Option(help="Where new answers are kept.")] = Path("runs"),
     draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; draw what is stored.")] = False,
+    trust: options.Trust = None,
 ) -> None:
     """Draw the figures of the presets as png and svg; only questions without a stored answer are computed."""
     from gradprobe.cli.progress import bars
@@ -33,7 +35,7 @@ def figures(
     if name is not None and name not in known:
         raise UsageError(f"no preset {name!r} in {presets}: {nearest(name, known)}")
     drawings = _drawings()
-    chosen = [load_experiment(path) for stem, path in known.items() if name in (None, stem)]
+    chosen = [load_experiment(path, trust or ()) for stem, path in known.items() if name in (None, stem)]
     for experiment in chosen:
         if experiment.figure not in drawings:
             raise UsageError(

@@ -17,6 +17,7 @@ def leaderboard(
     figure: options.Figure = Path("figures/leaderboard.png"),
     results: options.Results = options.RUNS,
     draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; show what is stored.")] = False,
+    trust: options.Trust = None,
 ) -> None:
     """Measure every operator that has a name and is not measured yet, and write the leaderboard."""
     from gradprobe.cli.progress import bars
@@ -28,7 +29,7 @@ def leaderboard(
 
     if figure is not None:
         check_path(figure)
-    experiment = load_experiment(preset)
+    experiment = load_experiment(preset, trust or ())
     with bars() as tell:
         answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
     computed = sum(answer.computed for answer in answers)

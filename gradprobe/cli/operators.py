@@ -4,13 +4,13 @@ import dataclasses
 import json
 import shutil
 import textwrap
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from gradprobe.cli.store import Json, Results, list_results
+from gradprobe.errors import GradprobeError
 
 What = Literal["results", "operators", "relaxations", "throttles"]
 HEADINGS = {
@@ -46,6 +46,13 @@ def listing(
         for i, (kind, name) in enumerate(asked):
             rows.append(_row(kind, name, registry, no_cost))
             tell("cost of a call", i + 1, len(asked))
+    for kind in kinds:
+        for name, points in registry.plugins(kind).items():
+            if name in (registry.ALIASES if kind == "operator" else registry.TABLES[kind]):
+                typer.echo(
+                    f"{kind} {name!r} of {registry.package_of(points[0])} is hidden by the built-in of that name",
+                    err=True,
+                )
     if as_json:
         typer.echo(json.dumps({f"{kind}s": [row for row in rows if row["kind"] == kind] for kind in kinds}, indent=2))
         return
@@ -63,11 +70,11 @@ def _row(kind: str, name: str, registry: Any, no_cost: bool) -> dict[str, Any]:
     from gradprobe.about import about_of
     from gradprobe.testing.speed import speed_of
 
-    points = {e.name: e for e in entry_points(group=f"gradprobe.{kind}s")}
-    package = points[name].dist if name in points else None
+    built_in = name in registry.TABLES[kind] or (kind == "operator" and name in registry.ALIASES)
+    points = [] if built_in else registry.plugins(kind)[name]
     row: dict[str, Any] = {
         "kind": kind, "name": name, "is": registry.ALIASES.get(name) if kind == "operator" else None,
-        "provider": f"{package.name} {package.version}" if package else "gradprobe", "problem": None,
+        "provider": " and ".join(map(registry.package_of, points)) or "gradprobe", "problem": None,
     }  # fmt: skip
     try:
         thing = registry.build(name) if kind == "operator" else registry.part(kind, name)
@@ -78,7 +85,8 @@ def _row(kind: str, name: str, registry: Any, no_cost: bool) -> dict[str, Any]:
             row |= {"forward_ms": speed.forward, "backward_ms": speed.backward}
     except Exception as error:  # anyone's package
         row |= {"about": row.get("about"), "forward_ms": None, "backward_ms": None}
-        row["problem"] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        kind_of_error = "" if isinstance(error, GradprobeError) else f"{type(error).__name__}: "
+        row["problem"] = f"{kind_of_error}{' '.join(str(error).split())}"
     return row
 
 

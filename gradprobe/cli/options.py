@@ -34,6 +34,9 @@ Workers = Annotated[int | None, typer.Option(help="Threads; the numbers do not d
 Results = Annotated[Path, typer.Option(help="Where answers are kept.")]
 Figure = Annotated[Path | None, typer.Option(help="Draw the result into this .png, .svg or .pdf.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")]
+Trust = Annotated[
+    list[Path] | None, typer.Option(help="Python file, repeatable, that may run if a file that is read names it.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Measure again even if the answer is stored.")]
 
 

@@ -25,6 +25,7 @@ def generate(
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; float32 on a CPU, else bfloat16.")
     ] = None,
+    trust: options.Trust = None,
     as_json: options.Json = False,
 ) -> None:
     """Answer a prompt about images from the visual tokens that a trained scorer keeps."""
@@ -35,7 +36,7 @@ def generate(
     from gradprobe.vlm.deploy import Budget, inputs_of, load
 
     asked = None if k is None and ratio is None else Budget(k, ratio)
-    pruned = load(pruner, model, device, dtype)
+    pruned = load(pruner, model, device, dtype, trust or ())
     pruned = pruned if asked is None else replace(pruned, budget=asked)
     inputs = inputs_of(pruned.vlm, pictures, prompt)
     ids = pruned.generate(inputs, max_new_tokens=max_new_tokens, options={"do_sample": False})

@@ -21,6 +21,7 @@ def show(
     k: Annotated[int | None, typer.Option(help="Tokens at each end; the pruner's own without it.")] = None,
     device: options.Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; float32 on a CPU.")] = None,
+    trust: options.Trust = None,
     as_json: options.Json = False,
 ) -> None:
     """Draw the top K and bottom K tokens of an image, and how alike they are (the paper's Fig. 5)."""
@@ -42,7 +43,7 @@ def show(
 
     scorer: Any = None
     if pruner is not None:
-        found = load(pruner, model, device, dtype)
+        found = load(pruner, model, device, dtype, trust or ())
         vlm, scorer, ranked_by = found.vlm, found.scorer, f"scorer of {pruner}"
         budget = found.budget
     else:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gradprobe import registry
 from gradprobe.core import Batch, Noise, SelectionOperator, Task, check_k
 from gradprobe.probes.gradients import centred, gram_by_group, score_gradient, write_scorer_gradient
-from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, task_of
+from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
 from gradprobe.results import CoherenceResult
 from gradprobe.train import LEARNING_RATE, train
 
@@ -121,7 +121,7 @@ def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Prog
     Raises:
         GradprobeError: it cannot be answered here, or it is about other weights or images than these.
     """
-    task, operator = task_of(question, where), registry.build(question["op"])
+    task, operator = task_of(question, where), operator_of(question)
     settings = {name: question[name] for name in ("k", "batches", "batch_size", "draws", "steps", "seed")}
     settings["learning_rate"] = question.get("learning_rate", LEARNING_RATE)
     check_same(question_of(task, operator, **settings), question)

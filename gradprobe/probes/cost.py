@@ -15,7 +15,7 @@ from gradprobe import registry
 from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Task, apply, check_k, deployed
 from gradprobe.objective import TWIN
 from gradprobe.probes.gradients import ScoreGradient, refuse_nonfinite, score_gradient
-from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, task_of
+from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
 from gradprobe.results import CostResult
 from gradprobe.workers import one_thread
 
@@ -123,7 +123,7 @@ def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Prog
     Raises:
         GradprobeError: it cannot be answered here, or it is about other weights, images or device than these.
     """
-    task, operator = task_of(question, where), registry.build(question["op"])
+    task, operator = task_of(question, where), operator_of(question)
     settings = {name: question[name] for name in ("k", "images", "rounds", "seed")}
     check_same(question_of(task, operator, **settings), question)
     return cost(task, operator, **settings, progress=progress)

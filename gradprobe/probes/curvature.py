@@ -15,7 +15,7 @@ from gradprobe import registry
 from gradprobe.core import SelectionOperator, Task, check_k
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.hessian import Surface, examine, in_float64
-from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, task_of
+from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
 from gradprobe.results import CurvatureResult
 from gradprobe.train import LEARNING_RATE, train
 
@@ -159,7 +159,7 @@ def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Prog
     Raises:
         GradprobeError: it cannot be answered here, or it is about other weights or images than these.
     """
-    task, operator = task_of(question, where), registry.build(question["op"])
+    task, operator = task_of(question, where), operator_of(question)
     names = ("k", "images", "batch_size", "eigenvalues", "samples", "tolerance", "steps", "seed")
     settings = {name: question[name] for name in names}
     settings["learning_rate"] = question.get("learning_rate", LEARNING_RATE)

@@ -11,7 +11,7 @@ import torch
 from gradprobe import registry
 from gradprobe.core import Batch, Noise, Operator, SelectionOperator, Task, apply, check_k
 from gradprobe.probes.gradients import refuse_nonfinite
-from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, task_of
+from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
 from gradprobe.relaxations.gumbel_ste import GumbelSTE
 from gradprobe.results import EquivalenceResult
 from gradprobe.workers import ROWS, in_threads, workers_for
@@ -150,7 +150,7 @@ def answer(
     Raises:
         GradprobeError: it cannot be answered here, or it is about other weights or images than these.
     """
-    task, operator = task_of({**question, "scorer": UNUSED}, where), registry.build(question["op"])
+    task, operator = task_of({**question, "scorer": UNUSED}, where), operator_of(question)
     settings = {name: question[name] for name in ("k", "images", "seed")}
     check_same(question_of(task, operator, **settings), question)
     workers = int(where["workers"]) if "workers" in where else None

@@ -15,7 +15,7 @@ from gradprobe.agreement import FOLDS, different, products_of
 from gradprobe.core import Batch, Noise, SelectionOperator, Task
 from gradprobe.probes.descent import HeldOut, group_gradients, groups_for, own_products, products
 from gradprobe.probes.gradients import centred, score_gradient
-from gradprobe.probes.questions import Progress, check_counts, check_same, environment
+from gradprobe.probes.questions import Progress, check_counts, check_same, environment, operator_of
 from gradprobe.probes.reference import images_of, scores_of, settings_of, task_for
 from gradprobe.probes.reference import question_of as question_of_reference
 from gradprobe.results import FidelityResult, ReferenceResult, Store
@@ -129,7 +129,7 @@ def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Prog
     Raises:
         GradprobeError: it cannot be answered here, or it is about other weights or images than these.
     """
-    task, operator = task_for(question, where), registry.build(question["op"])
+    task, operator = task_for(question, where), operator_of(question)
     settings = settings_of(question) | {"noise_draws": question["noise_draws"]}
     check_same(question_of(task, operator, **settings), question)
     folder = Path(where["reference"])

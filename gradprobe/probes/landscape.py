@@ -25,6 +25,7 @@ from gradprobe.probes.questions import (
     check_counts,
     check_same,
     environment,
+    operator_of,
     task_of,
     versions,
 )
@@ -165,7 +166,7 @@ def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Prog
         GradprobeError: it cannot be answered here, or it is about other weights or images than these.
     """
     q = question
-    task, operator = task_of(q, where), registry.build(q["op"])
+    task, operator = task_of(q, where), operator_of(q)
     settings = {name: q[name] for name in ("k", "grid", "noise", "axes", "images", "steps", "seed")}
     settings |= {name: q.get(name, default) for name, default in (("reach", None), ("one_d", "zero"), ("params", "*"))}
     points = where.get("checkpoints", q.get("checkpoints", ""))

@@ -14,6 +14,7 @@ from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.tasks import maker
 
 Progress = Callable[[str, int, int], None]
+QUESTION = "the question"  # where names come from that no user typed in this process
 
 
 def asked_of(probe: str, task: Task, operator: SelectionOperator, k: int, settings: Mapping[str, Any]) -> dict:
@@ -21,6 +22,16 @@ def asked_of(probe: str, task: Task, operator: SelectionOperator, k: int, settin
     asked = {"probe": probe, "op": registry.label(operator), "k": k, **settings, **task.question}
     code = registry.code_of(operator)
     return asked | ({"op_code": code} if code else {})
+
+
+def operator_of(question: Mapping[str, Any]) -> Any:
+    """The operator that a stored question names; Python files that the user has not named do not run.
+
+    Raises:
+        UsageError: an unknown name, or a path that is not trusted.
+    """
+    registry.check_trusted("operator", question["op"], QUESTION)
+    return registry.build(question["op"])
 
 
 def check_counts(counts: Mapping[str, tuple[int, int]]) -> None:
@@ -42,6 +53,8 @@ def task_of(question: Mapping[str, Any], where: Mapping[str, str]) -> Any:
         where: ``weights``, ``data``, ``train_data`` and ``device``, where they differ from the defaults.
     """
     q = question
+    for kind in ("scorer", "denoiser"):
+        registry.check_trusted(kind, q.get(kind), QUESTION)
     weights = where.get("weights", "none" if str(q["weights"]).startswith("random:") else None)
     return maker(q.get("task", "classification"))(
         q["backbone"], weights=weights, data=where.get("data"), train_data=where.get("train_data"), layer=q["layer"],

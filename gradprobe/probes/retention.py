@@ -26,6 +26,7 @@ from gradprobe.probes.questions import (
     check_counts,
     check_same,
     environment,
+    operator_of,
     task_of,
     versions,
 )
@@ -216,7 +217,7 @@ def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Prog
         task = task_of({"scorer": "mlp:width=1", **question}, {n: v for n, v in where.items() if n != "train_data"})
         check_same(ranked_question(task, ranking, k, images=images, seed=seed), question)
         return ranked(task, ranking, k, images=images, seed=seed, workers=workers, progress=progress)
-    task, operator = task_of(question, where), registry.build(question["op"])
+    task, operator = task_of(question, where), operator_of(question)
     settings: Any = {f.name: question.get(f.name) for f in dataclasses.fields(Recipe)}
     recipe = Recipe(**settings)
     check_same(question_of(task, operator, k, recipe=recipe, images=images), question)

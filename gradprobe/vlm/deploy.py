@@ -1,7 +1,7 @@
 """Deployment: a trained scorer from its folder, and a vision-language model that reads only the tokens it keeps."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from gradprobe.backbones import frozen
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.journal import write_whole
-from gradprobe.registry import part
+from gradprobe.registry import check_trusted, part
 from gradprobe.vlm.model import VLM, Seen, Sequence, open_vlm
 from gradprobe.vlm.sequence import assemble
 
@@ -42,7 +42,7 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.k is None) == (self.ratio is None):
             raise UsageError("give either --k (tokens kept an image) or --ratio (their share, e.g. --ratio 0.111)")
-        if self.k is not None and self.k < 1:
+        if self.k is not None and (not isinstance(self.k, int) or self.k < 1):
             raise UsageError(f"--k {self.k} is not possible; give a whole number of at least 1, e.g. --k 64")
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise UsageError(f"--ratio {self.ratio} is not possible; give a share in (0, 1], e.g. --ratio 0.111")
@@ -220,7 +220,13 @@ def save(folder: Path | str, scorer: nn.Module, about: Mapping[str, Any]) -> Pat
     return folder
 
 
-def load(folder: Path | str, model: Any = None, device: str = "cpu", dtype: str | None = None) -> Pruner:
+def load(
+    folder: Path | str,
+    model: Any = None,
+    device: str = "cpu",
+    dtype: str | None = None,
+    trust: Collection[Path | str] = (),
+) -> Pruner:
     """A trained pruner, joined to its model.
 
     Args:
@@ -228,9 +234,11 @@ def load(folder: Path | str, model: Any = None, device: str = "cpu", dtype: str 
         model: a `VLM`, a Hugging Face model, a hub id or a folder; None: the model that the pruner was trained on.
         device: where to open a model that is given by name.
         dtype: in which type; None: ``float32`` on a CPU, ``bfloat16`` elsewhere.
+        trust: Python files that its ``pruner.json`` may name and that may run.
 
     Raises:
-        UsageError: there is no pruner, or it was trained on another kind of model.
+        UsageError: there is no pruner, it names Python code that is not trusted, or it was trained on another kind of
+            model.
         GradprobeError: its files, or the model, cannot be read.
     """
     folder = Path(folder)
@@ -240,14 +248,18 @@ def load(folder: Path | str, model: Any = None, device: str = "cpu", dtype: str 
         )
     try:
         about = json.loads((folder / "pruner.json").read_text(encoding="utf-8"))
+        spec = about["scorer"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(folder, error) from None
+    check_trusted("scorer", spec, folder / "pruner.json", trust)
+    try:
         state = safetensors.torch.load((folder / "pruner.safetensors").read_bytes())
-        scorer = part("scorer", about["scorer"]).make(about["dim"], 0)
+        scorer = part("scorer", spec).make(about["dim"], 0)
         scorer.load_state_dict(state)
         known = {name: about[name] for name in (*SAME, "model")}
         budget = _budget(about)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise GradprobeError(f"{folder} holds no pruner that can be read ({reason}); train it again") from None
+        raise _unreadable(folder, error) from None
     if model is None or isinstance(model, str | Path):
         model = open_vlm(str(model or known["model"]), device=device, dtype=dtype or _natural(device))
     vlm = model if isinstance(model, VLM) else VLM.of(model)
@@ -257,6 +269,11 @@ def load(folder: Path | str, model: Any = None, device: str = "cpu", dtype: str 
             f"{_described(vlm.about)}; give --model {known['model']}"
         )
     return Pruner(vlm, scorer.to(vlm.device).requires_grad_(False).eval(), budget, about)
+
+
+def _unreadable(folder: Path, error: Exception) -> GradprobeError:
+    reason = " ".join(str(error).split())[:160]
+    return GradprobeError(f"{folder} holds no pruner that can be read ({reason}); train it again")
 
 
 def _budget(about: Mapping[str, Any]) -> Budget:

@@ -129,7 +129,9 @@ def _read(folder: Path) -> Any:
     if not (folder / "config.json").is_file():
         raise UsageError(f"{folder} holds no config.json; give a folder with one, or one of {', '.join(DIMENSIONS)}")
     try:
-        config = transformers_module().AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers_module().AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         told = str(error).strip().partition("\n")[0]
         raise GradprobeError(f"{folder / 'config.json'} cannot be read: {told}") from None
@@ -142,7 +144,7 @@ def skeleton(config: Any) -> Any:
     import torch
 
     with torch.device("meta"):
-        return transformers_module().AutoModelForImageTextToText.from_config(config).eval()
+        return transformers_module().AutoModelForImageTextToText.from_config(config, trust_remote_code=False).eval()
 
 
 def layout_of(config: Any, size: tuple[int, int] | None = None) -> Layout:

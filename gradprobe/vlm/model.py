@@ -326,13 +326,13 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
         raise UsageError(f"there is no folder {name_or_folder}; give one that holds config.json, or a hub id")
     source = str(folder) if folder.is_dir() else name_or_folder
     try:
-        config = transformers.AutoConfig.from_pretrained(source)
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
         if config.model_type not in FAMILIES:
             family_of(config.model_type, name_or_folder)
         model = transformers.AutoModelForImageTextToText.from_pretrained(
-            source, dtype=getattr(torch, dtype), device_map=device
+            source, dtype=getattr(torch, dtype), device_map=device, trust_remote_code=False, use_safetensors=True
         )
-        processor = transformers.AutoProcessor.from_pretrained(source)
+        processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         where = "the folder" if folder.is_dir() else "the hub (is there a network? is the id right?)"

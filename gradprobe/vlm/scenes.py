@@ -52,7 +52,11 @@ def load_scenes_vlm(folder: str | Path | None = None) -> VLM:
     hf = transformers_module()
     with _without_bar(hf.utils.logging):  # it is there in a moment
         model = hf.LlavaForConditionalGeneration.from_pretrained(where, dtype=torch.float32, local_files_only=True)
-    return VLM.of(model.eval(), hf.AutoProcessor.from_pretrained(where, local_files_only=True), "scenes-vlm")
+    return VLM.of(
+        model.eval(),
+        hf.AutoProcessor.from_pretrained(where, local_files_only=True, trust_remote_code=False),
+        "scenes-vlm",
+    )
 
 
 def scenes_vlm() -> Any:

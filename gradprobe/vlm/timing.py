@@ -146,7 +146,7 @@ class _Run:
         from transformers import AutoModelForImageTextToText
 
         with torch.device(device):
-            model = AutoModelForImageTextToText.from_config(config, dtype=dtype).eval()
+            model = AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False).eval()
         self.vlm, self.device = VLM.of(model, name="random weights"), device
         self.scorer = part("scorer", scorer).make(self.vlm.dim, 0).to(device, dtype).eval()
         self.inputs = random_inputs(config, layout, text, device, dtype)
