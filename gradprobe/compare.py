@@ -15,7 +15,7 @@ from gradprobe import registry
 from gradprobe.core import Noise, SelectionOperator, apply, check_k, deployed
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.experiments import Progress, Run, ask
-from gradprobe.journal import write_whole
+from gradprobe.files import write_whole
 from gradprobe.probes import coherence, cost, equivalence, fidelity, landscape, retention
 from gradprobe.probes.gradients import score_gradient
 from gradprobe.rankings import RANKINGS, rank_scores

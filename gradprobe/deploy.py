@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradprobe.backbones import Backbone
 from gradprobe.core import check_k, deployed
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.journal import write_whole
+from gradprobe.files import write_whole
 from gradprobe.registry import check_trusted, part
 
 

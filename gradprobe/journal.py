@@ -102,10 +102,3 @@ def opened(folder: Path | str, about: Mapping[str, Any]) -> Iterator[Journal]:
         yield journal
     finally:
         journal.close()
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_bytes(content)
-    temporary.replace(path)

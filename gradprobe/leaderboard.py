@@ -7,7 +7,7 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError
 from gradprobe.experiments import Answer, Experiment, Missing, panels
-from gradprobe.journal import write_whole
+from gradprobe.files import write_whole
 from gradprobe.plotting.summary_table import summary_markdown
 from gradprobe.summary import Comparison, to_json
 

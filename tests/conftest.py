@@ -1,6 +1,8 @@
 """What all tests share: where the real assets are, and one thread so that parallel tests do not fight."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,13 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_configure(config):
+    os.environ["GRADPROBE_CACHE"] = tempfile.mkdtemp(prefix="gradprobe-cache-")  # tests never touch the user's own
     if os.environ.get("PYTEST_XDIST_WORKER"):
         torch.set_num_threads(1)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(os.environ["GRADPROBE_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -238,7 +238,7 @@ def test_ids_name_the_image_wherever_it_lies(classes, tmp_path_factory):
     Noise(0, here.ids).normal((2,))
 
 
-def test_fingerprints_see_names_and_sizes_only(classes, tmp_path_factory):
+def test_fingerprints_see_names_and_contents_only(classes, tmp_path_factory):
     before = data_fingerprint(classes)
     assert before.startswith("sha256:")
     assert len(before) == len("sha256:") + 16

@@ -1,12 +1,17 @@
-"""What names weights and images in a stored question: hashes, not paths. Nothing here imports torch by itself."""
+"""What names weights and images in a stored question: hashes of contents, not paths. Nothing here imports torch."""
 
+import json
 import os
 from hashlib import sha256
 from pathlib import Path
 
-from gradprobe.errors import UsageError
+from gradprobe.data.hashes import file_hash, file_hashes
+from gradprobe.errors import GradprobeError, UsageError
 
-_WHOLE = 64 << 20  # bytes up to which a file of a model is hashed whole
+SCENES_VLM = Path(__file__).parents[1] / "assets" / "scenes_vlm"
+# Of a model's folder, what decides nothing: pictures, documents, and the card of scenes-vlm.
+_DOCUMENTS = frozenset({".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".log"})
+_PAPERS = ("card.json", "license", "notice")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 
 
@@ -34,7 +39,7 @@ def weights_fingerprint(name: str, weights: str | Path | None, seed: int) -> str
     if weights == "none":
         return f"random:{seed}"
     if weights is not None:
-        return f"sha256:{_hash_of(weights_file(weights))[:16]}"
+        return f"sha256:{file_hash(weights_file(weights))[:16]}"
     if name == "scenes":
         from gradprobe.embedded import scenes_sha256
 
@@ -43,30 +48,64 @@ def weights_fingerprint(name: str, weights: str | Path | None, seed: int) -> str
 
 
 def model_fingerprint(name: str) -> str:
-    """What the weights of a vision-language model are: ``hub:`` and its id, or a hash of its folder's files.
+    """Return ``hub:`` and the id of a vision-language model, or a hash of the contents of its folder.
 
-    Of a file larger than 64 MB the first and last megabytes and the size are hashed.
+    ``sha256:`` and 16 hex digits of the hash of the names and whole contents of all files that can decide what the
+    model sees or says: weights, configuration, processor, tokenizer, chat templates, generation settings, adapter (and
+    the folder of the model that it adapts). Documents, pictures, hidden files and sub-folders that hold a model of
+    their own are left out.
 
     Args:
         name: ``scenes-vlm``, a hub id, or a folder.
+
+    Raises:
+        GradprobeError: a file of the folder cannot be read.
 
     Example:
         >>> model_fingerprint("llava-hf/llava-1.5-7b-hf")
         'hub:llava-hf/llava-1.5-7b-hf'
     """
-    folder = Path(__file__).parents[1] / "assets" / "scenes_vlm" if name == "scenes-vlm" else Path(name)
-    if not folder.is_dir():
-        return f"hub:{name}"
-    digest = sha256()
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")]):
-        size = path.stat().st_size
-        digest.update(f"{path.name}:{size}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read() if size <= _WHOLE else file.read(1 << 20))
-            if size > _WHOLE:
-                file.seek(-(1 << 20), os.SEEK_END)
-                digest.update(file.read())
-    return f"sha256:{digest.hexdigest()[:16]}"
+    folder = SCENES_VLM if name == "scenes-vlm" else Path(name)
+    return f"sha256:{_folder_hash(folder)[:16]}" if folder.is_dir() else f"hub:{name}"
+
+
+def _folder_hash(folder: Path, within: tuple[str, ...] = ()) -> str:
+    files = _model_files(folder)
+    digest = sha256(b"gradprobe model 2\n")
+    for file, found in zip(files, file_hashes(folder, files), strict=True):
+        if found is None:
+            raise GradprobeError(f"{folder / file} cannot be read; a model is named by the contents of all its files")
+        digest.update(f"{file}\0{found}\n".encode("utf-8", "surrogateescape"))
+    base = _adapted(folder)
+    real = os.path.realpath(folder)
+    if base is not None and base.is_dir() and os.path.realpath(base) not in (*within, real):
+        digest.update(f"base\0{_folder_hash(base, (*within, real))}\n".encode())
+    return digest.hexdigest()
+
+
+def _model_files(folder: Path) -> list[str]:
+    """The files of a model's folder, and of its sub-folders (further tokenizers, chat templates), sorted."""
+    below = sorted(each for each in folder.iterdir() if not each.name.startswith((".", "__")) and each.is_dir())
+    places = [folder, *(each for each in below if not (each / "config.json").exists())]
+    return sorted(
+        file.relative_to(folder).as_posix()
+        for place in places
+        for file in place.iterdir()
+        if file.is_file() and not file.name.startswith(".") and not _is_paper(file)
+    )
+
+
+def _is_paper(file: Path) -> bool:
+    return file.suffix.lower() in _DOCUMENTS or file.name.lower().startswith(_PAPERS)
+
+
+def _adapted(folder: Path) -> Path | None:
+    """The folder of the model that an adapter is for."""
+    try:
+        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        return Path(base)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def weights_file(weights: str | Path) -> Path:
@@ -83,17 +122,21 @@ def weights_file(weights: str | Path) -> Path:
 
 
 def data_fingerprint(root: str | Path) -> str:
-    """What the images of a folder are: ``sha256:`` and 16 hex digits of the hash of their relative paths and sizes.
+    """Return ``sha256:`` and 16 hex digits of the hash of a folder's images: their relative paths and contents.
+
+    A file that cannot be read is passed over by all that reads images; here its path alone counts.
 
     Raises:
         UsageError: there is no such folder, or no image in it.
     """
-    root = Path(root)
-    digest = sha256()
-    for file in image_files(root):
-        path = root / file
-        size = path.stat().st_size if path.exists() else -1  # a dangling link
-        digest.update(f"{file}\0{size}\n".encode("utf-8", "surrogateescape"))
+    return images_fingerprint(Path(root), image_files(Path(root)))
+
+
+def images_fingerprint(root: Path, files: list[str]) -> str:
+    """Return the same of some images of a folder, by relative path."""
+    digest = sha256(b"gradprobe images 2\n")
+    for file, found in zip(files, file_hashes(root, files), strict=True):
+        digest.update(f"{file}\0{found or 'unreadable'}\n".encode("utf-8", "surrogateescape"))
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
@@ -120,17 +163,6 @@ def image_files(root: Path) -> list[str]:
     if not found:
         raise UsageError(f"--data {root} has no image ({', '.join(sorted(SUFFIXES))}); give a folder that has some")
     return sorted(found)
-
-
-def _hash_of(path: Path) -> str:
-    digest = sha256()
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-    except OSError as error:
-        raise UsageError(f"--weights {path} cannot be read ({error.strerror}); check its permissions") from None
-    return digest.hexdigest()
 
 
 def _full_name(name: str) -> str:

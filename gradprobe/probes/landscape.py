@@ -12,10 +12,12 @@ from torch import Tensor
 
 from gradprobe import registry
 from gradprobe.core import Batch, SelectionOperator, Task, check_k
-from gradprobe.data.fingerprints import weights_file, weights_fingerprint
+from gradprobe.data.fingerprints import weights_file
+from gradprobe.data.hashes import file_hash
 from gradprobe.directions import ONE_D, Params, select
 from gradprobe.errors import GradprobeError, UsageError, nearest
-from gradprobe.journal import Journal, opened, write_whole
+from gradprobe.files import write_whole
+from gradprobe.journal import Journal, opened
 from gradprobe.planes import axis
 from gradprobe.probes.axes import REACH, Axes, check_points, checkpoint_axes, parse_grid, pca_axes, random_axes
 from gradprobe.probes.cells import Plane, evaluate, pieces_of, plain_losses
@@ -190,7 +192,7 @@ def parse_checkpoints(text: str) -> tuple[int | str, ...]:
 
 def _named(point: int | str | Path) -> str:
     """A checkpoint as the question names it: its steps, or the fingerprint of its file."""
-    return str(point) if isinstance(point, int) else weights_fingerprint("scorer", str(point), 0)
+    return str(point) if isinstance(point, int) else f"sha256:{file_hash(weights_file(str(point)))[:16]}"
 
 
 def _marks(axes: str, checkpoints: Sequence[int | str | Path], steps: int) -> list[int]:

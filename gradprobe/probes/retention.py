@@ -18,7 +18,7 @@ from gradprobe import registry
 from gradprobe.core import Batch, Selection, SelectionOperator, Task, check_k, deployed
 from gradprobe.deploy import save_scorer
 from gradprobe.errors import GradprobeError, UsageError, nearest
-from gradprobe.journal import write_whole
+from gradprobe.files import write_whole
 from gradprobe.probes.gradients import refuse_nonfinite
 from gradprobe.probes.questions import (
     Progress,

@@ -2,12 +2,14 @@
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import blake2b, sha256
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
 from gradprobe.data.fingerprints import image_files
+from gradprobe.data.hashes import file_hashes
 from gradprobe.errors import GradprobeError, UsageError
 
 LINE = '{"image": "photos/1.jpg", "caption": "a dog on a beach"}'
@@ -53,13 +55,22 @@ class Listing:
         root: what the images' paths are relative to.
         entries: the usable ones, each once, in the order of the file.
         faults: what is wrong with the others, by line or file.
-        fingerprint: ``sha256:`` and 16 hex digits of the hash of entries and sizes of images.
     """
 
     root: Path
     entries: tuple[Entry, ...]
     faults: tuple[str, ...]
-    fingerprint: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """``sha256:`` and 16 hex digits of the hash of entries and contents of images; reads all images once."""
+        images = sorted({entry.image for entry in self.entries})
+        contents = dict(zip(images, file_hashes(self.root, images), strict=True))
+        digest = sha256(b"gradprobe captions 2\n")
+        for entry in self.entries:
+            line = f"{entry!r}{contents[entry.image] or 'unreadable'}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return f"sha256:{digest.hexdigest()[:16]}"
 
 
 def hash_of(*parts: str) -> int:
@@ -102,16 +113,13 @@ def list_captions(path: str | Path, image_root: str | Path | None = None) -> Lis
     root = Path(image_root) if image_root is not None else path if file is None else file.parent
     found, faults = _beside(path) if file is None else _lines(file)
     entries: dict[Entry, str] = {}
-    digest = sha256()
     for where, entry in found:
-        size = _size(root / entry.image)
-        if size is None:
+        if not _is_file(root / entry.image):
             faults.append((where, f"no image {root / entry.image}"))
         elif entry in entries:
             faults.append((where, f"the same image and caption as {entries[entry]}"))
         else:
             entries[entry] = where
-            digest.update(f"{entry!r}{size}\n".encode("utf-8", "surrogateescape"))
     wrong = tuple(f"{where}: {what}" for where, what in sorted(faults, key=lambda fault: _place(fault[0])))
     if not entries:
         why = f" ({'; '.join(told(wrong))})" if wrong else ""
@@ -119,7 +127,7 @@ def list_captions(path: str | Path, image_root: str | Path | None = None) -> Lis
             f"--data {path} has no caption that can be used{why}; a line looks like {LINE}, its path relative to "
             f"{root if file else 'the file'}; or give a folder of images with a .txt of the same name beside each"
         )
-    return Listing(root, tuple(entries), wrong, f"sha256:{digest.hexdigest()[:16]}")
+    return Listing(root, tuple(entries), wrong)
 
 
 def _lines(file: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]]]:
@@ -180,12 +188,11 @@ def _beside(folder: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]
     return found, faults
 
 
-def _size(file: Path) -> int | None:
+def _is_file(file: Path) -> bool:
     try:
-        found = file.stat()
+        return S_ISREG(file.stat().st_mode)
     except (OSError, ValueError):
-        return None
-    return found.st_size if S_ISREG(found.st_mode) else None
+        return False
 
 
 def _place(where: str) -> tuple[int, str]:

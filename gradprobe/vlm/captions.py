@@ -104,7 +104,7 @@ class Captions:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of captions, paths, file sizes and how many are held out: the same wherever the data lie."""
+        """A hash of captions, paths, images and how many are held out: the same wherever the data lie."""
         return f"{self.listing.fingerprint}:{len(self.held)}"
 
     @property

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.journal import write_whole
+from gradprobe.files import write_whole
 
 NAME = "checkpoint.safetensors"
 _FACTS, _BEST = "gradprobe", "best."

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gradprobe.backbones import frozen
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.journal import write_whole
+from gradprobe.files import write_whole
 from gradprobe.registry import check_trusted, part
 from gradprobe.vlm.model import VLM, Seen, Sequence, open_vlm
 from gradprobe.vlm.sequence import assemble

@@ -299,7 +299,7 @@ def _epoch(source: CaptionSource, settings: Settings) -> int:
 
 
 def _write(path: Path, content: bytes) -> None:
-    from gradprobe.journal import write_whole
+    from gradprobe.files import write_whole
 
     with _disk_told(path.parent):
         write_whole(path, content)

@@ -1,0 +1,58 @@
+"""Files that are read without waiting and written whole: the calls below the store, the journal and the hashes."""
+
+import errno
+import os
+from io import BufferedReader
+from pathlib import Path
+from stat import S_ISREG
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # errors of a disk that holds no more
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file for reading; a FIFO or device is refused at once instead of waited for.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    file = os.fdopen(descriptor, "rb") if S_ISREG(os.fstat(descriptor).st_mode) else None
+    if file is None:
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return file
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and wait until the disk has it, so that a rename that follows cannot outrun its contents."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file or the names in a folder; where a file system cannot say, go on."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno in FULL or error.errno == errno.EIO:
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all, also after a power cut; what was there stays until then."""
+    temporary = path.with_name(path.name + ".new")
+    try:
+        write_synced(temporary, content)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # what was written of it fills the disk
+        raise
+    sync(path.parent)
