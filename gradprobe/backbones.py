@@ -19,9 +19,11 @@ from timm.models.vision_transformer import ResPostBlock, VisionTransformer
 from torch import Tensor, nn
 
 from gradprobe.core import Selection, Tokens
-from gradprobe.data.fingerprints import weights_file
 from gradprobe.data.images import ImageFolder, transform_for
-from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.errors import GradprobeError, UsageError, brief, nearest
+from gradprobe.vit_weights import check_size, fill, settings_of, size_of
+from gradprobe.weights import read_weights
+from gradprobe.wrappers import unwrapped
 
 DTYPES = ("float32", "float64", "bfloat16")
 OTHER_THROTTLES = "gather, zero, scale, vpnoise and mean work"
@@ -64,7 +66,8 @@ class Backbone:
         """Split a model of one's own.
 
         Args:
-            model: a timm ``VisionTransformer``; not copied, not changed.
+            model: a timm ``VisionTransformer``; not copied, not changed. Wrappers that compute the same
+                (``torch.compile``, data parallelism, LoRA) are taken off.
             layer: how many blocks come before the insertion point, 0..depth.
             name: what errors call it; its class by default.
             autocast: run in bfloat16 under autocast.
@@ -73,7 +76,7 @@ class Backbone:
             UsageError: the model cannot be split, or has no such layer.
         """
         name = name or type(model).__name__
-        vit = _splittable(model, name)
+        vit = _splittable(unwrapped(model, name), name)
         depth = len(vit.blocks)
         if not isinstance(layer, int) or not 0 <= layer <= depth:
             raise UsageError(
@@ -138,13 +141,17 @@ class Backbone:
         with torch.no_grad(), self.running():
             return self.model(images.to(weight.device, weight.dtype)).to(weight.dtype)
 
-    def open_images(self, path: str | Path) -> ImageFolder:
+    def open_images(self, path: str | Path, class_order: str | None = None) -> ImageFolder:
         """A folder of images, preprocessed as timm says for this model, labelled with its classes where they are known.
+
+        Args:
+            path: the folder.
+            class_order: order of the class folders, ``text`` or ``natural``, where the two differ; None: not said.
 
         Raises:
             UsageError: there is no such folder, or no image in it.
         """
-        return ImageFolder.open(path, transform_for(self.model), self.model.num_classes)
+        return ImageFolder.open(path, transform_for(self.model), self.model.num_classes, class_order)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -217,48 +224,65 @@ def load_backbone(
     seed: int = 0,
     device: str = "cpu",
     dtype: str = "float32",
+    weights_key: str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
 ) -> Backbone:
     """A frozen backbone from names: ``scenes``, or any timm ``VisionTransformer``. Torch's random state stays as found.
+
+    A file's head decides the number of classes (0 without one), its position embedding the size of the images. Its
+    wrappings are those of `gradprobe.weights.read_weights`; what was chosen or resampled is said by a `Notice`.
 
     Args:
         name: ``scenes`` or a timm name, with or without a tag: ``deit_base_patch16_224.fb_in1k``.
         weights: a .safetensors or .pth file, ``"none"`` for random ones from the seed, None for the hub's (or the
-            shipped ones of ``scenes``). A file's classifier decides the number of classes.
+            shipped ones of ``scenes``).
         layer: how many blocks come before the insertion point, 0..depth.
         seed: of random weights.
         device: a torch device.
         dtype: ``float32``, ``float64``, or ``bfloat16`` (float32 parameters, run under autocast).
+        weights_key: which of the models in the file; None: by timm's order of preference.
+        image_size: pixels, or ``"HxW"``; position embeddings of another size are resampled as timm does. None: that of
+            the weights.
 
     Raises:
-        UsageError: no such name, layer, device, dtype or file, the file's weights are of another model, or the model
-            cannot be split.
+        UsageError: no such name, layer, device, dtype, size or file, the file's weights are of another model, or the
+            model cannot be split.
         GradprobeError: the file is corrupt, or the hub did not give the weights.
 
     Example:
         >>> load_backbone("deit_tiny_patch16_224", weights="none").n_tokens
         196
+        >>> load_backbone("deit_tiny_patch16_224", weights="none", image_size="64x32").n_tokens
+        8
     """
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype} is not possible; {nearest(dtype, DTYPES)}")
-    state = None if weights in (None, "none") else _read_weights(weights_file(str(weights)))
+    if weights_key is not None and weights in (None, "none"):
+        raise UsageError(f"--weights-key {weights_key} needs a file; give --weights FILE")
+    size = size_of(image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = _scenes(weights) if name == "scenes" else _timm(name, weights, state)
-    if state is not None:
-        _put(model, state, name, str(weights))
+        if name == "scenes":
+            model: nn.Module = _scenes(weights, weights_key, size)
+        else:
+            model = _timm(name, weights, weights_key, size)
     backbone = Backbone.of(model.eval().requires_grad_(False), layer, name, autocast=dtype == "bfloat16")
     try:
         model.to(device=device, dtype=torch.float64 if dtype == "float64" else torch.float32)
     except (RuntimeError, AssertionError, TypeError) as error:
         possible = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise UsageError(f"--device {device} is not possible here ({_brief(error)}); possible: {possible}") from None
+        raise UsageError(f"--device {device} is not possible here ({brief(error)}); possible: {possible}") from None
     return backbone
 
 
 def _splittable(model: nn.Module, name: str) -> VisionTransformer:
     """The model itself, if tokens can leave it at any layer."""
     if not isinstance(model, VisionTransformer):
-        what = f"{name} is a {type(model).__name__} and cannot be split: {_obstacle(model)}"
+        what = f"{name} is a {type(model).__name__} and cannot be split"
+        inside = [path for path, part in model.named_modules() if isinstance(part, VisionTransformer)]
+        if inside:
+            raise UsageError(f"{what}; there is a VisionTransformer in it: pass {' or '.join(map(_attribute, inside))}")
+        what = f"{what}: {_obstacle(model)}"
         raise UsageError(f"{what}; possible: scenes, and timm's VisionTransformer (deit, deit3, vit, dinov2, siglip)")
     kind = type(model)
     own = [
@@ -291,20 +315,29 @@ def _obstacle(model: nn.Module) -> str:
     return "its layers are not known to take any set of tokens"
 
 
-def _scenes(weights: str | Path | None) -> VisionTransformer:
+def _attribute(path: str) -> str:
+    """A submodule as it is written in Python: ``layers.0.vit`` -> ``model.layers[0].vit``."""
+    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split("."))
+
+
+def _scenes(weights: str | Path | None, key: str | None, size: tuple[int, int] | None) -> VisionTransformer:
     from gradprobe.data.scenes import MEAN, SIZE, STD
     from gradprobe.embedded import load_scenes_model, scenes_model
 
+    if size not in (None, (SIZE, SIZE)):
+        raise UsageError(f"--image-size is not possible with --backbone scenes, whose images have {SIZE} x {SIZE}")
     model: Any = load_scenes_model() if weights is None else scenes_model()
     # Where timm looks for the preprocessing of a folder of images.
     model.pretrained_cfg = {
         "input_size": (3, SIZE, SIZE), "mean": (MEAN,) * 3, "std": (STD,) * 3, "crop_pct": 1.0,
         "interpolation": "bicubic",
     }  # fmt: skip
+    if weights not in (None, "none"):
+        fill(model, read_weights(str(weights), model.state_dict(), key), "scenes")
     return model
 
 
-def _timm(name: str, weights: str | Path | None, state: dict[str, Tensor] | None) -> nn.Module:
+def _timm(name: str, weights: str | Path | None, key: str | None, size: tuple[int, int] | None) -> nn.Module:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
         close = get_close_matches(architecture, timm.list_models(), n=3)
@@ -316,17 +349,25 @@ def _timm(name: str, weights: str | Path | None, state: dict[str, Tensor] | None
     if tag and tag not in tags:
         raise UsageError(f"{architecture} has no weights {tag!r}; {nearest(tag, tags)}")
     with torch.device("meta"):  # a look without memory: refuse before anything is downloaded
-        _splittable(timm.create_model(architecture), name)
+        plan = _splittable(timm.create_model(architecture), name)
+    settings: dict[str, Any] = {}
+    if size is not None:
+        check_size(size, plan)
+        settings["img_size"] = size
+    if weights == "none":
+        return timm.create_model(name, **settings)
     if weights is not None:
-        head = None if state is None else state.get("head.weight")
-        return timm.create_model(name) if head is None else timm.create_model(name, num_classes=len(head))
+        read = read_weights(str(weights), plan.state_dict(), key)
+        model: Any = timm.create_model(name, **settings_of(read.tensors, plan, size is not None), **settings)
+        fill(model, read, name)
+        return model
     if not tags:
         raise UsageError(f"timm has no weights for {name}; give --weights FILE, or --weights none for random ones")
     with _hub() as reached:
         try:
-            return timm.create_model(name, pretrained=True)
+            return timm.create_model(name, pretrained=True, **settings)
         except Exception as error:  # the hub, its client and timm raise what they like
-            what = f"the hub did not give the weights of {name} ({_brief(error)})"
+            what = f"the hub did not give the weights of {name} ({brief(error)})"
             if not reached:
                 what = f"the hub could not be reached and its cache has no weights of {name}"
             raise GradprobeError(f"{what}; give --weights FILE, or --weights none for random ones") from None
@@ -350,47 +391,5 @@ def _hub() -> Iterator[bool]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, without the wrappings that training scripts put around them."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a pickle, a zip or a header can be broken in many ways
-        what = f"--weights {path} is not a readable .safetensors or .pth file of plain tensors"
-        raise GradprobeError(f"{what} ({_brief(error)}); fetch or save it again") from None
-    for wrapping in ("model", "state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(wrapping), dict):
-            state = state[wrapping]
-    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UsageError(
-            f"--weights {path} holds no weights: it must map names to tensors, or do so under 'model' or 'state_dict'"
-        )
-    return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def _put(model: nn.Module, state: dict[str, Tensor], name: str, path: str) -> None:
-    own = model.state_dict()
-    missing = [f"{key} is missing" for key in own if key not in state]
-    wrong = [
-        f"{key} is {tuple(state[key].shape)} and must be {tuple(value.shape)}"
-        for key, value in own.items() if key in state and state[key].shape != value.shape
-    ]  # fmt: skip
-    unknown = [f"{key} is unknown" for key in state if key not in own]
-    if faults := wrong + missing + unknown:
-        what = f"--weights {path} are of another model than {name}: {len(faults)} of its {len(own)} tensors do not fit"
-        raise UsageError(f"{what}, first {faults[0]}; give the file of this model, or its --backbone")
-    model.load_state_dict(state)
-
-
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _brief(error: BaseException) -> str:
-    """The first sentence of another library's error."""
-    text = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0]
-    return text if len(text) <= 120 else f"{text[:117]}..."

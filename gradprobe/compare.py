@@ -106,6 +106,9 @@ def compare(
     force: bool = False,
     command: str = "",
     progress: Progress | None = None,
+    weights_key: str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
+    class_order: str | None = None,
 ) -> Comparison:
     """Coherence, a landscape line, fidelity, equivalence, retention and cost of operators and baselines.
 
@@ -135,6 +138,9 @@ def compare(
         force: measure again what is stored.
         command: what the comparison says made it.
         progress: called with (what, done, of how many).
+        weights_key: which of the models in a weights file; None: by timm's order of preference.
+        image_size: pixels, or ``"HxW"``; None: that of the weights.
+        class_order: order of the class folders, ``text`` or ``natural``; None: not said.
 
     Returns:
         The comparison, for `gradprobe.summary.rows` and `gradprobe.report.write_report`.
@@ -153,7 +159,8 @@ def compare(
     def task_for(seed: int, scorer: str = scorer) -> Classification:
         return classification(
             backbone, weights=weights, data=data, train_data=train_data, layer=layer, loss=loss, scorer=scorer,
-            seed=seed, device=device, dtype=dtype,
+            seed=seed, device=device, dtype=dtype, weights_key=weights_key, image_size=image_size,
+            class_order=class_order,
         )  # fmt: skip
 
     task = task_for(seed)

@@ -16,6 +16,10 @@ class UsageError(GradprobeError):
     """A question that cannot be asked: a wrong name, value or combination of options."""
 
 
+class Notice(UserWarning):
+    """Something that gradprobe chose for the user; the command line prints it on stderr, each once."""
+
+
 def nearest(asked: str, known: Iterable[str]) -> str:
     """Words that end an error about an unknown name: the nearest known one, then all of them.
 
@@ -47,3 +51,14 @@ def check_positive(name: str, field: str, value: float) -> None:
     """
     if not 0 < value < float("inf"):
         raise UsageError(f"{name}:{field}={value:g}: it must be positive, e.g. {name}:{field}=0.3")
+
+
+def brief(error: BaseException) -> str:
+    """Shorten another library's error to its first sentence, at most 120 characters.
+
+    Example:
+        >>> brief(ValueError("no such key. Try again."))
+        'no such key'
+    """
+    text = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0]
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -143,6 +143,9 @@ def classification(
     device: str = "cpu",
     dtype: str = "float32",
     denoiser: str = "none",
+    weights_key: str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
+    class_order: str | None = None,
 ) -> Classification:
     """A task from names: a timm vision transformer or the embedded ``scenes`` model, images, and a fresh scorer.
 
@@ -158,6 +161,10 @@ def classification(
         device: a torch device.
         dtype: ``float32``, ``float64``, or ``bfloat16`` (autocast around the frozen model).
         denoiser: ``token``, ``global`` or ``none``: what is trained with a scorer, behind the operator.
+        weights_key: which of the models in a weights file; None: by timm's order of preference.
+        image_size: pixels, or ``"HxW"``; None: that of the weights.
+        class_order: order of the class folders, ``text`` or ``natural``, where the two differ; None: not said. Each of
+            these three is part of the question only where it is given.
 
     Raises:
         UsageError: an unknown name, or a combination that means nothing.
@@ -171,7 +178,17 @@ def classification(
     for name, value, possible in (("loss", loss, LOSSES), ("dtype", dtype, DTYPES)):
         if value not in possible:
             raise UsageError(f"--{name} {value} is not possible; {nearest(value, possible)}")
-    built = load_backbone(backbone, weights, layer=layer, seed=seed, device=device, dtype=dtype)
+    if class_order is not None and data is None:
+        raise UsageError(f"--class-order {class_order} needs class folders: give --data DIR")
+    built = load_backbone(
+        backbone, weights, layer=layer, seed=seed, device=device, dtype=dtype, weights_key=weights_key,
+        image_size=image_size,
+    )  # fmt: skip
+    if built.model.num_classes == 0:
+        raise UsageError(
+            f"{weights or backbone} has no classifier (head.weight), so there are no classes to tell apart; give "
+            "--weights FILE of a model with one"
+        )
     source: Source
     if train_data is not None and data is None:
         raise UsageError("--train-data without --data: name the folder that is tested on with --data DIR")
@@ -180,14 +197,14 @@ def classification(
             raise UsageError(f"--backbone {backbone} needs images: give --data DIR (a folder of photographs)")
         source = SceneSource()
     else:
-        folder = built.open_images(data)
-        training = None if train_data is None else built.open_images(train_data)
+        folder = built.open_images(data, class_order)
+        training = None if train_data is None else built.open_images(train_data, class_order)
         for each in (folder, training):
             if loss == "ce" and each is not None:
                 each.need_labels()
         source = FolderSource(folder, training)
     spec = label(part("scorer", scorer))
-    names = {
+    names: dict[str, Any] = {
         "backbone": backbone,
         "weights": weights_fingerprint(backbone, weights, seed),
         "data": "scenes" if data is None else data_fingerprint(data),
@@ -198,6 +215,12 @@ def classification(
         names["train_data"] = data_fingerprint(train_data)
     if (denoising := label(part("denoiser", denoiser))) != "none":
         names["denoiser"] = denoising
+    if image_size is not None:
+        height, width = built.model.patch_embed.img_size
+        names["image_size"] = height if height == width else f"{height}x{width}"
+    names |= {
+        name: value for name, value in (("weights_key", weights_key), ("class_order", class_order)) if value is not None
+    }
     like = torch.empty(0, device=device, dtype=torch.float64 if dtype == "float64" else torch.float32)
     return Classification(built, source, loss=loss, names=names, **both_trained(names, built.dim, seed, like))
 

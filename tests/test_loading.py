@@ -1,7 +1,6 @@
 """Backbones from names and files: weights, the hub, and what is said when they do not fit."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from vits import digest, everything
 from gradprobe import backbones
 from gradprobe.backbones import load_backbone
 from gradprobe.data.fingerprints import weights_fingerprint
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, Notice, UsageError
 
 
 def test_random_weights_come_from_the_seed_alone():
@@ -45,7 +44,11 @@ def test_weights_from_a_file(tmp_path, wrapping):
         torch.save({"epoch": 3, "state_dict": {f"module.{name}": value for name, value in state.items()}}, path)
     else:
         torch.save(state if wrapping == "plain" else {wrapping: state}, path)
-    loaded = load_backbone("test_vit", str(path)).model
+    if wrapping in ("safetensors", "plain"):
+        loaded = load_backbone("test_vit", str(path)).model
+    else:
+        with pytest.warns(Notice, match=f"taken from {'state_dict' if wrapping == 'module' else wrapping}"):
+            loaded = load_backbone("test_vit", str(path)).model
     for name, value in loaded.state_dict().items():
         assert value.dtype == torch.float32
         assert torch.equal(value, state[name].float())
@@ -54,6 +57,10 @@ def test_weights_from_a_file(tmp_path, wrapping):
 def test_a_files_classifier_decides_the_number_of_classes(tmp_path):
     torch.save(timm.create_model("test_vit", num_classes=4).state_dict(), tmp_path / "w.pt")
     assert load_backbone("test_vit", str(tmp_path / "w.pt")).model.num_classes == 4
+
+
+def run_me():
+    raise AssertionError("code in a weights file ran")
 
 
 def test_faulty_weights_are_refused_in_one_line(tmp_path):
@@ -66,11 +73,14 @@ def test_faulty_weights_are_refused_in_one_line(tmp_path):
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "cut.safetensors").write_bytes(b"\x99" * 40)
     (tmp_path / "nothing.pth").write_bytes(b"")
-    torch.save({"weights": Path("a")}, tmp_path / "code.pth")
+    torch.save({**good, "hook": run_me}, tmp_path / "code.pth")
     cases = {
         "gone.pth": (UsageError, "does not exist"),
         ".": (UsageError, "is a folder"),
-        "renamed.pth": (UsageError, r"another model than test_vit: 2 of its \d+ tensors .*first norm.bias is missing"),
+        "renamed.pth": (
+            UsageError,
+            r"another model than test_vit: 1 of its \d+ tensors and 1 of the file's .*first norm.bias is missing",
+        ),
         "other.pth": (
             UsageError,
             r"another model than test_vit: .* first cls_token is \(1, 1, 32\) and must be \(1, 1, 64\)",
@@ -79,7 +89,10 @@ def test_faulty_weights_are_refused_in_one_line(tmp_path):
         "cut.pth": (GradprobeError, "not a readable"),
         "cut.safetensors": (GradprobeError, "not a readable"),
         "nothing.pth": (GradprobeError, "not a readable"),
-        "code.pth": (GradprobeError, "not a readable"),  # pickled code is never run
+        "code.pth": (
+            GradprobeError,
+            r"holds a pickled test_loading.run_me, .*model.state_dict\(\)",
+        ),  # pickled code is never run
     }
     for file, (kind, message) in cases.items():
         with pytest.raises(kind, match=message) as caught:

@@ -1,6 +1,7 @@
 """The command line: parses, calls, prints. One file a command; heavy imports happen inside the command."""
 
 import sys
+import warnings
 from typing import Any
 
 import typer
@@ -23,7 +24,7 @@ from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
 from gradprobe.cli.store import show
 from gradprobe.cli.vlm import vlm
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, Notice, UsageError
 
 CommandError: Any = typer.BadParameter.__base__  # click's UsageError, which typer carries under a private name
 STOPPED = 130  # what a shell calls a program that Ctrl-C ended
@@ -73,6 +74,7 @@ app.add_typer(vlm)
 
 def main() -> None:
     """Run the command line; an error is one line, its exit code 2 for usage and 1 for failure."""
+    _print_notices()
     arguments = [a for a in sys.argv[1:] if a != "--debug"]  # wherever it is written
     debug = len(arguments) < len(sys.argv) - 1
     try:
@@ -90,6 +92,23 @@ def main() -> None:
     if code == STOPPED:
         _fail("stopped; what was stored stays, and the same command goes on from it", code)
     sys.exit(code)
+
+
+def _print_notices() -> None:
+    """Print each notice once, as a line on stderr; other warnings as Python does."""
+    usual, printed = warnings.showwarning, set()
+
+    def show(
+        message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+    ) -> None:
+        if not issubclass(category, Notice):
+            usual(message, category, filename, lineno, file, line)
+        elif str(message) not in printed:
+            printed.add(str(message))
+            print(f"gradprobe: {message}", file=sys.stderr)
+
+    warnings.showwarning = show
+    warnings.simplefilter("always", Notice)
 
 
 def _fail(message: str, code: int) -> None:

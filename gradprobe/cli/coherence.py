@@ -28,7 +28,10 @@ def coherence(
     vlm: options.Vlm = None,
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    image_size: options.ImageSize = None,
     data: options.Data = None,
+    class_order: options.ClassOrder = None,
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
     seed: options.Seed = 0,
@@ -56,7 +59,7 @@ def coherence(
         check_path(figure)
     task = make(
         backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, seed=seed, device=device,
-        dtype=dtype,
+        dtype=dtype, weights_key=weights_key, image_size=image_size, class_order=class_order,
     )  # fmt: skip
     k = options.budget(k, keep, task.n_tokens)
     where = options.where_of(weights=weights, data=data, device=device)

@@ -31,7 +31,10 @@ def compare(
     scorer: options.Scorer = "mlp",
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    image_size: options.ImageSize = None,
     data: options.Data = None,
+    class_order: options.ClassOrder = None,
     train_data: Annotated[str | None, typer.Option(help="Folder of images to train on; default: --data.")] = None,
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
@@ -59,13 +62,18 @@ def compare(
     from gradprobe.tasks import classification
 
     if k is None:
-        k = options.budget(k, keep, classification(backbone, weights=weights, layer=layer, scorer=scorer).n_tokens)
+        task = classification(
+            backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, weights_key=weights_key,
+            image_size=image_size, class_order=class_order,
+        )  # fmt: skip
+        k = options.budget(k, keep, task.n_tokens)
     others = list(BASELINES) if baseline is None else [name for name in baseline if name != "none"]
     with bars() as tell:
         found = run(
             op, k, baselines=others, backbone=backbone, weights=weights, data=data, train_data=train_data,
             scorer=scorer, layer=layer, loss=loss, seed=seed, device=device, dtype=dtype, budget=seconds, size=size,
-            results=results, workers=workers, force=force, command=_command(), progress=tell,
+            results=results, workers=workers, force=force, command=_command(), progress=tell, weights_key=weights_key,
+            image_size=image_size, class_order=class_order,
         )  # fmt: skip
     written = None if page == "none" else _written(found, Path(page) if page else results / _name(found))
     if as_json:

@@ -18,7 +18,10 @@ def cost(
     scorer: options.Scorer = "mlp",
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    image_size: options.ImageSize = None,
     data: options.Data = None,
+    class_order: options.ClassOrder = None,
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
     seed: options.Seed = 0,
@@ -48,7 +51,7 @@ def cost(
     operators, base = options.operators(op, baseline)
     task = classification(
         backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, seed=seed, device=device,
-        dtype=dtype,
+        dtype=dtype, weights_key=weights_key, image_size=image_size, class_order=class_order,
     )  # fmt: skip
     k = options.budget(k, keep, task.n_tokens)
     where = options.where_of(weights=weights, data=data, device=device)

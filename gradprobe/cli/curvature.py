@@ -28,7 +28,10 @@ def curvature(
     scorer: options.Scorer = "mlp",
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    image_size: options.ImageSize = None,
     data: options.Data = None,
+    class_order: options.ClassOrder = None,
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
     seed: options.Seed = 0,
@@ -50,7 +53,7 @@ def curvature(
     operators, _ = options.operators(op, "none")
     task = classification(
         backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, seed=seed, device=device,
-        dtype=dtype,
+        dtype=dtype, weights_key=weights_key, image_size=image_size, class_order=class_order,
     )  # fmt: skip
     k = options.budget(k, keep, task.n_tokens)
     where = options.where_of(weights=weights, data=data, device=device)

@@ -34,7 +34,10 @@ def equivalence(
     images: Annotated[int, typer.Option(help="Images.")] = 512,
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    image_size: options.ImageSize = None,
     data: options.Data = None,
+    class_order: options.ClassOrder = None,
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
     seed: options.Seed = 0,
@@ -75,7 +78,7 @@ def equivalence(
     operators = _operators(op or SHARP, sharp, ladder)
     task = classification(
         backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=UNUSED, seed=seed, device=device,
-        dtype=dtype,
+        dtype=dtype, weights_key=weights_key, image_size=image_size, class_order=class_order,
     )  # fmt: skip
     budgets = sorted({*counts, *(options.budget(None, share, task.n_tokens) for share in shares)})
     where = options.where_of(weights=weights, data=data, device=device, workers=workers)

@@ -37,7 +37,10 @@ def landscape(
     vlm: options.Vlm = None,
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    image_size: options.ImageSize = None,
     data: options.Data = None,
+    class_order: options.ClassOrder = None,
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
     seed: options.Seed = 0,
@@ -69,7 +72,7 @@ def landscape(
     make, backbone = options.task_maker(vlm, backbone)
     task = make(
         backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, seed=seed, device=device,
-        dtype=dtype,
+        dtype=dtype, weights_key=weights_key, image_size=image_size, class_order=class_order,
     )  # fmt: skip
     k = options.budget(k, keep, task.n_tokens)
     where = options.where_of(weights=weights, data=data, device=device, checkpoints=points or None, workers=workers)

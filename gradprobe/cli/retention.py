@@ -34,7 +34,10 @@ def retention(
     vlm: options.Vlm = None,
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
+    weights_key: options.WeightsKey = None,
+    image_size: options.ImageSize = None,
     data: options.Data = None,
+    class_order: options.ClassOrder = None,
     train_data: Annotated[str | None, typer.Option(help="Folder to train on; the one of --data without it.")] = None,
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
@@ -81,7 +84,8 @@ def retention(
     for seed in chosen:
         task = make(
             backbone, weights=weights, data=data, train_data=train_data, layer=layer, loss=loss, scorer=scorer,
-            seed=seed, device=device, dtype=dtype, denoiser=denoiser,
+            seed=seed, device=device, dtype=dtype, denoiser=denoiser, weights_key=weights_key, image_size=image_size,
+            class_order=class_order,
         )  # fmt: skip
         recipe = Recipe(seed=seed, **settings)
         count = task.available(IMAGES) if images is None else images

@@ -59,7 +59,8 @@ def task_of(question: Mapping[str, Any], where: Mapping[str, str]) -> Any:
     return maker(q.get("task", "classification"))(
         q["backbone"], weights=weights, data=where.get("data"), train_data=where.get("train_data"), layer=q["layer"],
         loss=q["loss"], scorer=q["scorer"], seed=q["seed"], device=where.get("device", "cpu"), dtype=q["dtype"],
-        denoiser=q.get("denoiser", "none"),
+        denoiser=q.get("denoiser", "none"), weights_key=q.get("weights_key"), image_size=q.get("image_size"),
+        class_order=q.get("class_order"),
     )  # fmt: skip
 
 

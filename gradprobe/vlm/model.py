@@ -18,6 +18,7 @@ from gradprobe.vlm.families import FAMILIES, family_of
 from gradprobe.vlm.families.base import Family
 from gradprobe.vlm.installed import transformers_module
 from gradprobe.vlm.masks import biased_mask
+from gradprobe.wrappers import unwrapped
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -116,13 +117,15 @@ class VLM:
         """Take a model of one's own; it is neither copied nor changed.
 
         Args:
-            model: a LLaVA-1.5, LLaVA-NeXT or Qwen2.5-VL for conditional generation.
+            model: a LLaVA-1.5, LLaVA-NeXT or Qwen2.5-VL for conditional generation. Wrappers that compute the same
+                (``torch.compile``, data parallelism, LoRA) are taken off.
             processor: its processor; None where inputs are made elsewhere.
             name: what errors and files call it; by default where it was loaded from, or its class.
 
         Raises:
             UsageError: no family fits it; the message names those that there are.
         """
+        model = unwrapped(model, name or type(model).__name__)
         config = getattr(model, "config", None)
         name = name or getattr(config, "_name_or_path", "") or type(model).__name__
         family = family_of(getattr(config, "model_type", type(model).__name__), name)

@@ -176,6 +176,9 @@ def captioning(
     device: str = "cpu",
     dtype: str = "float32",
     denoiser: str = "none",
+    weights_key: str | None = None,
+    image_size: int | str | tuple[int, int] | None = None,
+    class_order: str | None = None,
 ) -> Captioning:
     """A task from names: a vision-language model, captioned images, and a fresh scorer.
 
@@ -191,6 +194,9 @@ def captioning(
         device: a torch device.
         dtype: ``float32``, ``bfloat16`` or ``float16``, of the frozen model's weights; the scorer keeps float32.
         denoiser: ``token``, ``global`` or ``none``: what is trained with a scorer, behind the operator.
+        weights_key: plays no part, like ``weights``.
+        image_size: plays no part: the processor decides it.
+        class_order: plays no part: there are no classes.
 
     Raises:
         UsageError: an unknown name, or a combination that means nothing.
@@ -204,6 +210,9 @@ def captioning(
     for given, option, remedy in (
         (weights, "--weights", f"name a folder with the model's weights instead of {backbone}"),
         (train_data, "--train-data", "a fixed part of --data is held out for probes"),
+        (weights_key, "--weights-key", "a model's folder holds one model"),
+        (image_size, "--image-size", "its processor decides the size of the images"),
+        (class_order, "--class-order", "captioned images have no classes"),
     ):
         if given is not None:
             raise UsageError(f"{option} {given} is not possible with a vision-language model: {remedy}")

@@ -1,0 +1,55 @@
+"""Models inside the wrappers that training puts around them."""
+
+from typing import Any
+
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from gradprobe.errors import UsageError
+
+
+def unwrapped(model: Any, name: str) -> Any:
+    """Return the model inside ``torch.compile``, data parallelism, an averaged copy or PEFT, if it computes the same.
+
+    Adapters of PEFT's tuners (LoRA and its kin) are parts of the model itself, so ``base_model.model`` keeps them;
+    prompt learning happens outside it and is refused, as are parameters in shards.
+
+    Args:
+        model: any model; one that is not wrapped comes back as it is.
+        name: what errors call it.
+
+    Raises:
+        UsageError: the model inside does not compute the same.
+
+    Example:
+        >>> linear = nn.Linear(2, 2)
+        >>> unwrapped(nn.DataParallel(linear), "mine") is linear
+        True
+    """
+    while (inner := _inside(model, name)) is not model:
+        model = inner
+    return model
+
+
+def _inside(model: Any, name: str) -> Any:
+    kind, parts = type(model).__name__, getattr(model, "_modules", {})
+    if kind == "OptimizedModule" and "_orig_mod" in parts:
+        return parts["_orig_mod"]
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+        return model.module
+    if kind in ("ModelEmaV2", "ModelEmaV3") and "module" in parts:  # timm's
+        return parts["module"]
+    if kind == "FullyShardedDataParallel":
+        raise UsageError(f"{name} is in shards ({kind}); load its full state_dict into a plain model, and pass that")
+    if "base_model" in parts and hasattr(model, "peft_config"):
+        base = parts["base_model"]
+        inner = getattr(base, "_modules", {}).get("model")
+        if "prompt_encoder" in parts or inner is None:
+            raise UsageError(
+                f"{name} is a {kind} with learned prompts, which lie outside the model; pass it without them: "
+                f"{'model.base_model' if inner is None else 'model.base_model.model'}"
+            )
+        return inner
+    if "model" in parts and hasattr(model, "peft_config") and hasattr(model, "prefix"):  # a tuner: model.base_model
+        return parts["model"]
+    return model
