@@ -381,7 +381,10 @@ def test_what_the_command_cannot_do_is_said(tmp_path, folder_of_a_model, picture
         ({"--pruner": tmp_path / "none"}, "no pruner in"),
         ({"--image": tmp_path / "none.png"}, "no file"),
         ({"--image": tmp_path / "broken.png"}, "cannot be read as an image"),
-        ({"--prompt": "<image> <image> what is it"}, "2 times <image> for 1 images"),
+        (
+            {"--prompt": "<image> <image> what is it"},
+            "has 2 times <image> for 1 image; write <image> once",
+        ),
         ({"--k": 3, "--ratio": 0.1}, "either --k"),
         ({"--max-new-tokens": 0}, "--max-new-tokens 0"),
         ({"--model": tmp_path / "none"}, "no folder"),

@@ -109,17 +109,16 @@ def opened_image(path: Path) -> Any:
     """An image file, upright and in RGB.
 
     Raises:
-        UsageError: there is no such file, or it is no image.
+        UsageError: there is no such file, or it is no image that can be used.
     """
-    from PIL import Image, ImageOps
+    from gradprobe.data.reader import PictureError, read_picture
 
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"there is no file {path}; give an image with --image FILE")
     try:
-        with Image.open(path) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path} cannot be read as an image: {error}") from None
+        return read_picture(path)
+    except PictureError as error:
+        raise UsageError(f"{path} cannot be read as an image: it {error}; give another with --image FILE") from None
 
 
 def operators(op: Sequence[str], baseline: str) -> tuple[dict[str, Any], str | None]:

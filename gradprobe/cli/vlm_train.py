@@ -64,7 +64,7 @@ def train(
 
     from gradprobe.cli.progress import bars
     from gradprobe.vlm.caption_files import list_captions
-    from gradprobe.vlm.captions import open_captions, template_of
+    from gradprobe.vlm.captions import open_captions
     from gradprobe.vlm.model import open_vlm
     from gradprobe.vlm.processes import processes
     from gradprobe.vlm.source import source_of
@@ -78,8 +78,7 @@ def train(
         if data is None:
             source = source_of(model, None, vlm)
         else:
-            template = template_of(vlm.processor)
-            source = open_captions(data, image_root, held_out=validation, template=template)
+            source = open_captions(data, image_root, held_out=validation, processor=vlm.processor)
         if team.first and not as_json:
             typer.echo(f"preset {name}: {PRESETS[name].about}")
             _tell_data(source)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gradprobe.data.classes import labels_of
 from gradprobe.data.fingerprints import image_files
+from gradprobe.data.reader import PictureError, read_picture
 from gradprobe.errors import GradprobeError, UsageError
 
 _THREADS = min(8, os.cpu_count() or 1)  # PIL lets go of the interpreter while it decodes
@@ -40,8 +41,9 @@ class Images:
 class ImageFolder:
     """A folder of images, by position in a list of sorted relative paths.
 
-    A file that cannot be decoded is found out when its turn comes, and from then on the folder is as if it had never
-    been there: batches depend on the files and the order alone, not on what was read before.
+    Pictures are read by `read_picture`: upright, on white, 8 bits. One that cannot be used is found out when its turn
+    comes, and from then on the folder is as if it had never been there: batches depend on the files and the order
+    alone, not on what was read before.
 
     Attributes:
         root: the folder.
@@ -174,9 +176,8 @@ class ImageFolder:
         if self._readable.get(index) is False:
             return None
         try:
-            with Image.open(self.root / self.files[index]) as file:
-                image = file.convert("RGB")
-        except Exception:  # PIL's decoders fail in many ways on broken files
+            image = read_picture(self.root / self.files[index])
+        except PictureError:
             self._readable[index] = False
             return None
         self._readable[index] = True

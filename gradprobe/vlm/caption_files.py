@@ -1,16 +1,19 @@
 """What a file or folder of captions holds: one entry a caption, and what is wrong with the lines that are none."""
 
+import codecs
 import json
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b, sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Any
 
 from gradprobe.data.fingerprints import image_files
 from gradprobe.data.hashes import file_hashes
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.files import open_regular
+from gradprobe.vlm.placeholders import Placeholders
 
 LINE = '{"image": "photos/1.jpg", "caption": "a dog on a beach"}'
 LISTS = ("captions.jsonl", "metadata.jsonl")  # of a folder; the second is what Hugging Face's image folders have
@@ -90,15 +93,19 @@ def told(faults: tuple[str, ...]) -> tuple[str, ...]:
     return faults if more <= 0 else (*faults[:TOLD], f"and {more} more")
 
 
-def list_captions(path: str | Path, image_root: str | Path | None = None) -> Listing:
+def list_captions(
+    path: str | Path, image_root: str | Path | None = None, placeholders: Placeholders | None = None
+) -> Listing:
     """List a ``captions.jsonl``, a folder that holds one, or a folder of images beside ``.txt`` files of their names.
 
-    A line that is no caption, an image that is not there and a caption that came before are passed over and told. No
-    image is opened yet.
+    A line that is no caption, an image that is not there, a caption that came before and texts in which the model would
+    take letters for a picture are passed over and told. No image is opened yet. Paths are taken as they stand: they may
+    be absolute, or lead out of the root.
 
     Args:
         path: the file or folder.
         image_root: what the paths in a file are relative to; None: the file's own folder.
+        placeholders: what stands for pictures in the model's texts; None: texts are not looked at for them.
 
     Raises:
         UsageError: there is no such file or folder, or no usable caption in it; says what a line looks like.
@@ -114,7 +121,10 @@ def list_captions(path: str | Path, image_root: str | Path | None = None) -> Lis
     found, faults = _beside(path) if file is None else _lines(file)
     entries: dict[Entry, str] = {}
     for where, entry in found:
-        if not _is_file(root / entry.image):
+        fault = "" if placeholders is None else _misplaced(entry, placeholders)
+        if fault:
+            faults.append((where, fault))
+        elif not _is_file(root / entry.image):
             faults.append((where, f"no image {root / entry.image}"))
         elif entry in entries:
             faults.append((where, f"the same image and caption as {entries[entry]}"))
@@ -134,9 +144,11 @@ def _lines(file: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]]]:
     """The entries of a file of JSON lines, and the faults of its other lines, each with its line."""
     found, faults = [], []
     try:
-        with file.open("rb") as lines:
+        with open_regular(file) as lines:
             for number, line in enumerate(lines, start=1):
-                text = line.removeprefix(b"\xef\xbb\xbf").strip()  # Windows editors begin a file with these three
+                if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")):
+                    raise UsageError(f"--data {file} is UTF-16; save it as UTF-8")
+                text = line.removeprefix(codecs.BOM_UTF8).strip()  # Windows editors begin a file with it
                 if not text:
                     continue
                 read = _entry(text)
@@ -152,7 +164,11 @@ def _lines(file: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]]]:
 def _entry(line: bytes) -> Entry | str:
     """The entry of a line, or what is wrong with it."""
     try:
-        read: Any = json.loads(line.decode("utf-8"))
+        read: Any = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
+    except _TwiceError as error:
+        return f"{error} twice"
+    except UnicodeDecodeError:
+        return "no UTF-8 text"
     except (ValueError, RecursionError):
         return "no JSON"
     if not isinstance(read, dict):
@@ -164,10 +180,26 @@ def _entry(line: bytes) -> Entry | str:
     if not isinstance(caption, str) or not caption.strip():
         return "no caption"
     others = [read.get(key) for key in _OTHERS]
-    for key, value in zip(_OTHERS, others, strict=True):
+    for key, value in zip(("caption", *_OTHERS), (caption, *others), strict=True):
         if value is not None and not isinstance(value, str):
             return f"{key} is no text"
-    return Entry(image.strip(), caption.strip(), *(None if x is None else x.strip() or None for x in others))
+        if value and any("\ud800" <= letter <= "\udfff" for letter in value):  # half of a pair: no letter
+            return f"{key} is no proper text"
+    others = [None if x is None else x.strip() or None for x in others]
+    return Entry(PurePosixPath(image.strip()).as_posix(), caption.strip(), *others)  # ./a.jpg is a.jpg
+
+
+class _TwiceError(Exception):
+    """A JSON object that has a key twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    read: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in read:
+            raise _TwiceError(key)
+        read[key] = value
+    return read
 
 
 def _beside(folder: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]]]:
@@ -176,16 +208,31 @@ def _beside(folder: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]
     for image in image_files(folder):
         text = (folder / image).with_suffix(".txt")
         try:
-            caption = text.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            missing = isinstance(error, FileNotFoundError)
-            faults.append((image, f"no {text.name} beside it" if missing else f"{text.name} cannot be read"))
-            continue
-        if caption:
-            found.append((image, Entry(image, caption)))
+            with open_regular(text) as file:
+                caption = file.read().removeprefix(codecs.BOM_UTF8).decode("utf-8").strip()
+        except FileNotFoundError:
+            faults.append((image, f"no {text.name} beside it"))
+        except UnicodeDecodeError:
+            faults.append((image, f"{text.name} is no UTF-8 text"))
+        except OSError as error:
+            faults.append((image, f"{text.name} cannot be read ({error.strerror or error})"))
         else:
-            faults.append((image, f"{text.name} is empty"))
+            if caption:
+                found.append((image, Entry(image, caption)))
+            else:
+                faults.append((image, f"{text.name} is empty"))
     return found, faults
+
+
+def _misplaced(entry: Entry, placeholders: Placeholders) -> str:
+    """Say which of an entry's texts has the model's placeholders where it must not; empty: none."""
+    for name, text in (("caption", entry.caption), ("answer", entry.answer)):
+        if text is not None and (fault := placeholders.fault_of_text(text)):
+            return f"the {name} {fault}"
+    for name, text in (("prompt", entry.prompt), ("question", entry.question)):
+        if text is not None and (fault := placeholders.fault_of_prompt(text)):
+            return f"the {name} {fault}"
+    return ""
 
 
 def _is_file(file: Path) -> bool:

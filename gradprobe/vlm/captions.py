@@ -3,16 +3,18 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from gradprobe.data.reader import PictureError, read_picture
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.vlm.caption_files import Listing, hash_of, list_captions, told
+from gradprobe.vlm.placeholders import Placeholders
 
 PROMPT = "Describe the image briefly."  # the paper does not say what it asks
 HELD_OUT = 256  # images kept for validation, where a tenth of all is not less
@@ -74,7 +76,7 @@ class CaptionSource(Protocol):
 class Captions:
     """Captioned images on disk; some images are held out, for validation and probes.
 
-    A training image that cannot be decoded is found out when its turn comes; the next one of the order stands in for
+    A training image that cannot be used is found out when its turn comes; the next one of the order stands in for
     it. So what is at a position does not depend on what was read before. An image that was decoded once is decoded
     again only when somebody looks at it: what a vision tower made of it may be known.
 
@@ -83,12 +85,14 @@ class Captions:
         held: positions of the entries that probes read.
         rest: positions of those that training reads.
         template: a prompt's text -> the prompt with the image's placeholder.
+        check: raises `PictureError` for an image that the model does not take.
     """
 
     listing: Listing
     held: tuple[int, ...]
     rest: tuple[int, ...]
     template: Callable[[str], str]
+    check: Callable[[Image.Image], None] | None = None
     # What is known of images so far: why one cannot be read, "" if it can. It saves work and changes no answer.
     _known: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -110,7 +114,7 @@ class Captions:
     @property
     def skipped(self) -> tuple[str, ...]:
         """The first few lines and images that could not be used so far, and how many others there are."""
-        unreadable = tuple(f"{image}: {why}" for image, why in sorted(dict(self._known).items()) if why)
+        unreadable = tuple(f"{image} {why}" for image, why in sorted(dict(self._known).items()) if why)
         return told(self.listing.faults + unreadable)
 
     @property
@@ -167,7 +171,7 @@ class Captions:
         raise GradprobeError(f"none of the {len(order)} training images can be read{self._because()}; give others")
 
     def read(self, index: int) -> Example | None:
-        """The example of an entry; None if its image cannot be decoded, which is told in `skipped`."""
+        """The example of an entry; None if its image cannot be used, which is told in `skipped`."""
         entry = self.listing.entries[index]
         known = self._known.get(entry.image)
         if known:
@@ -175,24 +179,22 @@ class Captions:
         image: Any = partial(self._again, entry.image)
         if known is None:
             try:
-                image = self._decode(entry.image)
-            except Exception as error:  # PIL's decoders fail in many ways on broken files
-                self._known[entry.image] = f"cannot be read ({type(error).__name__})"
+                image = read_picture(self.listing.root / entry.image)
+                if self.check is not None:
+                    self.check(image)
+            except PictureError as error:
+                self._known[entry.image] = str(error)
                 return None
             self._known[entry.image] = ""
         question = None if entry.question is None else self.template(entry.question)
         prompt = self.template(entry.prompt or PROMPT)
         return Example(entry.id, image, prompt, entry.caption, question, entry.answer)
 
-    def _decode(self, image: str) -> Image.Image:
-        with Image.open(self.listing.root / image) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")  # upright, as whoever described it saw it
-
     def _again(self, image: str) -> Image.Image:
         try:
-            return self._decode(image)
-        except Exception as error:
-            raise GradprobeError(f"{self.listing.root / image} can no longer be read ({error})") from None
+            return read_picture(self.listing.root / image)
+        except PictureError as error:
+            raise GradprobeError(f"{self.listing.root / image} can no longer be read: it {error}") from None
 
     def _because(self) -> str:
         return f" ({'; '.join(self.skipped)})" if self.skipped else ""
@@ -204,6 +206,7 @@ def open_captions(
     *,
     held_out: int | None = None,
     template: Callable[[str], str] | None = None,
+    processor: Any = None,
 ) -> Captions:
     r"""Captions from a file or folder, a fixed part of the images held out.
 
@@ -216,7 +219,9 @@ def open_captions(
             ``.txt`` of the same name beside each.
         image_root: what the paths in a file are relative to; None: the file's own folder.
         held_out: images to hold out; None: a tenth, at least 1 and at most 256.
-        template: a prompt's text -> the prompt with the image's placeholder, as `template_of` gives; None: LLaVA's.
+        template: a prompt's text -> the prompt with the image's placeholder; None: as `template_of` the processor.
+        processor: of the model that will read them: images that it refuses, and texts that hold its placeholders, are
+            passed over and told; None: LLaVA's placeholder ``<image>``, and any image.
 
     Raises:
         UsageError: no such file or folder, no usable caption in it, or nothing would be left to train on.
@@ -232,7 +237,7 @@ def open_captions(
         >>> captions.size, captions.epoch, captions.train(0, 1, seed=0)[0].prompt
         (1, 1, '<image>\nDescribe the image briefly.')
     """
-    listing = list_captions(path, image_root)
+    listing = list_captions(path, image_root, Placeholders.of(processor))
     images = sorted({entry.image for entry in listing.entries}, key=hash_of)
     count = max(1, min(HELD_OUT, len(images) // 10)) if held_out is None else held_out
     if not 0 <= count < len(images):
@@ -244,10 +249,11 @@ def open_captions(
     sides: Sequence[list[int]] = [], []
     for i, entry in enumerate(listing.entries):
         sides[entry.image in chosen].append(i)
-    found = Captions(listing, (), tuple(sides[0]), template or placed("<image>"))
+    check = None if processor is None else taken_by(processor)
+    found = Captions(listing, (), tuple(sides[0]), template or template_of(processor), check)
     with ThreadPoolExecutor(_THREADS) as pool:
         readable = [i for i, read in zip(sides[1], pool.map(found.read, sides[1]), strict=True) if read is not None]
-    held = Captions(listing, tuple(readable), found.rest, found.template)
+    held = replace(found, held=tuple(readable))
     held._known.update(found._known)
     return held
 
@@ -279,6 +285,30 @@ def template_of(processor: Any) -> Callable[[str], str]:
         return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
     return chat
+
+
+def taken_by(processor: Any) -> Callable[[Image.Image], None]:
+    """Return a check that a model's processor takes an image; what it says of one goes for all of the same size.
+
+    Args:
+        processor: as ``AutoProcessor`` gives it.
+    """
+    refused: dict[tuple[int, int], str] = {}
+
+    def check(image: Image.Image) -> None:
+        if image.size not in refused:
+            try:
+                processor.image_processor(images=[image], return_tensors="pt")
+                refused[image.size] = ""
+            except MemoryError:
+                raise
+            except Exception as error:  # each family refuses in its own way
+                refused[image.size] = " ".join(str(error).split()) or type(error).__name__
+        if refused[image.size]:
+            width, height = image.size
+            raise PictureError(f"is {width} x {height}, which the model's processor refuses ({refused[image.size]})")
+
+    return check
 
 
 def _order(seed: int, count: int) -> np.ndarray:

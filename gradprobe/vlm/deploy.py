@@ -18,6 +18,7 @@ from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import write_whole
 from gradprobe.registry import check_trusted, part
 from gradprobe.vlm.model import VLM, Seen, Sequence, open_vlm
+from gradprobe.vlm.placeholders import Placeholders
 from gradprobe.vlm.sequence import assemble
 
 SAME = {"family": "family", "tower": "tower", "tower_width": "width", "dim": "token width", "text_width": "text width"}
@@ -174,11 +175,15 @@ def inputs_of(vlm: VLM, images: Several[Any], prompt: str) -> Mapping[str, Any]:
             the chat template of the model, images first, or simply after the images where there is no template.
 
     Raises:
-        UsageError: there is no processor, or other placeholders than images.
+        UsageError: there is no processor, other placeholders than images, or the processor refuses them.
     """
     if vlm.processor is None:
         raise UsageError(f"{vlm.name} was opened without a processor; use open_vlm, or VLM.of(model, processor)")
-    place = getattr(vlm.processor, "image_token", "<image>")
+    places = Placeholders.of(vlm.processor)
+    place = places.image
+    advice = f"write {place} once for each image, or not at all"
+    if fault := places.fault_of_prompt(prompt, len(images)):
+        raise UsageError(f"the prompt {fault}; {advice}")
     if place not in prompt:
         if getattr(vlm.processor, "chat_template", None):
             content = [{"type": "image"} for _ in images] + [{"type": "text", "text": prompt}]
@@ -186,12 +191,12 @@ def inputs_of(vlm: VLM, images: Several[Any], prompt: str) -> Mapping[str, Any]:
             prompt = vlm.processor.apply_chat_template(messages, add_generation_prompt=True)
         else:
             prompt = " ".join([*[place] * len(images), prompt])
-    if prompt.count(place) != len(images):
-        raise UsageError(
-            f"the prompt has {prompt.count(place)} times {place} for {len(images)} images; write it once for each "
-            "image, or not at all"
-        )
-    return vlm.processor(images=list(images) or None, text=[prompt], return_tensors="pt")
+    try:
+        return vlm.processor(images=list(images) or None, text=[prompt], return_tensors="pt")
+    except (ValueError, TypeError, IndexError, KeyError) as error:
+        sizes = ", ".join(" x ".join(map(str, image.size)) for image in images if hasattr(image, "size"))
+        reason = " ".join(str(error).split())[:160]
+        raise UsageError(f"the processor of {vlm.name} refuses prompt or images ({sizes}): {reason}") from None
 
 
 def save(folder: Path | str, scorer: nn.Module, about: Mapping[str, Any]) -> Path:

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradprobe.vlm.captions import Example
+from gradprobe.data.reader import PictureError
+from gradprobe.errors import GradprobeError
+from gradprobe.vlm.captions import Example, taken_by
 from gradprobe.vlm.model import VLM
 
 ROWS = 32  # images that the tower looks at together
@@ -85,13 +87,32 @@ def sights(vlm: VLM, examples: Sequence[Example], names: Mapping[str, Any]) -> l
     return [found[key] for key in keys]
 
 
+def _tell_refused(processor: Any, examples: Sequence[Example], images: Sequence[Any]) -> None:
+    """Name the first image that the processor refuses.
+
+    Raises:
+        GradprobeError: there is one.
+    """
+    check = taken_by(processor)
+    for example, image in zip(examples, images, strict=True):
+        try:
+            check(image)
+        except PictureError as error:
+            told = f"the image of the caption {example.caption[:60]!r} {error}"
+            raise GradprobeError(f"{told}; leave it out, or open the captions with processor=") from None
+
+
 def _look(vlm: VLM, examples: Sequence[Example]) -> list[Sight]:
     images = [e.image() if callable(e.image) else e.image for e in examples]
     if all(isinstance(image, np.ndarray) and image.dtype == np.float32 for image in images):
         inputs = {"pixel_values": torch.from_numpy(np.stack(images))}
     else:
         assert vlm.processor is not None
-        inputs = dict(vlm.processor.image_processor(images=images, return_tensors="pt"))
+        try:
+            inputs = dict(vlm.processor.image_processor(images=images, return_tensors="pt"))
+        except (ValueError, TypeError):
+            _tell_refused(vlm.processor, examples, images)
+            raise
     weight = next(vlm.model.parameters())
     inputs = {
         name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from gradprobe.data.pictures import GRID, SIDE, Object, objects_of, pictures
 from gradprobe.data.pictures_text import captions, prompt_of_caption, prompt_of_question, questions
 from gradprobe.errors import UsageError
-from gradprobe.vlm.captions import Captions, Example, open_captions, template_of
+from gradprobe.vlm.captions import Captions, Example, open_captions
 from gradprobe.vlm.model import VLM
 
 
@@ -74,7 +74,7 @@ def source_of(name: str, data: str | None, vlm: VLM) -> PictureSource | Captions
         UsageError: another model without data, or data that cannot be used.
     """
     if data is not None:
-        return open_captions(data, template=template_of(vlm.processor))
+        return open_captions(data, processor=vlm.processor)
     if name != "scenes-vlm":
         raise UsageError(f"--task {name} needs captioned images: give --data captions.jsonl or a folder of them")
     return PictureSource()

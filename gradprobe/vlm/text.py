@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradprobe.errors import UsageError
 from gradprobe.vlm.captions import Example
 from gradprobe.vlm.model import VLM, Prompt, Seen
 from gradprobe.vlm.sights import Sight
@@ -67,6 +68,10 @@ def _text(vlm: VLM, pairs: Sequence[tuple[str, str]], found: Sequence[Sight]) ->
     ]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     after = [tokenizer(answer, add_special_tokens=False)["input_ids"] + end for _, answer in pairs]
+    for (_, answer), ids in zip(pairs, after, strict=True):
+        if vlm.model.config.image_token_id in ids:
+            told = f"the text {answer[:60]!r} has the model's placeholder {image} in it"
+            raise UsageError(f"{told}, and there is no picture for it; leave it out")
     length = max(len(a) + len(b) for a, b in zip(before, after, strict=True))
     ids = torch.full((len(pairs), length), tokenizer.pad_token_id or 0)
     mask, labels = torch.zeros_like(ids), torch.full_like(ids, IGNORED)
