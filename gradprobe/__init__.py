@@ -34,6 +34,7 @@ _HOME = {
     "fidelity": "probes.fidelity",
     "filter_normalized": "directions",
     "from_metric": "planes",
+    "functional_call": "functional",
     "landscape": "probes.landscape",
     "line": "planes",
     "load_scorer": "deploy",

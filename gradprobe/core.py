@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gradprobe.about import About, joined
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.nans import refuse_nan
 
 
 @dataclass(frozen=True)
@@ -330,13 +331,17 @@ def top_k(values: Tensor, k: int) -> Tensor:
         k: how many, 1..N.
 
     Returns:
-        ``(B, K)`` indices, ascending.
+        ``(B, K)`` indices, ascending; no graph.
+
+    Raises:
+        GradprobeError: some values are NaN.
 
     Example:
         >>> top_k(torch.tensor([[3.0, 1.0, 3.0, 2.0]]), 2).tolist()
         [[0, 2]]
     """
-    return values.argsort(dim=-1, descending=True, stable=True)[..., :k].sort(dim=-1).values
+    ranked = refuse_nan(values.detach()).argsort(dim=-1, descending=True, stable=True)
+    return ranked[..., :k].sort(dim=-1).values
 
 
 def deployed(patches: Tensor, scores: Tensor, k: int) -> Selection:
@@ -353,11 +358,11 @@ def deployed(patches: Tensor, scores: Tensor, k: int) -> Selection:
 
     Source: DiffPrune, Eq. 3.
     """
-    index = top_k(scores.detach(), k)
+    index = top_k(scores, k)
     kept = patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
     return Selection(kept, torch.zeros_like(scores).scatter(-1, index, 1.0), index=index)
 
 
 def top_k_mask(values: Tensor, k: int) -> Tensor:
     """One at each of the K largest values of a row, zero elsewhere, ``(B, N)`` in the dtype of ``values``."""
-    return torch.zeros_like(values).scatter(-1, top_k(values.detach(), k), 1.0)
+    return torch.zeros_like(values).scatter(-1, top_k(values, k), 1.0)

@@ -1,8 +1,9 @@
 """Directions in parameter space: random and filter-normalised, between checkpoints, and the PCA of a trajectory.
 
 Parameters and directions are ``{name: tensor}``, as ``torch.func.functional_call`` takes them. A direction says nothing
-about names that it does not hold: those parameters stay where they are. Entries that are not floating point (counters
-among the buffers) are never moved.
+about names that it does not hold: those parameters stay where they are. A complex parameter moves as its real and
+imaginary parts do. Whole numbers and booleans (counters among the buffers) are never moved; what cannot move but should
+(a quantised or sparse parameter) is refused by name.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from fnmatch import fnmatchcase
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 
@@ -28,21 +29,24 @@ def filter_normalized(params: Params, seed: int, one_d: str = "zero") -> dict[st
     """A random direction in which every filter moves by its own norm: one unit is 100 % of each filter.
 
     ``d_f = g_f |theta_f| / |g_f|`` with g standard Gaussian and f a filter, that is a slice along dimension 0 of a
-    parameter with two or more dimensions (a row of a linear layer, an output channel of a convolution). A zero filter
-    stays zero. The numbers are keyed by (seed, name) and made on the CPU in float32: a parameter's direction is the
+    parameter with two or more dimensions (a row of a linear layer, an output channel of a convolution). Real and
+    imaginary parts of a complex filter count alike, ``|theta_f|^2 = sum_i |theta_fi|^2``. A zero filter stays zero.
+    The numbers are keyed by (seed, name) and made on the CPU in float32: a parameter's direction is the
     same whatever else is in ``params``, and on every device.
 
     Args:
-        params: theta; any floating dtypes and devices.
+        params: theta; any floating or complex dtypes, and devices.
         seed: non-negative; other seeds give independent directions.
         one_d: what biases and norm layers (one dimension or none) do: ``zero`` (they stay; Li et al.), ``vector``
-            (the whole parameter is one filter) or ``element`` (each number is one: ``+-|theta_i|``).
+            (the whole parameter is one filter) or ``element`` (each number is one: ``+-|theta_i|``, a complex one in
+            a random phase).
 
     Returns:
-        The direction, with the names, shapes, dtypes and devices of the floating-point entries of ``params``.
+        The direction, with the names, shapes, dtypes and devices of the floating and complex entries of ``params``.
 
     Raises:
-        UsageError: an unknown ``one_d``, a seed that is not a non-negative integer, or nothing to move.
+        UsageError: an unknown ``one_d``, a seed that is not a non-negative integer, nothing to move, or a parameter
+            that cannot be moved (quantised, sparse, without values).
 
     Source:
         Li et al. 2018, arXiv 1712.09913, section 4.
@@ -140,7 +144,7 @@ def pca_directions(trajectory: Sequence[Params]) -> PCA:
     )  # fmt: skip
     for name, piece, x in _offsets(trajectory):
         for direction, w in zip(directions, weights.T, strict=True):
-            direction[name].view(-1)[piece] = (torch.from_numpy(w.copy()).to(x) @ x).to(direction[name].dtype)
+            _reals(direction[name])[piece] = torch.from_numpy(w.copy()).to(x) @ x
     first, second = directions
     _divide(first, _dot(first, first) ** 0.5)
     overlap = _dot(first, second)  # what rounding left of it
@@ -179,6 +183,8 @@ def select(params: Params, pattern: str) -> dict[str, Tensor]:
 
 def cosine(d1: Params, d2: Params) -> float:
     """``<d1, d2> / (|d1| |d2|)`` in float64, a name that one does not hold counting as zero; NaN for a zero direction.
+
+    Complex entries count as vectors of their real and imaginary parts.
 
     Example:
         >>> cosine({"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([1.0, 0.0]), "b": torch.ones(1)})
@@ -228,30 +234,57 @@ def check_directions(params: Params, directions: Sequence[Params]) -> None:
                 raise UsageError(f"d{i} moves {name!r}, which theta does not have; {nearest(name, params)}")
             if d.device != params[name].device:
                 raise UsageError(f"d{i} has {name!r} on {d.device}, theta on {params[name].device}; move one of them")
-            if not params[name].is_floating_point():
+            if not _continuous(params[name]):
                 raise UsageError(f"d{i} moves {name!r}, which is {params[name].dtype}; leave it out of the direction")
 
 
 def _movable(params: Params) -> dict[str, Tensor]:
     if not isinstance(params, Mapping) or not all(isinstance(p, Tensor) for p in params.values()):
         raise UsageError("parameters must be a dict of tensors by name; give dict(model.named_parameters())")
-    found = {name: p for name, p in params.items() if p.is_floating_point()}
-    if not found:
+    for name, p in params.items():
+        _check_movable(name, p)
+    movable = {name: p for name, p in params.items() if _continuous(p)}
+    if not movable:
         raise UsageError("there is no floating-point parameter to move; give dict(model.named_parameters())")
-    return found
+    return movable
+
+
+def _continuous(p: Tensor) -> bool:
+    return p.is_floating_point() or p.is_complex()
+
+
+def _check_movable(name: str, p: Tensor) -> None:
+    """Refuse a parameter that a direction ought to move and cannot; whole numbers among the buffers just stay."""
+    kind = ""
+    if p.is_quantized or (isinstance(p, nn.Parameter) and not _continuous(p)):
+        kind = f"{p.dtype}, a parameter of whole numbers"
+    elif p.is_floating_point() and torch.finfo(p.dtype).bits < 16:
+        kind = f"{p.dtype}, which torch does not calculate with"
+    elif p.layout != torch.strided:
+        kind = f"of layout {p.layout}"
+    elif p.is_meta:
+        kind = "on the meta device, without values"
+    if kind:
+        raise UsageError(f"{name!r} is {kind}; no direction can move it: leave it out of the parameters")
 
 
 def _scaled(p: Tensor, name: str, seed: int, one_d: str) -> Tensor:
     if p.ndim < 2 and one_d == "zero":
         return torch.zeros_like(p)
     key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
-    numbers = np.random.Generator(np.random.SFC64([seed, key])).standard_normal(p.numel(), dtype=np.float32)
-    g, w = torch.from_numpy(numbers).double(), p.to("cpu", torch.float64)
+    w = _reals(p).to("cpu", torch.float64)
+    numbers = np.random.Generator(np.random.SFC64([seed, key])).standard_normal(w.numel(), dtype=np.float32)
+    g = torch.from_numpy(numbers).double()
     filters = len(p) if p.ndim >= 2 else p.numel() if one_d == "element" else 1
     if p.numel():
         g, w = g.reshape(filters, -1), w.reshape(filters, -1)
         g *= w.norm(dim=1, keepdim=True) / g.norm(dim=1, keepdim=True).clamp(min=1e-100)
-    return g.reshape(p.shape).to(p)
+    return (torch.view_as_complex(g.reshape(*p.shape, 2)) if p.is_complex() else g.reshape(p.shape)).to(p)
+
+
+def _reals(p: Tensor) -> Tensor:
+    """The numbers in a parameter in a row; of complex ones real and imaginary parts. A view if it is contiguous."""
+    return (torch.view_as_real(p.resolve_conj()) if p.is_complex() else p).reshape(-1)
 
 
 def _moved(p: Tensor, moves: list[tuple[float, Tensor]]) -> Tensor:
@@ -265,7 +298,7 @@ def _moved(p: Tensor, moves: list[tuple[float, Tensor]]) -> Tensor:
 
 
 def _wider(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if torch.finfo(dtype).bits < 32 else torch.float64
+    return torch.promote_types(torch.float32 if torch.finfo(dtype).bits < 32 else torch.float64, dtype)
 
 
 def _check_same(ours: str, a: Params, theirs: str, b: Params) -> None:
@@ -281,15 +314,18 @@ def _check_shapes(a: Params, b: Params, ours: str, theirs: str) -> None:
         if name in b and p.shape != b[name].shape:
             shapes = f"{tuple(b[name].shape)} in {theirs} and {tuple(p.shape)} in {ours}"
             raise UsageError(f"{name!r} is {shapes}; give tensors of one architecture")
+        if name in b and p.is_complex() != b[name].is_complex():
+            dtypes = f"{b[name].dtype} in {theirs} and {p.dtype} in {ours}"
+            raise UsageError(f"{name!r} is {dtypes}; give both real or both complex (x.to(dtype))")
 
 
 def _offsets(trajectory: Sequence[Params]) -> Iterator[tuple[str, slice, Tensor]]:
     """A name, a stretch of that parameter, and there the checkpoints minus the last one, ``(T, stretch)``."""
     origin = _movable(trajectory[-1])
     for name, p in origin.items():
-        flat = [checkpoint[name].detach().reshape(-1) for checkpoint in trajectory]
-        for start in range(0, p.numel(), CHUNK):
-            piece = slice(start, min(start + CHUNK, p.numel()))
+        flat = [_reals(checkpoint[name].detach()) for checkpoint in trajectory]
+        for start in range(0, len(flat[-1]), CHUNK):
+            piece = slice(start, min(start + CHUNK, len(flat[-1])))
             rows = torch.stack([row[piece].to(p.device, torch.float64) for row in flat])
             yield name, piece, rows - rows[-1]
 
@@ -312,12 +348,12 @@ def _principal(gram: NDArray[np.float64], trajectory: Sequence[Params]) -> tuple
 
 
 def _rows(directions: Sequence[Params], name: str, piece: slice) -> Tensor:
-    return torch.stack([d[name].view(-1)[piece].double() for d in directions])
+    return torch.stack([_reals(d[name])[piece].double() for d in directions])
 
 
 def _dot(d1: Params, d2: Params) -> float:
     pairs = [(d.detach(), d2[name].detach().to(d.device)) for name, d in d1.items() if name in d2]
-    return sum(float(x.double().reshape(-1) @ y.double().reshape(-1)) for x, y in pairs)
+    return sum(float(_reals(x).double() @ _reals(y).double()) for x, y in pairs)
 
 
 def _divide(direction: dict[str, Tensor], norm: float) -> None:

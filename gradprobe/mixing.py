@@ -22,8 +22,8 @@ def root(x: Tensor) -> Tensor:
 
     The derivative of sqrt at 0 is infinite, but that of a soft top-K weight falls faster, so the product's limit is 0.
     """
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, torch.ones_like(x)).sqrt(), torch.zeros_like(x))
+    flat = x <= 0  # a NaN is not: it stays visible
+    return torch.where(flat, torch.zeros_like(x), torch.where(flat, torch.ones_like(x), x).sqrt())
 
 
 def mix(patches: Tensor, signal: Tensor, weights: Tensor, sigma: float | str, noise: Noise) -> Tensor:

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from gradprobe.directions import Params, along, check_directions
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.functional import functional_call, safe_functional_calls
 
 Loss = Callable[[dict[str, Tensor]], Tensor | float]
 Progress = Callable[[str, int, int], None]
@@ -52,8 +52,8 @@ def plane(
 
     Args:
         loss: a dict like ``params`` -> a scalar; for a model ``lambda p: criterion(functional_call(model, p, (x,)),
-            y)`` with ``torch.func.functional_call``. It may seed the global generators: they are put back. Buffers that
-            a model in training mode updates (BatchNorm) are seen and put back only if they are in ``params`` too.
+            y)`` with ``torch.func.functional_call``, which inside this call leaves the model as it was, its buffers and
+            submodules with two names included. It may seed the global generators: they are put back.
         params: theta; what no direction holds stays.
         d1: a direction, such as ``filter_normalized`` gives.
         d2: another.
@@ -121,7 +121,7 @@ def losses_at(
         raise UsageError(f"coordinates of shape {points.shape}; give {wanted}")
     check_directions(params, directions)
     values = np.empty(len(points))
-    with _as_found(params) as check_unwritten, torch.no_grad():
+    with safe_functional_calls(), _as_found(params) as check_unwritten, torch.no_grad():
         theta = [0.0] * len(directions)
         centre = _value(loss, params, directions, theta)
         check_unwritten()
@@ -171,8 +171,7 @@ class _Wrapper:
     params: Params
 
     def forward(self, x: Any) -> Any:
-        buffers = {name: value.clone() for name, value in self.model.named_buffers()}
-        return functional_call(self.model, {**buffers, **self.params}, (x,))
+        return functional_call(self.model, self.params, (x,))
 
     def __getattr__(self, name: str) -> Any:
         raise UsageError(f"the metric asks the model for {name!r}, from_metric gives forward(x) only; give a function")
@@ -235,4 +234,4 @@ def _as_found(params: Params) -> Iterator[Callable[[], None]]:
 
 
 def _bits(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    return tensor.detach().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)

@@ -163,4 +163,4 @@ def _share(path: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _norm(direction: Params) -> float:
-    return float(sum(float(d.detach().double().square().sum()) for d in direction.values()) ** 0.5)
+    return float(sum(float(d.detach().abs().double().square().sum()) for d in direction.values()) ** 0.5)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call
 
 from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Task, apply
 from gradprobe.directions import Params
+from gradprobe.functional import functional_call
 from gradprobe.probes.scores import ScoreField
 from gradprobe.workers import ROWS, one_thread
 
@@ -123,17 +123,18 @@ def piece_losses(plane: Plane, batch: Batch, piece: Piece, scores_at: ScoreField
     runs = _Runs(plane.task, batch)
     columns = range(piece.columns.start, piece.columns.stop)
     which = np.empty((len(columns), len(batch.ids)), dtype=np.int64)  # the evaluation that gives each loss
+    undefined = np.zeros(which.shape, dtype=bool)
     before: Selection | None = None
     for cell, j in enumerate(columns):
         noise = Noise(plane.seed, batch.ids).draw(1 + piece.row * len(plane.b) + j) if plane.fresh else common
-        scores = row(float(plane.b[j]))
+        scores, undefined[cell] = _without_nan(row(float(plane.b[j])))
         now = apply(plane.operator, batch.tokens.patches, scores, plane.k, noise, plane.name)
         changed = torch.arange(len(batch.ids)) if before is None else _changed(now, before)
         which[cell] = which[cell - 1]
         which[cell, changed.numpy()] = runs.add(now, changed)
         before = now
         tick()
-    return runs.losses()[which]
+    return np.where(undefined, np.nan, runs.losses()[which])
 
 
 def plain_losses(plane: Plane, groups: list[Batch], params: Params) -> NDArray:
@@ -141,13 +142,19 @@ def plain_losses(plane: Plane, groups: list[Batch], params: Params) -> NDArray:
     found = []
     with one_thread(), plane.task.running(), torch.no_grad():
         for batch in groups:
-            scores = functional_call(plane.task.scorer, dict(params), (batch.tokens.patches,))
+            scores, undefined = _without_nan(functional_call(plane.task.scorer, params, (batch.tokens.patches,)))
             noise = Noise(plane.seed, batch.ids)
             now = apply(plane.operator, batch.tokens.patches, scores, plane.k, noise, plane.name)
             runs = _Runs(plane.task, batch)
             numbers = runs.add(now, torch.arange(len(batch.ids)))
-            found.append(runs.losses()[numbers])
+            found.append(np.where(undefined, np.nan, runs.losses()[numbers]))
     return np.concatenate(found)
+
+
+def _without_nan(scores: Tensor) -> tuple[Tensor, NDArray[np.bool_]]:
+    """Scores that an operator can rank, and the images ``(B,)`` whose loss is NaN because a score of theirs is."""
+    undefined = scores.isnan().any(-1)
+    return scores.masked_fill(undefined[:, None], 0), undefined.cpu().numpy()
 
 
 class _Stopped(Exception):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gradprobe import registry
 from gradprobe.core import Batch, Noise, SelectionOperator, Task, check_k
-from gradprobe.probes.gradients import centred, gram_by_group, score_gradient, write_scorer_gradient
+from gradprobe.probes.gradients import centred, gram_by_group, real_parameters, score_gradient, write_scorer_gradient
 from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
 from gradprobe.results import CoherenceResult
 from gradprobe.train import LEARNING_RATE, train
@@ -70,7 +70,7 @@ def coherence(
             task, operator, k, name, steps=steps, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
             progress=progress,
         )  # fmt: skip
-        parameters = [p for p in task.scorer.parameters() if p.requires_grad]
+        parameters = list(real_parameters(task.scorer).values())
         rows = _Rows(batches, draws, parameters)
         for b, batch in enumerate(probed):
             _measure(task, operator, k, name, batch, b, seed, parameters, rows)
@@ -102,6 +102,7 @@ def question_of(
     """
     check_k(k, task.n_tokens)
     check_counts({"batches": (batches, 3), "batch-size": (batch_size, 1), "draws": (draws, 2), "steps": (steps, 0)})
+    real_parameters(task.scorer)
     settings: dict[str, Any] = {
         "batches": batches, "batch_size": batch_size, "draws": draws, "steps": steps, "seed": seed
     }  # fmt: skip

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gradprobe import registry
 from gradprobe.core import SelectionOperator, Task, check_k
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.probes.gradients import real_parameters
 from gradprobe.probes.hessian import Surface, examine, in_float64
 from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
 from gradprobe.results import CurvatureResult
@@ -130,7 +131,7 @@ def question_of(
             f"--images {images} is not possible with --batch-size {batch_size}; give --images {below} or "
             f"{below + batch_size}, or another --batch-size"
         )
-    parameters = sum(p.numel() for p in task.scorer.parameters() if p.requires_grad)
+    parameters = sum(p.numel() for p in real_parameters(task.scorer).values())
     if eigenvalues >= parameters:
         raise UsageError(
             f"--eigenvalues {eigenvalues} is not possible: the scorer has {parameters} parameters; give fewer"

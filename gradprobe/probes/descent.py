@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call
 
 from gradprobe.agreement import different
 from gradprobe.core import Batch, Task, deployed, top_k_mask
-from gradprobe.probes.gradients import gram_by_group, refuse_nonfinite, write_scorer_gradient
+from gradprobe.functional import functional_call
+from gradprobe.probes.gradients import gram_by_group, real_parameters, refuse_nonfinite, write_scorer_gradient
 from gradprobe.workers import ROWS, groups_of, in_threads
 
 GROUPS = 16  # of images, for the jackknife in parameters
@@ -49,7 +49,7 @@ def deployed_losses(task: Task, batch: Batch, k: int, scores: Tensor, images: Te
 
 def groups_for(task: Task, images: int) -> int:
     """How many groups of images a jackknife in parameters has: 16, or as many as memory bears, at least 4."""
-    parameters = sum(p.numel() for p in task.scorer.parameters() if p.requires_grad)
+    parameters = sum(p.numel() for p in real_parameters(task.scorer).values())
     return min(images, GROUPS, max(4, int(NUMBERS // (VECTORS * parameters))))
 
 
@@ -66,7 +66,7 @@ def group_gradients(
         workers: threads.
         tick: told how many groups are done, and of how many.
     """
-    parameters = [p for p in task.scorer.parameters() if p.requires_grad]
+    parameters = list(real_parameters(task.scorer).values())
     ends = np.linspace(0, len(batch.ids), groups + 1).round().astype(int)
     out = torch.empty(groups, len(u), sum(p.numel() for p in parameters), dtype=parameters[0].dtype)
 
@@ -135,7 +135,7 @@ class HeldOut:
             tick: told how many groups of images are done, and of how many.
         """
         theta = {name: p.detach() for name, p in self.task.scorer.named_parameters()}
-        moving = [name for name, p in self.task.scorer.named_parameters() if p.requires_grad]
+        moving = list(real_parameters(self.task.scorer))
         size = math.sqrt(sum(float(theta[name].double().square().sum()) for name in moving))
         g = direction.double() / direction.double().norm().clamp(min=torch.finfo(torch.float64).tiny)
         pieces = g.split([theta[name].numel() for name in moving])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.core import Batch, Noise, SelectionOperator, Task
-from gradprobe.errors import GradprobeError
+from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.objective import objective
 
 
@@ -40,6 +40,22 @@ def score_gradient(
     if u is not None:
         refuse_nonfinite(u, "gradient", name, batch)
     return ScoreGradient(losses.detach(), u)
+
+
+def real_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the scorer's parameters that have a gradient, by name.
+
+    Raises:
+        UsageError: one is complex: a row of real numbers would hold its real part alone.
+    """
+    found = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
+    for name, p in found.items():
+        if p.is_complex():
+            raise UsageError(
+                f"the scorer's parameter {name!r} is {p.dtype}, and gradients are compared as real vectors; keep it as "
+                "torch.view_as_real(x) in the scorer, or give it requires_grad=False"
+            )
+    return found
 
 
 def centred(u: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from gradprobe.core import Batch, Noise, SelectionOperator, Task, Tokens
 from gradprobe.errors import GradprobeError
+from gradprobe.functional import functional_call
 from gradprobe.objective import objective
-from gradprobe.probes.gradients import refuse_nonfinite
+from gradprobe.probes.gradients import real_parameters, refuse_nonfinite
 from gradprobe.tasks import Classification
 
 RUNGS = 10.0 ** -np.arange(1, 6.5, 0.5)  # steps of the differences, as a share of the loss that they would change
@@ -84,7 +84,7 @@ class Surface:
         return objective(self.task, self.operator, self.k, batch, scores, Noise(self.seed, batch.ids), self.name)[1]
 
     def _parameters(self) -> list[tuple[str, Tensor]]:
-        return [(name, p) for name, p in self.task.scorer.named_parameters() if p.requires_grad]
+        return list(real_parameters(self.task.scorer).items())
 
     def _summed(self, of_batch: Callable[[Batch], Tensor | None]) -> Tensor:
         total = torch.zeros_like(self.theta, dtype=torch.float64)

@@ -16,6 +16,7 @@ from gradprobe.core import Batch, Noise, Task, check_k
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.journal import opened
 from gradprobe.probes.descent import HeldOut, deployed_losses, group_gradients, groups_for, own_products
+from gradprobe.probes.gradients import real_parameters
 from gradprobe.probes.questions import Progress, check_counts, check_same, environment, task_of, versions
 from gradprobe.probes.smoothing import BLOCK, PARTS, Parts, block_gradients
 from gradprobe.results import ReferenceResult, Store
@@ -117,6 +118,7 @@ def question_of(
         asked.pop("scorer", None)  # it plays no part
         return asked
     check_counts({"held-out": (held_out, 3)})
+    real_parameters(task.scorer)
     return asked | {"held_out": held_out, "ladder": _text("ladder", ladder)}
 
 

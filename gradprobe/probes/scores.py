@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from gradprobe.directions import Params, along
+from gradprobe.functional import functional_call
 from gradprobe.scorers import TwoLayer
 
 BLOCK = 64  # tokens of a hidden layer at a time: what a core's cache holds

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from gradprobe.about import About
-from gradprobe.core import Noise
+from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import check_positive
 from gradprobe.softtopk import soft_topk
 
@@ -40,7 +39,7 @@ class DecoupledSTE:
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
-            return torch.ones_like(scores)
+            return top_k_mask(scores, k)
         p = soft_topk(scores.detach(), k, self.tau_f, cdf="logistic")
         drawn = (noise.uniform(scores.shape[1:], like=scores.double()) < p).to(scores.dtype)
         soft = soft_topk(scores, k, self.tau_b, cdf="logistic")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.about import About
-from gradprobe.core import Noise
+from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 
 LOW, HIGH = -0.1, 1.1  # gamma and zeta: how far the concrete variable is stretched beyond [0, 1]
@@ -46,7 +46,7 @@ class HardConcrete:
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
-            return torch.ones_like(scores)
+            return top_k_mask(scores, k)
         u = noise.uniform(scores.shape[1:], like=scores.double()).logit().to(scores.dtype)
         return (torch.sigmoid((u + scores) / self.beta) * (HIGH - LOW) + LOW).clamp(0, 1)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.about import About
-from gradprobe.core import Noise
+from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import check_positive
 
 
@@ -37,7 +37,7 @@ class NeuralSort:
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         n = scores.shape[-1]
         if k == n:
-            return torch.ones_like(scores)
+            return top_k_mask(scores, k)
         wide = scores if scores.dtype == torch.float64 else scores.float()
         t, order = wide.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(1, n + 1, dtype=wide.dtype, device=wide.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.about import About
-from gradprobe.core import Noise
+from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 
 
@@ -43,7 +43,7 @@ class Perturbed:
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
-            return torch.ones_like(scores)
+            return top_k_mask(scores, k)
         wide = scores if scores.dtype == torch.float64 else scores.float()
         z = noise.normal((self.samples, scores.shape[-1]), like=wide)
         kept = (wide.detach()[:, None] + self.sigma * z).topk(k, dim=-1, sorted=False).indices

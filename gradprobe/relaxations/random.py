@@ -6,6 +6,7 @@ from torch import Tensor
 
 from gradprobe.about import About
 from gradprobe.core import Noise, top_k_mask
+from gradprobe.nans import refuse_nan
 
 
 @dataclass(frozen=True)
@@ -21,4 +22,5 @@ class Random:
         return About("alpha = 1[K of N tokens at random]", "none", stochastic=True, budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        refuse_nan(scores)  # they are not read, but nobody wants a token without a score
         return top_k_mask(noise.uniform(scores.shape[1:], like=scores.double()), k).to(scores.dtype)

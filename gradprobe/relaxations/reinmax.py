@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.about import About
-from gradprobe.core import Noise
+from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import check_positive
 from gradprobe.softtopk import soft_topk
 
@@ -38,7 +38,7 @@ class ReinMax:
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
-            return torch.ones_like(scores)
+            return top_k_mask(scores, k)
         with torch.no_grad():
             p = soft_topk(scores, k, 1.0, cdf="logistic")
             drawn = (noise.uniform(scores.shape[1:], like=scores.double()) < p).to(scores.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.about import About
-from gradprobe.core import Noise
+from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import check_positive
 
 
@@ -37,7 +37,7 @@ class RelaxedSubset:
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
-            return torch.ones_like(scores)
+            return top_k_mask(scores, k)
         wide = scores if scores.dtype == torch.float64 else scores.float()
         logits = (wide + noise.gumbel(scores.shape[1:], like=wide)) / self.tau
         least = torch.finfo(wide.dtype).tiny

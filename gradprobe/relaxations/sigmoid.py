@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.about import About
-from gradprobe.core import Noise
+from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 
 
@@ -42,7 +42,7 @@ class Sigmoid:
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
-            return torch.ones_like(scores)
+            return top_k_mask(scores, k)
         return torch.sigmoid((scores - self.threshold) / self.tau)
 
     def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:

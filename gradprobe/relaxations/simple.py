@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from gradprobe.about import About
-from gradprobe.core import Noise
+from gradprobe.core import Noise, top_k_mask
 from gradprobe.ksubset import marginals, sample
 
 
@@ -38,7 +37,7 @@ class Simple:
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         n = scores.shape[-1]
         if k == n:
-            return torch.ones_like(scores)
+            return top_k_mask(scores, k)
         mu = marginals(scores, k)
         if self.forward == "marginal":
             return mu

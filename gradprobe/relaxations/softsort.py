@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.about import About
-from gradprobe.core import Noise
+from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import check_positive
 
 REACH = 600.0  # how far apart the largest and the smallest t may lie for e^t to be summed as it is
@@ -41,7 +41,7 @@ class SoftSort:
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
-            return torch.ones_like(scores)
+            return top_k_mask(scores, k)
         t, order = (scores.double() / self.tau).sort(dim=-1, descending=True, stable=True)
         narrow = bool((t[..., 0] - t[..., -1] < REACH).all())
         alpha = _by_sums(t, k) if narrow else _by_logarithms(t, k)

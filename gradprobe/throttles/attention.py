@@ -23,6 +23,6 @@ class Attention:
         return About("log alpha_i on the attention logits of key i", "exact")
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
-        present = weights > 0
-        logs = torch.where(present, weights, torch.ones_like(weights)).log()
-        return Selection(patches, weights, key_bias=torch.where(present, logs, torch.full_like(weights, -torch.inf)))
+        absent = weights <= 0  # a NaN is not: it stays visible
+        logs = torch.where(absent, torch.ones_like(weights), weights).log()
+        return Selection(patches, weights, key_bias=torch.where(absent, torch.full_like(weights, -torch.inf), logs))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gradprobe.backbones import frozen
 from gradprobe.data.pixels import displayed
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.nans import refuse_nan
 from gradprobe.vlm.dimensions import Layout, layout_of
 from gradprobe.vlm.model import VLM
 
@@ -105,7 +106,7 @@ def ranking(
 @torch.no_grad()
 def _scores(tokens: Tensor, scorer: nn.Module | None) -> Tensor:
     if scorer is None:
-        return tokens.double().norm(dim=-1)
+        return refuse_nan(tokens.double().norm(dim=-1))
     like = next(scorer.parameters(), tokens)
     with frozen(scorer):
         scores = scorer(tokens[None].to(like)).double()[0]

@@ -1,0 +1,59 @@
+"""The refusal of NaN where tokens are ranked: sorted descending, torch puts NaN before every number."""
+
+import torch
+from torch import Tensor
+from torch._C import _functorch as functorch  # torch has no public way to look through its transforms
+
+from gradprobe.errors import GradprobeError
+
+
+def refuse_nan(values: Tensor) -> Tensor:
+    """Return the values as they are, after a look at them (one wait for a GPU).
+
+    It looks through the transforms of ``torch.func``, and in compiled code it is one opaque operation, so that neither
+    stumbles over the branch on data.
+
+    Args:
+        values: scores or weights, ``(..., N)``.
+
+    Raises:
+        GradprobeError: some are NaN.
+
+    Example:
+        >>> refuse_nan(torch.tensor([[1.0, 2.0], [torch.nan, 3.0]]))
+        Traceback (most recent call last):
+        gradprobe.errors.GradprobeError: 1 of 4 scores is NaN (image 2 of 2 of the batch), and NaN has no rank; ...
+    """
+    if torch.compiler.is_compiling():
+        return _checked(values)
+    raw = values
+    while functorch.is_functorch_wrapped_tensor(raw):
+        raw = functorch.get_unwrapped(raw)
+    _check(raw)
+    return values
+
+
+def _check(values: Tensor) -> None:
+    bad = values.isnan()
+    if not bool(bad.any()):
+        return
+    count, where = int(bad.sum()), ""
+    if bad.ndim == 2:
+        images = [str(i + 1) for i, row in enumerate(bad.any(1).tolist()) if row]
+        shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
+        where = f" (image{'s' * (len(images) > 1)} {shown} of {len(bad)} of the batch)"
+    raise GradprobeError(
+        f"{count} of {bad.numel()} scores {'is' if count == 1 else 'are'} NaN{where}, and NaN has no rank; look at the "
+        "scorer's weights and inputs, train it at a lower learning rate, or run in float32 or float64"
+    )
+
+
+@torch.library.custom_op("gradprobe::refuse_nan", mutates_args=())
+def _checked(values: Tensor) -> Tensor:
+    _check(values)
+    return values.clone()
+
+
+@_checked.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values)
