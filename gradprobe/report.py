@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gradprobe.plotting.escape import visible
 from gradprobe.plotting.pages import check_html, write_html
 from gradprobe.plotting.probe_tables import QUESTIONS, Grid, probe_grids
 from gradprobe.plotting.retention_table import name_of
@@ -78,7 +79,7 @@ def check_report(path: Path | str) -> Path:
 
 def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
     jinja2: Any = importlib.import_module("jinja2")
-    strict = {"autoescape": True, "undefined": jinja2.StrictUndefined}
+    strict = {"autoescape": True, "undefined": jinja2.StrictUndefined, "finalize": _visible}
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **strict)
     environment.filters["named"] = _named
     found = rows(comparison)
@@ -107,9 +108,14 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
     )
 
 
+def _visible(value: Any) -> Any:
+    """Text of the page that is not HTML already, without control characters."""
+    return visible(value, keep="\n") if type(value) is str else value
+
+
 def _named(name: str) -> Any:
     """An operator's name that may be broken before its pluses and colons."""
-    escaped = importlib.import_module("markupsafe").escape(name)
+    escaped = importlib.import_module("markupsafe").escape(visible(name))
     wbr = importlib.import_module("markupsafe").Markup("<wbr>")
     return escaped.replace("+", wbr + "+").replace(":", wbr + ":")
 

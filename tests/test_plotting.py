@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import BarContainer, ErrorbarContainer
-from rich.console import Console
 from stored import asked, result
 
+from gradprobe.cli.screen import Screen
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.coherence import coherence_bars, fig1c, operators
 from gradprobe.plotting.style import BLUE, ORANGE, check_path, look, save_figure
@@ -201,7 +201,7 @@ def test_files_that_cannot_be_drawn(tmp_path):
 
 
 def rendered(renderable, width):
-    console = Console(width=width, file=io.StringIO())
+    console = Screen(width=width, file=io.StringIO())
     console.print(renderable)
     return console.file.getvalue()
 

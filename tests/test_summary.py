@@ -11,12 +11,12 @@ from compared import MINE, OPS, answers, comparison, cost
 from landscapes import GUMBEL, VPNOISE, landscape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from retentions import retained
-from rich.console import Console
 from stored import asked
 from stored import result as coherence
 from test_plotting_equivalence import result as equivalence
 from test_plotting_fidelity import result as fidelity
 
+from gradprobe.cli.screen import Screen
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.style import save_figure
 from gradprobe.plotting.summary import figures_of, leaderboard
@@ -209,7 +209,7 @@ def test_json_is_the_rows_with_keys_and_the_number_of_comparisons(full, table):
 
 
 def printed(renderable, width=80):
-    console = Console(file=io.StringIO(), width=width)
+    console = Screen(file=io.StringIO(), width=width)
     console.print(renderable)
     return console.file.getvalue()
 

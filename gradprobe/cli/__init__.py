@@ -1,5 +1,6 @@
 """The command line: parses, calls, prints. One file a command; heavy imports happen inside the command."""
 
+import io
 import sys
 import warnings
 from typing import Any
@@ -20,6 +21,7 @@ from gradprobe.cli.figures import figures
 from gradprobe.cli.landscape import landscape
 from gradprobe.cli.leaderboard import leaderboard
 from gradprobe.cli.operators import listing
+from gradprobe.cli.output import say
 from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
 from gradprobe.cli.store import show
@@ -41,7 +43,7 @@ app = typer.Typer(
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit
 
 
@@ -77,12 +79,15 @@ def main() -> None:
     _print_notices()
     arguments = [a for a in sys.argv[1:] if a != "--debug"]  # wherever it is written
     debug = len(arguments) < len(sys.argv) - 1
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without these characters shows their numbers
     try:
         code = app(arguments, standalone_mode=False) or 0
     except CommandError as error:
         if debug:
             raise
-        _fail(f"{error.format_message()} (gradprobe --help, gradprobe COMMAND --help)", 2)
+        _fail(f"{' '.join(error.format_message().split())} (gradprobe --help, gradprobe COMMAND --help)", 2)
     except (typer.Abort, KeyboardInterrupt):
         code = STOPPED
     except GradprobeError as error:
@@ -112,5 +117,5 @@ def _print_notices() -> None:
 
 
 def _fail(message: str, code: int) -> None:
-    print(f"gradprobe: {message}", file=sys.stderr)
+    say(f"gradprobe: {message}", err=True)
     sys.exit(code)

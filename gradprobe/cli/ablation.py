@@ -1,6 +1,5 @@
 """``gradprobe ablation``: Table 5, what each part of DiffPrune is worth."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +7,7 @@ import typer
 
 from gradprobe.cli import options
 from gradprobe.cli.figures import COMMITTED
+from gradprobe.cli.output import say, say_json
 
 
 def ablation(
@@ -36,25 +36,24 @@ def ablation(
             {"variant": v.name, "op": v.op, "denoiser": v.denoiser, "paper": cell.paper, **cell.row}
             for v in found for cell in v.cells.values()
         ]  # fmt: skip
-        typer.echo(json.dumps({"title": experiment.title, "rows": rows, "missing": len(missing)}, indent=2))
+        say_json({"title": experiment.title, "rows": rows, "missing": len(missing)})
     else:
-        from rich.console import Console
-
+        from gradprobe.cli.screen import Screen
         from gradprobe.plotting.ablation import ablation_table
 
-        console = Console()
-        console.print(experiment.title, highlight=False)
+        console = Screen()
+        console.print(experiment.title)
         console.print(ablation_table(found, _tokens(experiment)))
         for line in verdicts(found):
-            console.print(line, highlight=False, markup=False)
+            console.print(line)
         computed = sum(answer.computed for answer in answers)
-        typer.echo(f"{len(answers) - computed} answers stored, {computed} computed, {len(missing)} missing")
+        say(f"{len(answers) - computed} answers stored, {computed} computed, {len(missing)} missing")
         for gap in missing[:3]:
-            typer.echo(f"  missing: {gap.run.question.get('op')} at K = {gap.run.question.get('k')}: {gap.reason}")
+            say(f"  missing: {gap.run.question.get('op')} at K = {gap.run.question.get('k')}: {gap.reason}")
     if figure is not None:
         saved = save_figure(draw_ablation(experiment, answers), figure)
         if not as_json:
-            typer.echo(f"figure: {saved}")
+            say(f"figure: {saved}")
 
 
 def draw_ablation(experiment: Any, answers: Any) -> Any:

@@ -1,12 +1,12 @@
 """``gradprobe check``: does an operator keep what every operator promises?"""
 
 import dataclasses
-import json
 from typing import Annotated, Any
 
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say_json
 
 STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
@@ -28,7 +28,7 @@ def check(
             {"op": name, "ok": _ok(findings), "findings": [dataclasses.asdict(f) for f in findings]}
             for name, findings in found.items()
         ]
-        typer.echo(json.dumps({"checked": listed}, indent=2))
+        say_json({"checked": listed})
     else:
         _print(found)
     if not all(map(_ok, found.values())):
@@ -41,19 +41,21 @@ def _ok(findings: Any) -> bool:
 
 def _print(found: dict[str, Any]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, markup=False)
+    from gradprobe.cli.screen import Screen
+    from gradprobe.plotting.escape import visible
+
+    console = Screen()
     for name, findings in found.items():
-        table = Table(title=Text(name, "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(title=Text(visible(name), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("property", no_wrap=True)
         table.add_column("", no_wrap=True)
         table.add_column("seen", overflow="fold")
         for f in findings:
             told = f.case if f.status == "failed" else f.told
-            table.add_row(f.property, Text(f.status, STYLES[f.status]), Text(told))
+            table.add_row(f.property, Text(f.status, STYLES[f.status]), told)
         console.print(table)
         for f in findings:
             if f.status == "failed":

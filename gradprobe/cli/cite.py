@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gradprobe.cli.output import say, say_lines
 from gradprobe.errors import UsageError, nearest
 
 PROBES: dict[str, tuple[str, ...]] = {
@@ -43,7 +44,7 @@ def cite(
         entries += _known(PROBES[name], f"probe {name}")
     if backbone:
         entries += _known(BACKBONES.get(backbone.partition("_")[0], ()), f"backbone {backbone}")
-    typer.echo("\n".join(dict.fromkeys(entries)), nl=False)
+    say_lines("\n".join(dict.fromkeys(entries)).removesuffix("\n"))
 
 
 def _entries(name: str, part: Any) -> list[str]:
@@ -52,9 +53,7 @@ def _entries(name: str, part: Any) -> list[str]:
 
     about = about_of(part)
     if about is None:
-        typer.echo(
-            f"{name} declares no source: give it `about = gradprobe.About(formula, gradient, cite=...)`", err=True
-        )
+        say(f"{name} declares no source: give it `about = gradprobe.About(formula, gradient, cite=...)`", err=True)
         return []
     return _known(about.cite, name)
 
@@ -63,7 +62,7 @@ def _known(keys: tuple[str, ...], what: str) -> list[str]:
     from gradprobe.citations import BIBTEX
 
     if not keys:
-        typer.echo(f"{what}: nothing to cite", err=True)
+        say(f"{what}: nothing to cite", err=True)
     for key in keys:
         if not key.lstrip().startswith("@") and key not in BIBTEX:
             raise UsageError(f"{what} cites {key!r}, which is no BibTeX entry; {nearest(key, BIBTEX)}")

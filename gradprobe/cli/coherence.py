@@ -1,11 +1,11 @@
 """``gradprobe coherence``: do the gradients of different batches agree?"""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
 from gradprobe.errors import UsageError
 
 MEANING = (
@@ -86,9 +86,7 @@ def coherence(
     settings = {n: v for n, v in found[-1].result.question.items() if n not in ("op", "op_code", "steps")}
     if as_json:
         settings["baseline"] = base
-        typer.echo(
-            json.dumps({"probe": "coherence", "settings": settings, "rows": rows, "path": str(results)}, indent=2)
-        )
+        say_json({"probe": "coherence", "settings": settings, "rows": rows, "path": str(results)})
     else:
         _print(rows, settings, base, found)
     if figure is not None:
@@ -98,7 +96,7 @@ def coherence(
         title = f"{backbone}, K = {k} of {task.n_tokens}, {batches} batches of {batch_size}"
         save_figure(coherence_bars(rows, title), figure)
         if not as_json:
-            typer.echo(f"figure: {figure}")
+            say(f"figure: {figure}")
 
 
 def _steps(text: str) -> list[int]:
@@ -114,14 +112,13 @@ def _steps(text: str) -> list[int]:
 
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any]) -> None:
-    from rich.console import Console
-
+    from gradprobe.cli.screen import Screen
     from gradprobe.plotting.tables import coherence_table, ratio_lines
 
-    console = Console()
+    console = Screen()
     options.warn_random(console, settings["weights"])
     console.print(coherence_table(rows))
     for line in ratio_lines(rows, base):
-        console.print(line, highlight=False)
-    console.print(MEANING, highlight=False)
+        console.print(line)
+    console.print(MEANING)
     options.print_sources(console, found)

@@ -1,6 +1,5 @@
 """``gradprobe compare``: every probe on my operator and on the baselines."""
 
-import json
 import re
 import shlex
 import sys
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say_json
 from gradprobe.errors import UsageError
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -77,23 +77,23 @@ def compare(
         )  # fmt: skip
     written = None if page == "none" else _written(found, Path(page) if page else results / _name(found))
     if as_json:
-        typer.echo(json.dumps(to_json(found) | {"path": str(results), "page": written and str(written)}, indent=2))
+        say_json(to_json(found) | {"path": str(results), "page": written and str(written)})
         return
-    from rich.console import Console
 
+    from gradprobe.cli.screen import Screen
     from gradprobe.plotting.summary_table import summary_lines, summary_table
 
-    console = Console()
+    console = Screen()
     options.warn_random(console, str(found.settings["weights"]))
     console.print(summary_table(found))
     for line in summary_lines(found):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     for line in found.missing:
-        console.print(f"missing: {line}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"missing: {line}", soft_wrap=True)
     size_told = f"size: {found.settings['size']}" + ("" if size else f" (what {budget} allow here; --size sets it)")
-    console.print(f"{size_told}; answers: {results}", highlight=False, markup=False)
+    console.print(f"{size_told}; answers: {results}")
     if written:
-        console.print(f"page: {written}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"page: {written}", soft_wrap=True)
 
 
 def _written(found: Any, path: Path) -> Path:

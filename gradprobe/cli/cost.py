@@ -1,11 +1,11 @@
 """``gradprobe cost``: what does a training gradient through an operator take, and what the deployed model?"""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
 
 
 def cost(
@@ -63,7 +63,7 @@ def cost(
     rows = [a.result.row(None if a.result is against else against, a.path) for a in found]
     shown = {n: v for n, v in found[-1].result.question.items() if n not in ("op", "op_code")} | {"baseline": base}
     if as_json:
-        typer.echo(json.dumps({"probe": "cost", "settings": shown, "rows": rows, "path": str(results)}, indent=2))
+        say_json({"probe": "cost", "settings": shown, "rows": rows, "path": str(results)})
     else:
         _print(rows, shown, base, found)
     if figure is not None:
@@ -72,18 +72,17 @@ def cost(
 
         save_figure(cost_bars([a.result for a in found], f"{backbone}, K = {k} of {task.n_tokens}"), figure)
         if not as_json:
-            typer.echo(f"figure: {figure}")
+            say(f"figure: {figure}")
 
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any]) -> None:
-    from rich.console import Console
-
+    from gradprobe.cli.screen import Screen
     from gradprobe.plotting.cost_table import cost_table, meaning, ratio_lines
 
-    console = Console()
+    console = Screen()
     options.warn_random(console, settings["weights"])
     console.print(cost_table(rows))
     for line in ratio_lines(rows, base):
-        console.print(line, highlight=False, markup=False)
-    console.print(meaning(rows), highlight=False)
+        console.print(line)
+    console.print(meaning(rows))
     options.print_sources(console, found)

@@ -1,11 +1,11 @@
 """``gradprobe curvature``: how strongly does the loss bend, for operators that have second derivatives?"""
 
-import json
 from typing import Annotated, Any
 
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say_json
 
 MEANING = (
     "λ1, λ2, ...: eigenvalues of largest magnitude of the Hessian of the scorer's mean loss, with the noise fixed; "
@@ -67,22 +67,21 @@ def curvature(
     rows = [a.result.row(path=a.path) for a in found]
     shown = {n: v for n, v in found[-1].result.question.items() if n not in ("op", "op_code")}
     if as_json:
-        typer.echo(json.dumps({"probe": "curvature", "settings": shown, "rows": rows, "path": str(results)}, indent=2))
+        say_json({"probe": "curvature", "settings": shown, "rows": rows, "path": str(results)})
     else:
         _print(rows, shown, found)
 
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], found: list[Any]) -> None:
-    from rich.console import Console
-
+    from gradprobe.cli.screen import Screen
     from gradprobe.plotting.curvature_table import curvature_table
 
-    console = Console()
+    console = Screen()
     options.warn_random(console, settings["weights"])
     console.print(curvature_table(rows))
     for row in rows:
         if row["hessian"] != "yes":
-            console.print(f"{row['op']}: no Hessian: {row['hessian']}", highlight=False, markup=False)
+            console.print(f"{row['op']}: no Hessian: {row['hessian']}")
     if any(row["hessian"] == "yes" for row in rows):
-        console.print(MEANING, highlight=False)
+        console.print(MEANING)
     options.print_sources(console, found)

@@ -1,6 +1,5 @@
 """``gradprobe equivalence``: does an operator restrict the tokens as much as hard top-K does?"""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
 from gradprobe.errors import UsageError
 
 BASELINE = "hard"
@@ -95,7 +95,7 @@ def equivalence(
     if as_json:
         settings = shown | {"baseline": base, "margin": margin}
         answer = {"probe": "equivalence", "settings": settings, "rows": rows, "path": str(results)}
-        typer.echo(json.dumps(answer, indent=2))
+        say_json(answer)
     else:
         _print(rows, shown, base, found)
     drawn = []
@@ -113,7 +113,7 @@ def equivalence(
         drawn.append(save_figure(patch_rows(strips), pictures))
     for path in drawn:
         if not as_json:
-            typer.echo(f"drawn: {path}")
+            say(f"drawn: {path}")
 
 
 def draw_fig4(experiment: Any, answers: Sequence[Any]) -> Any:
@@ -143,14 +143,13 @@ def _operators(specs: Sequence[str], sharp: float, ladder: Sequence[float]) -> d
 
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str, found: list[Any]) -> None:
-    from rich.console import Console
-
+    from gradprobe.cli.screen import Screen
     from gradprobe.plotting.equivalence_table import equivalence_table, verdict_lines
 
-    console = Console()
+    console = Screen()
     options.warn_random(console, settings["weights"])
     console.print(equivalence_table(rows))
     for line in verdict_lines(rows, base):
-        console.print(line, highlight=False, markup=False)
-    console.print(MEANING, highlight=False)
+        console.print(line)
+    console.print(MEANING)
     options.print_sources(console, found)

@@ -1,6 +1,5 @@
 """``gradprobe fidelity``: does the gradient point where the deployed hard top-K gets better?"""
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
 from gradprobe.errors import UsageError
 
 MEANING = (
@@ -107,7 +107,7 @@ def fidelity(
     shown = {n: v for n, v in found[-1].result.question.items() if n not in ("op", "op_code")}
     if as_json:
         shown |= {"baseline": base} | ({"tolerance": told} if told else {})
-        typer.echo(json.dumps({"probe": "fidelity", "settings": shown, "rows": rows, "path": str(results)}, indent=2))
+        say_json({"probe": "fidelity", "settings": shown, "rows": rows, "path": str(results)})
     else:
         _print(rows, shown, base, found, told)
     if figure is not None:
@@ -117,7 +117,7 @@ def fidelity(
         title = f"{backbone}, K = {k} of {task.n_tokens}, {images} images"
         save_figure(fidelity_figure([(title, rows)], ()), figure)
         if not as_json:
-            typer.echo(f"figure: {figure}")
+            say(f"figure: {figure}")
 
 
 def _until(
@@ -148,14 +148,13 @@ def _until(
 
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any], told: str) -> None:
-    from rich.console import Console
-
+    from gradprobe.cli.screen import Screen
     from gradprobe.plotting.fidelity_table import difference_lines, fidelity_table, reasons
 
-    console = Console(highlight=False)
+    console = Screen()
     options.warn_random(console, settings["weights"])
     console.print(fidelity_table(rows))
     for line in [*reasons(rows), *difference_lines(rows, base), *([told] if told else [])]:
-        console.print(line, markup=False)
-    console.print(MEANING.format(spread=rows[0]["spread"], held=rows[0]["held_out"]), markup=False)
+        console.print(line)
+    console.print(MEANING.format(spread=rows[0]["spread"], held=rows[0]["held_out"]))
     options.print_sources(console, found)

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say
 from gradprobe.errors import GradprobeError, UsageError, nearest
 
 COMMITTED = Path("results")  # stored with the project; searched first, never written to
@@ -46,16 +47,16 @@ def figures(
         with bars() as tell:
             answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
         computed = sum(answer.computed for answer in answers)
-        typer.echo(f"{experiment.name}: {len(answers) - computed} stored, {computed} computed, {len(missing)} missing")
+        say(f"{experiment.name}: {len(answers) - computed} stored, {computed} computed, {len(missing)} missing")
         for gap in missing:
             panel = " ".join(gap.run.panel.split())
-            typer.echo(f"  missing: {gap.run.question.get('op')} in {panel}: {gap.reason}")
+            say(f"  missing: {gap.run.question.get('op')} in {panel}: {gap.reason}")
         if not answers:
             undrawn.append(experiment.name)
             continue
         figure = drawings[experiment.figure](experiment, answers)
         for suffix in (".png", ".svg"):
-            typer.echo(f"  drawn: {save_figure(figure, out / f'{experiment.name}{suffix}')}")
+            say(f"  drawn: {save_figure(figure, out / f'{experiment.name}{suffix}')}")
     if undrawn:
         raise GradprobeError(f"no answers for {', '.join(undrawn)}, so nothing drawn; the lines above say why")
 

@@ -1,12 +1,12 @@
 """``gradprobe landscape``: is the loss surface of the scorer smooth?"""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
 from gradprobe.errors import UsageError
 
 MEANING = (
@@ -89,13 +89,13 @@ def landscape(
     shown = {n: v for n, v in found[-1].result.question.items() if n not in ("op", "op_code")}
     if as_json:
         shown["baseline"] = base
-        typer.echo(json.dumps({"probe": "landscape", "settings": shown, "rows": rows, "path": str(results)}, indent=2))
+        say_json({"probe": "landscape", "settings": shown, "rows": rows, "path": str(results)})
     else:
         _print(rows, shown, base, found)
     title = f"{backbone}, K = {k} of {task.n_tokens}, {images} images, {noise} noise"
     for path in _draw([a.result for a in found], title, figure, surface, page):
         if not as_json:
-            typer.echo(f"drawn: {path}")
+            say(f"drawn: {path}")
 
 
 def _grid(grid: str | None, line: bool) -> str:
@@ -146,15 +146,14 @@ def _draw(results: list[Any], title: str, figure: Path | None, surface: Path | N
 
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any]) -> None:
-    from rich.console import Console
-
+    from gradprobe.cli.screen import Screen
     from gradprobe.plotting.landscape_table import landscape_table, ratio_lines
 
-    console = Console()
+    console = Screen()
     options.warn_random(console, settings["weights"])
     console.print(landscape_table(rows))
     for line in ratio_lines(rows, base):
-        console.print(line, highlight=False)
+        console.print(line)
     for a in found:
         if len(a.result.explained):
             second, first = a.result.explained
@@ -164,5 +163,5 @@ def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | Non
                 f"distances from its end; checkpoints lie up to {off:.0%} of their distance off it",
                 highlight=False,
             )
-    console.print(MEANING, highlight=False)
+    console.print(MEANING)
     options.print_sources(console, found)

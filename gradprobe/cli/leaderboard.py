@@ -7,6 +7,7 @@ import typer
 
 from gradprobe.cli import options
 from gradprobe.cli.figures import COMMITTED
+from gradprobe.cli.output import say
 from gradprobe.errors import GradprobeError
 
 
@@ -33,13 +34,14 @@ def leaderboard(
     with bars() as tell:
         answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
     computed = sum(answer.computed for answer in answers)
-    typer.echo(f"{len(answers) - computed} answers stored, {computed} computed, {len(missing)} missing")
+    say(f"{len(answers) - computed} answers stored, {computed} computed, {len(missing)} missing")
     for gap in missing:
-        typer.echo(f"  missing: {gap.run.question['probe']} of {gap.run.question['op']}, {gap.run.panel}: {gap.reason}")
+        say(f"  missing: {gap.run.question['probe']} of {gap.run.question['op']}, {gap.run.panel}: {gap.reason}")
     boards = comparisons(experiment, answers, missing)
     if not boards:
         raise GradprobeError(f"no answers for the baseline {experiment.baseline}; the lines above say why")
     write(boards, page, data)
-    typer.echo(f"table: {page}\nnumbers: {data}")
+    say(f"table: {page}")
+    say(f"numbers: {data}")
     if figure is not None:
-        typer.echo(f"figure: {save_figure(drawn(boards), figure)}")
+        say(f"figure: {save_figure(drawn(boards), figure)}")

@@ -1,7 +1,6 @@
 """``gradprobe list``: what is stored, and which operators there are."""
 
 import dataclasses
-import json
 import shutil
 import textwrap
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from gradprobe.cli.output import say, say_json, say_lines
 from gradprobe.cli.store import Json, Results, list_results
 from gradprobe.errors import GradprobeError
 
@@ -49,12 +49,12 @@ def listing(
     for kind in kinds:
         for name, points in registry.plugins(kind).items():
             if name in (registry.ALIASES if kind == "operator" else registry.TABLES[kind]):
-                typer.echo(
+                say(
                     f"{kind} {name!r} of {registry.package_of(points[0])} is hidden by the built-in of that name",
                     err=True,
                 )
     if as_json:
-        typer.echo(json.dumps({f"{kind}s": [row for row in rows if row["kind"] == kind] for kind in kinds}, indent=2))
+        say_json({f"{kind}s": [row for row in rows if row["kind"] == kind] for kind in kinds})
         return
     _print(rows, kinds, no_cost)
 
@@ -93,15 +93,15 @@ def _row(kind: str, name: str, registry: Any, no_cost: bool) -> dict[str, Any]:
 def _print(rows: list[dict[str, Any]], kinds: list[str], no_cost: bool) -> None:
     width = min(120, shutil.get_terminal_size().columns)
 
-    def say(text: str, indent: int) -> None:
-        typer.echo(
+    def fill(text: str, indent: int) -> None:
+        say_lines(
             textwrap.fill(text, width, initial_indent=" " * indent, subsequent_indent=" " * (indent and indent + 2))
         )
 
     for kind in kinds:
         chosen = [row for row in rows if row["kind"] == kind]
         wide = max(len(row["name"]) for row in chosen)
-        typer.echo(HEADINGS[kind])
+        say(HEADINGS[kind])
         for row in chosen:
             about = row["about"] or {"gradient": "undeclared", "budget": None, "formula": "", "source": ""}
             line = f"  {row['name']:<{wide}}  {about['gradient']:<10}"
@@ -109,21 +109,21 @@ def _print(rows: list[dict[str, Any]], kinds: list[str], no_cost: bool) -> None:
                 line += f"  {'budget' if about['budget'] is not None else 'no budget':<9}"
             if not no_cost:
                 line += f"  {_ms(row['forward_ms']):>5} + {_ms(row['backward_ms'])} ms"
-            typer.echo(line.rstrip())
+            say(line.rstrip())
             if row["problem"]:
-                say(f"cannot be used: {row['problem']}", 6)
+                fill(f"cannot be used: {row['problem']}", 6)
             if row["is"]:
-                say(f"is {row['is']}", 6)
+                fill(f"is {row['is']}", 6)
             elif about["formula"]:
-                say(about["formula"], 6)
+                fill(about["formula"], 6)
             source = "" if row["is"] else about["source"]
             provider = "" if row["provider"] == "gradprobe" else f"from {row['provider']}"
             if told := "; ".join(filter(None, [source, provider])):
-                say(told, 6)
-        typer.echo()
-    say(MEANING, 0)
+                fill(told, 6)
+        say()
+    fill(MEANING, 0)
     if not no_cost:
-        say("cost: forward + backward of one call here, B = 32, N = 196, K = 58, D = 192, on one thread.", 0)
+        fill("cost: forward + backward of one call here, B = 32, N = 196, K = 58, D = 192, on one thread.", 0)
 
 
 def _ms(value: float | None) -> str:

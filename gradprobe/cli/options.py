@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from gradprobe.errors import UsageError
+from gradprobe.plotting.escape import visible
 
 BASELINE = "gumbel"
 RUNS = Path("runs")
@@ -152,10 +153,10 @@ def print_sources(console: Any, found: Sequence[Any]) -> None:
     skipped = sorted({name for a in found for name in a.result.environment["skipped"]})
     if skipped:
         some = "an unreadable image" if len(skipped) == 1 else f"{len(skipped)} unreadable images"
-        console.print(f"skipped {some}: {', '.join(skipped)}", highlight=False)
+        console.print(f"skipped {some}: {', '.join(map(visible, skipped))}")
     for a in found:
         how = "stored" if a.computed else "from the store (--force measures again)"
-        console.print(f"{how}: {a.path}", highlight=False, soft_wrap=True)
+        console.print(f"{how}: {a.path}", soft_wrap=True)
 
 
 def warn_random(console: Any, weights: str) -> None:

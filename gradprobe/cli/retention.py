@@ -1,12 +1,12 @@
 """``gradprobe retention``: what does a scorer trained through an operator keep, once hard top-K is deployed?"""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
 from gradprobe.errors import UsageError, nearest
 
 K, IMAGES = 20, 1000
@@ -107,7 +107,7 @@ def retention(
     shown = {n: v for n, v in found[0].result.question.items() if n not in ("op", "op_code", "k", "seed")}
     shown |= {"seeds": chosen, "baseline": base}
     if as_json:
-        typer.echo(json.dumps({"probe": "retention", "settings": shown, "rows": rows, "path": str(results)}, indent=2))
+        say_json({"probe": "retention", "settings": shown, "rows": rows, "path": str(results)})
     else:
         _print(rows, shown, base, found, task.n_tokens, same=data is not None and train_data is None)
     if figure is not None:
@@ -117,7 +117,7 @@ def retention(
         title = f"{backbone}, {count} images, {steps} steps"
         save_figure(retention_figure([(title, [a.result for a in found])]), figure)
         if not as_json:
-            typer.echo(f"figure: {figure}")
+            say(f"figure: {figure}")
 
 
 def _rankings(task: Any, text: str | None) -> list[str]:
@@ -153,30 +153,29 @@ def _rows(groups: Sequence[Any], bases: dict[int, Any], paths: dict[int, Any]) -
 def _print(
     rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any], n: int, same: bool
 ) -> None:
-    from rich.console import Console
-
+    from gradprobe.cli.screen import Screen
     from gradprobe.plotting.retention_table import difference_lines, kind_lines, meaning, retention_table
 
-    console = Console()
+    console = Screen()
     options.warn_random(console, settings["weights"])
     if same:
         console.print(SAME, style="bold")
     console.print(retention_table(rows, n))
     for line in difference_lines(rows, base):
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
     if settings["data"] == "pictures":
         from gradprobe.data.pictures_text import KINDS
 
-        console.print("retention is the mean over kinds of questions:", highlight=False)
+        console.print("retention is the mean over kinds of questions:")
         for line in kind_lines(rows, KINDS):
-            console.print(f"  {line}", highlight=False, markup=False)
-    console.print(meaning(rows), highlight=False)
+            console.print(f"  {line}")
+    console.print(meaning(rows))
     options.print_sources(console, found)
     trained = [a for a in found if (a.path / "scorer.safetensors").is_file()]
     for a in trained:
         q = a.result.question
         text = f"scorer of {q['op']}, K = {q['k']}, seed {q['seed']}: {a.path / 'scorer.safetensors'}"
-        console.print(text, highlight=False, soft_wrap=True, markup=False)
+        console.print(text, soft_wrap=True)
     if trained:
         path, kept = trained[-1].path, trained[-1].result.question["k"]
         deploy = f"pruned = gp.prune(vit, scorer, k={kept})  # vit: the timm model"
@@ -184,4 +183,4 @@ def _print(
             model = f'gp.vlm.open_vlm("{settings["backbone"]}")'
             deploy = f"pruned = gp.vlm.Pruner({model}, scorer, gp.vlm.Budget(k={kept}))"
         lines = f'  scorer = gp.load_scorer("{path}")\n  {deploy}'
-        console.print(f"to deploy the last in Python:\n{lines}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"to deploy the last in Python:\n{lines}", soft_wrap=True)

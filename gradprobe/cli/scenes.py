@@ -1,10 +1,11 @@
 """``gradprobe train-scenes``: make the embedded model's weights anew."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from gradprobe.cli.output import say
 
 
 def train_scenes(
@@ -21,5 +22,5 @@ def train_scenes(
     card = pretrain(Recipe(steps=steps, seed=seed), out, resume=not restart)
     for rule, share in card["accuracy"].items():
         kept = "all tokens" if rule == "unpruned" else f"{card['k']} tokens, {rule}"
-        sys.stdout.write(f"{kept}: {share:.1%} of {card['held_out_scenes']} held-out scenes\n")
-    sys.stdout.write(f"wrote {out / 'scenes.safetensors'} and {out / 'scenes.json'}\n")
+        say(f"{kept}: {share:.1%} of {card['held_out_scenes']} held-out scenes")
+    say(f"wrote {out / 'scenes.safetensors'} and {out / 'scenes.json'}")

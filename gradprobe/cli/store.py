@@ -1,11 +1,11 @@
 """``gradprobe list`` and ``gradprobe show``: what is stored."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from gradprobe.cli.output import say_json
 from gradprobe.results import Store
 
 Results = Annotated[Path, typer.Option("--results", help="Where answers are kept.")]
@@ -23,16 +23,16 @@ def list_results(results: Results = Path("runs"), as_json: Json = False) -> None
             }
             for e in entries
         ]  # fmt: skip
-        typer.echo(json.dumps(listed, indent=2))
+        say_json(listed)
         return
     from rich import box
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    console = Console()
+    from gradprobe.cli.screen import Screen
+
+    console = Screen()
     if not entries:
-        console.print(f"no results in {results}; gradprobe coherence --op vpnoise --k 58 makes one", highlight=False)
+        console.print(f"no results in {results}; gradprobe coherence --op vpnoise --k 58 makes one")
         return
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("key", "probe", "operator", "K", "steps", "model", "size", "date"):
@@ -41,11 +41,11 @@ def list_results(results: Results = Path("runs"), as_json: Json = False) -> None
         asked = {name: str(e.question.get(name, "–")) for name in ("op", "k", "steps", "backbone")}
         size = _size(e.question)
         date = str(e.environment.get("date", "–"))[:10]
-        table.add_row(e.key, e.probe, *map(escape, asked.values()), size, date)
+        table.add_row(e.key, e.probe, *asked.values(), size, date)
     console.print(table)
     for e in entries:
         if e.problem:
-            console.print(e.problem, style="red", highlight=False, markup=False, soft_wrap=True)
+            console.print(e.problem, style="red", soft_wrap=True)
 
 
 def show(
@@ -63,10 +63,10 @@ def show(
             "probe": result.probe, "key": folder.name.rpartition("-")[2], "path": str(folder),
             "question": result.question, "environment": result.environment, "rows": rows,
         }  # fmt: skip
-        typer.echo(json.dumps(shown, indent=2))
+        say_json(shown)
         return
-    from rich.console import Console
 
+    from gradprobe.cli.screen import Screen
     from gradprobe.plotting.cost_table import cost_table
     from gradprobe.plotting.curvature_table import curvature_table
     from gradprobe.plotting.equivalence_table import equivalence_table
@@ -80,10 +80,10 @@ def show(
     tables["retention"] = retention_table
     tables["cost"] = cost_table
     tables |= {"fidelity": fidelity_table, "reference": reference_table}
-    console = Console(highlight=False)
+    console = Screen()
     for name, value in {**result.question, **result.environment, "path": folder}.items():
         text = ", ".join(f"{n} {v}" for n, v in value.items()) if isinstance(value, dict) else str(value)
-        console.print(f"{name:>13}  {text}", markup=False, soft_wrap=True)
+        console.print(f"{name:>13}  {text}", soft_wrap=True)
     console.print(tables[result.probe](rows))
 
 

@@ -1,12 +1,12 @@
 """``gradprobe vlm cost``: what a VLM and its pruner take up to the first token."""
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
 
 
 def cost(
@@ -50,23 +50,22 @@ def cost(
         "passes": passes if measure else None, "environment": found.timing and found.timing.environment,
     }  # fmt: skip
     if as_json:
-        typer.echo(json.dumps({"probe": "vlm-cost", "settings": settings, "rows": rows}, indent=2))
+        say_json({"probe": "vlm-cost", "settings": settings, "rows": rows})
     else:
-        from rich.console import Console
-
+        from gradprobe.cli.screen import Screen
         from gradprobe.plotting.vlm_cost import cost_tables, told
 
-        console = Console()
+        console = Screen()
         console.print(cost_tables(rows))
         for line in told(settings, rows, costs.ffn_for(84_000_000)):
-            console.print(line, highlight=False, markup=False)
+            console.print(line)
         if found.timing is not None:
             how = f"Timed on {found.timing.device}, {found.timing.dtype}, random weights, {passes} passes in turns."
-            console.print(how, highlight=False, markup=False)
+            console.print(how)
     if figure is not None:
         from gradprobe.plotting.style import save_figure
         from gradprobe.plotting.vlm_cost import vlm_cost_figure
 
         save_figure(vlm_cost_figure(rows, f"{model}, {text_tokens} text tokens"), figure)
         if not as_json:
-            typer.echo(f"figure: {figure}")
+            say(f"figure: {figure}")

@@ -1,6 +1,5 @@
 """``gradprobe vlm generate``: what a pruned model says about images."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json, say_lines
 from gradprobe.errors import UsageError
 
 
@@ -48,8 +48,8 @@ def generate(
     if as_json:
         settings = {"pruner": str(pruner), "model": pruned.vlm.name, "k": pruned.budget.k, "ratio": pruned.budget.ratio}
         answer = {"settings": settings, "text": text, "new_tokens": new.tolist(), "tokens": counts, "kept": kept}
-        typer.echo(json.dumps(answer, indent=2))
+        say_json(answer)
         return
-    typer.echo(text)
+    say_lines(text)
     shares = ", ".join(f"{len(index)} of {n}" for index, n in zip(kept, counts, strict=True))
-    typer.echo(f"{pruned.vlm.name} read {shares} visual tokens", err=True)
+    say(f"{pruned.vlm.name} read {shares} visual tokens", err=True)

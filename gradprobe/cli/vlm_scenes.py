@@ -1,10 +1,11 @@
 """``gradprobe vlm train-scenes``: make the embedded vision-language model anew."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from gradprobe.cli.output import say
 
 
 def train_scenes(
@@ -21,5 +22,5 @@ def train_scenes(
     card = pretrain(Recipe(seed=seed), out, resume=not restart)
     for rule, shares in card["accuracy"].items():
         told = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
-        sys.stdout.write(f"{rule}: {told} of {card['held_out_pictures']} held-out pictures\n")
-    sys.stdout.write(f"wrote {out / 'model.safetensors'} and {out / 'card.json'}\n")
+        say(f"{rule}: {told} of {card['held_out_pictures']} held-out pictures")
+    say(f"wrote {out / 'model.safetensors'} and {out / 'card.json'}")

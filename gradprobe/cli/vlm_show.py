@@ -1,12 +1,12 @@
 """``gradprobe vlm show``: how a pruner ranks the tokens of an image."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
 from gradprobe.errors import UsageError
 
 
@@ -69,14 +69,14 @@ def show(
             "similarity": means, "relevant": hits, "top": shown.top.tolist(), "bottom": shown.bottom.tolist(),
             "scores": shown.scores.tolist(), "figure": str(figure),
         }  # fmt: skip
-        typer.echo(json.dumps(answer, indent=2))
+        say_json(answer)
         return
-    typer.echo(f"{vlm.name}, {name}: ranked by {ranked_by}")
+    say(f"{vlm.name}, {name}: ranked by {ranked_by}")
     for line in means_lines(means, k, n):
-        typer.echo(line)
+        say(line)
     if hits is not None:
-        typer.echo(f"on digits: {hits['top']} of the top {k}, {hits['bottom']} of the bottom {k}, {hits['all']} of {n}")
-    typer.echo(f"figure: {figure}")
+        say(f"on digits: {hits['top']} of the top {k}, {hits['bottom']} of the bottom {k}, {hits['all']} of {n}")
+    say(f"figure: {figure}")
 
 
 def _inputs(vlm: Any, image: Any, picture: int | None) -> tuple[Any, Any]:

@@ -1,6 +1,5 @@
 """``gradprobe vlm train``: train a pruner for a vision-language model, as DiffPrune does."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
 from gradprobe.errors import UsageError
 
 
@@ -80,7 +80,7 @@ def train(
         else:
             source = open_captions(data, image_root, held_out=validation, processor=vlm.processor)
         if team.first and not as_json:
-            typer.echo(f"preset {name}: {PRESETS[name].about}")
+            say(f"preset {name}: {PRESETS[name].about}")
             _tell_data(source)
         with bars(quiet=not team.first) as tell:
             trained = fit(
@@ -90,28 +90,28 @@ def train(
     if team.first and as_json:
         from gradprobe.vlm.card import facts
 
-        typer.echo(json.dumps({"probe": "vlm-train", "path": str(out), **facts(trained)}, indent=2))
+        say_json({"probe": "vlm-train", "path": str(out), **facts(trained)})
     elif team.first:
         _print(trained, settings.validation)
 
 
 def _tell_data(source: Any) -> None:
     if hasattr(source, "epoch"):
-        typer.echo(f"{source.epoch:,} captions to train on, {source.size:,} held out")
+        say(f"{source.epoch:,} captions to train on, {source.size:,} held out")
         if source.skipped:
-            typer.echo(f"passed over {source.n_skipped}: {'; '.join(source.skipped)}")
+            say(f"passed over {source.n_skipped}: {'; '.join(source.skipped)}")
 
 
 def _print(trained: Any, validation: int) -> None:
-    from rich.console import Console
     from rich.table import Table
 
+    from gradprobe.cli.screen import Screen
     from gradprobe.vlm.card import budget_text, loss_rows
 
-    console, question = Console(), trained.question
+    console, question = Screen(), trained.question
     early = f" of {trained.planned}, ended by validation" if trained.steps < trained.planned else ""
     told = f"{trained.steps} steps{early}, scorer of step {trained.step}; kept: {budget_text(question)}"
-    console.print(told, highlight=False, markup=False)
+    console.print(told)
     if trained.losses:
         table = Table("the model reads", "caption loss", title=f"{trained.examples['held_out']} held-out captions")
         for text, loss in loss_rows(trained):
@@ -126,4 +126,4 @@ def _print(trained: Any, validation: int) -> None:
         f'       or: gp.vlm.load("{out}").generate(inputs)',
     )
     for line in lines:
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from gradprobe.ablation import Cell, Variant
 from gradprobe.plotting.style import BLACK, BLUE, GREY, ORANGE, PAGE, look
@@ -26,7 +27,7 @@ def ablation_table(found: Sequence[Variant], n_tokens: int) -> Table:
     budgets = budgets_of(found)
     for k in budgets:
         table.add_column(
-            f"K = {k} of {n_tokens}\n[dim]paper {paper_budget(k, n_tokens)}[/dim]", justify="right", no_wrap=True
+            _two_lines(f"K = {k} of {n_tokens}", f"paper {paper_budget(k, n_tokens)}"), justify="right", no_wrap=True
         )
     for variant in found:
         table.add_row(variant.name, *(_text(variant.cells.get(k)) for k in budgets))
@@ -101,11 +102,16 @@ def _mark(axes: Any, y: int, cell: Cell, colour: str) -> None:
         axes.plot([100 * cell.paper], [y], "D", mfc="none", mec=CLAIMED, ms=4.5, mew=1.1, label="paper, LLaVA-1.5-7B")
 
 
-def _text(cell: Cell | None) -> str:
+def _two_lines(first: str, second: str) -> Text:
+    """A line, and a dim one below it; the second may be empty."""
+    return Text.assemble(first, (f"\n{second}" if second else "", "dim"))
+
+
+def _text(cell: Cell | None) -> str | Text:
     if cell is None:
         return "–"
     row = cell.row
     low, high = row["low"], row["high"]
     span = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    paper = "" if cell.paper is None else f"\n[dim]{100 * cell.paper:.1f}[/dim]"
-    return f"{100 * row['retention']:.1f}{span}{paper}"
+    paper = "" if cell.paper is None else f"{100 * cell.paper:.1f}"
+    return _two_lines(f"{100 * row['retention']:.1f}{span}", paper)

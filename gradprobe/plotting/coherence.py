@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gradprobe.plotting.escape import legend_label
 from gradprobe.plotting.style import BLACK, BLUE, GREY, ORANGE, OTHERS, PAGE, SKY, look
 from gradprobe.plotting.tables import Row, names, number, setting, verdict
 
@@ -66,7 +67,7 @@ def _lying_bars(axes: Axes, rows: Sequence[Row]) -> None:
         low, high = ("low", "high") if field == "coherence" else ("centred_low", "centred_high")
         values = np.array([row[field] for _, row in shown], float)
         at = np.array([y for y, _ in shown], float) + shift
-        axes.barh(at, values, 0.36, color=colour, label=name)
+        axes.barh(at, values, 0.36, color=colour, label=legend_label(name))
         axes.errorbar(values, at, xerr=_errors([row for _, row in shown], field, low, high), **INTERVAL)
     for y, row in zip(places, rows, strict=True):
         if not _drawn(row, "coherence"):
@@ -140,7 +141,7 @@ def _our_bars(axes: Axes, groups: Sequence[Panel], colours: Mapping[str, str]) -
             if not _drawn(row, "coherence"):
                 axes.text(x, 0, f" {row['op']}: {_absent(row)}", ha="center", va="bottom", rotation=90, color=GREY)
                 continue
-            axes.bar(x, row["coherence"], 1.0, color=colours[row["op"]], label=row["op"])
+            axes.bar(x, row["coherence"], 1.0, color=colours[row["op"]], label=legend_label(row["op"]))
             axes.errorbar(x, row["coherence"], yerr=_errors([row], "coherence", "low", "high"), **INTERVAL)
             if row["centred"] is not None:
                 axes.plot(x + 0.3, row["centred"], "D", ms=3.2, mfc="white", mec=BLACK, mew=0.7, label="centred")

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from gradprobe.plotting.tables import Cell, Row, number, short
@@ -103,5 +102,5 @@ def _table(rows: Sequence[Row], columns: Mapping[str, Cell]) -> Table:
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(escape(row["op"]), *(cell(row) for cell in columns.values()))
+        table.add_row(row["op"], *(cell(row) for cell in columns.values()))
     return table

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from gradprobe.plotting.tables import Row, short
@@ -35,7 +34,7 @@ def _table(rows: Sequence[Row], columns: list[str], cells: list[list[str]]) -> T
     for heading in columns:
         made.add_column(heading, justify="right", no_wrap=True)
     for row, line in zip(rows, cells, strict=True):
-        made.add_row(escape(row["op"]), *line)
+        made.add_row(row["op"], *line)
     return made
 
 

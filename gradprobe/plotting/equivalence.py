@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from gradprobe.errors import GradprobeError
+from gradprobe.plotting.escape import legend_label
 from gradprobe.plotting.patches import Strip, draw_strips
 from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, VERMILION, look
 from gradprobe.plotting.tables import Row
@@ -124,7 +125,7 @@ def _accuracies(axes: Axes, rows: Sequence[Row], looks: Look) -> None:
         for of, face in (("top1", colour), ("top5", "white")):
             axes.errorbar(
                 at, [r[of] for r in group], yerr=_ends(group, of), color=colour, fmt=mark, ms=3.4, mfc=face, mew=0.8,
-                elinewidth=0.7, label=name if of == "top1" else None,
+                elinewidth=0.7, label=legend_label(name) if of == "top1" else None,
             )  # fmt: skip
     for row in rows:
         if row["k"] == row["tokens"]:
@@ -162,7 +163,7 @@ def _gap_points(
 ) -> None:
     axes.errorbar(
         at, [r[f"{of}_difference"] for r in rows], yerr=_ends(rows, f"{of}_difference"), color=colour, marker=mark,
-        ms=3.4, linestyle=line, elinewidth=0.7, label=family(rows[0]["op"]),
+        ms=3.4, linestyle=line, elinewidth=0.7, label=legend_label(family(rows[0]["op"])),
     )  # fmt: skip
 
 

@@ -5,8 +5,8 @@ from itertools import groupby
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gradprobe.plotting.tables import Row, interval, number, short
 
@@ -88,10 +88,10 @@ def _table(rows: Sequence[Row], of: str) -> Table:
     table.add_column("verdict", no_wrap=True)
     for k, group in groupby(rows, key=lambda row: row["k"]):
         table.add_section()
-        table.add_row(f"[bold]K = {k} of {rows[0]['tokens']}[/bold]")
+        table.add_row(Text(f"K = {k} of {rows[0]['tokens']}", "bold"))
         for row in group:
             accuracy = interval(row[of], row[f"{of}_low"], row[f"{of}_high"])
-            table.add_row(escape(_folded(row["op"])), accuracy, gap(row, of), row[f"{of}_verdict"] or "–")
+            table.add_row(_folded(row["op"]), accuracy, gap(row, of), row[f"{of}_verdict"] or "–")
     return table
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
 from gradprobe.plotting.tables import Row, interval, number, short
@@ -111,7 +110,7 @@ def _at_sigmas(rows: Sequence[Row], cells: Mapping[str, Cell]) -> Table:
         for i, at in enumerate(row["sigmas"]):
             none = row.get("gradient") == "none"
             texts = ["none" if none else cell(at) for cell in cells.values()]
-            table.add_row(escape(row["op"]) if i == 0 else "", f"{at['sigma']:g}", *texts)
+            table.add_row(row["op"] if i == 0 else "", f"{at['sigma']:g}", *texts)
     return table
 
 
@@ -121,7 +120,7 @@ def _descent(rows: Sequence[Row]) -> Table:
     table.caption = "fall of the deployed loss per unit of step, at each step; ± half a 95 % interval"
     table.caption_justify = "left"
     for row in rows:
-        table.add_row(escape(row["op"]), *(_rate(at) for at in row["ladder"]))
+        table.add_row(row["op"], *(_rate(at) for at in row["ladder"]))
     for s, ceiling in enumerate(rows[0]["ladder"][0]["ceilings"]):
         cells = [_rate(at["ceilings"][s]) for at in rows[0]["ladder"]]
         table.add_row(f"reference {ceiling['sigma']:g}", *cells, style="dim")

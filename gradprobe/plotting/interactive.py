@@ -3,7 +3,6 @@
 import importlib
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from gradprobe.errors import UsageError
 from gradprobe.plotting import surfaces as show
+from gradprobe.plotting.escape import html, script_json
 from gradprobe.plotting.pages import check_html, write_html
 from gradprobe.plotting.style import BLACK, GREY
 from gradprobe.plotting.surfaces import Results
@@ -75,19 +75,19 @@ def _page(results: Results, title: str) -> str:
         "lines": checked(*_lines(results, names)) if flat else None,
         "variation": checked(*_variation(results, names)),
     }
-    means = [f"<li>{escape(names[id(each)])}: {show.variation(each)}</li>" for each in results]
+    means = [f"<li>{html(names[id(each)])}: {show.variation(each)}</li>" for each in results]
     asked = results[0].question
     model = ", ".join(f"{name} {asked[name]}" for name in ("backbone", "scorer") if name in asked)
     return Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8")).substitute(
-        title=escape(title),
-        setting=escape("; ".join(show.setting(results).splitlines())),
-        model=escape(model),
-        options="".join(f"<option>{escape(names[id(each)])}</option>" for each in found),
+        title=html(title),
+        setting=html("; ".join(show.setting(results).splitlines())),
+        model=html(model),
+        options="".join(f"<option>{html(names[id(each)])}</option>" for each in found),
         planes="" if found else "hidden",
         lines="" if flat else "hidden",
         entries=len(results),
         means="".join(means),
-        data=json.dumps(figures, allow_nan=False, sort_keys=True).replace("</", "<\\/"),
+        data=script_json(figures),
         plotly=script,
     )
 
@@ -231,7 +231,7 @@ def _curve(
     """A line that breaks where y is not finite, and one mark for each such point; the legend switches both."""
     finite = np.isfinite(y)
     curve = {
-        "type": "scatter", "name": escape(name), "legendgroup": name, "x": _plain(x), "y": _plain(y), "text": texts,
+        "type": "scatter", "name": html(name), "legendgroup": name, "x": _plain(x), "y": _plain(y), "text": texts,
         "hoverinfo": "text+name", "mode": "lines+markers", "marker": {"size": 4, "color": colour},
         "line": {"color": colour, "width": 1.5, "dash": DASHES[before % len(DASHES)]},
     }  # fmt: skip

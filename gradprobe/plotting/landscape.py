@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from gradprobe.errors import UsageError
 from gradprobe.plotting import surfaces as show
 from gradprobe.plotting.coherence import COLOURS
-from gradprobe.plotting.style import BLACK, GREY, PAGE, look
+from gradprobe.plotting.style import BLACK, GREY, PAGE, RISE, STEP, look
 from gradprobe.plotting.surfaces import Results
 from gradprobe.plotting.tables import interval, short
 from gradprobe.results import LandscapeResult
@@ -25,7 +25,6 @@ COLOUR_MAP = "RdBu_r"  # white is the loss at theta, red above, blue below: told
 SHADES = 81  # levels of the shared scale; odd, so that one lies around 0
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), "-.")
 UNDEFINED: dict[str, Any] = {"facecolor": "#E4E4E4", "edgecolor": GREY, "hatch": "xxxx", "linewidth": 0}
-RISE, STEP = "$L - L(0)$", "$|L_{j+1} - L_j|$"
 HEIGHT, BAR, ENTRY, ROOM = 1.75, 0.08, 0.16, 0.75  # inches: of a panel, a colour bar, a legend's line, words around
 Canvas = Figure | SubFigure
 

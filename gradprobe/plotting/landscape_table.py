@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
+from gradprobe.plotting.escape import code_span
 from gradprobe.plotting.tables import Cell, Row, interval, names, number, short
 
 LEVEL: dict[str, Cell] = {
@@ -106,7 +106,9 @@ def markdown_table(rows: Sequence[Row]) -> str:
     """The numbers along d2 as one Markdown table."""
     columns = LEVEL | steps_columns("d2") | variation_columns("d2")
     lines = [["operator", *columns], [":--", *["--:"] * len(columns)]]
-    lines += [[f"`{n}`", *(cell(row) for cell in columns.values())] for n, row in zip(names(rows), rows, strict=True)]
+    lines += [
+        [code_span(n), *(cell(row) for cell in columns.values())] for n, row in zip(names(rows), rows, strict=True)
+    ]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
@@ -131,5 +133,5 @@ def _table(rows: Sequence[Row], columns: Mapping[str, Cell], title: str) -> Tabl
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in zip(names(rows), rows, strict=True):
-        table.add_row(escape(name), *(cell(row) for cell in columns.values()))
+        table.add_row(name, *(cell(row) for cell in columns.values()))
     return table

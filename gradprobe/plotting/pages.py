@@ -36,7 +36,7 @@ def write_html(text: str, path: Path) -> Path:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="\n")
+        path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
     except OSError as error:
         reason = error.strerror or error
         raise GradprobeError(f"cannot write {path}: {reason}; name a file in a folder that can be written") from None

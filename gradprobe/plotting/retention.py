@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gradprobe.errors import UsageError
 from gradprobe.plotting.coherence import COLOURS
+from gradprobe.plotting.escape import legend_label
 from gradprobe.plotting.retention_table import is_ranking, name_of
 from gradprobe.plotting.style import BLACK, GREY, OTHERS, PAGE, look
 from gradprobe.plotting.tables import Row
@@ -68,14 +69,25 @@ def _over_k(
     for i, (name, colour) in enumerate(colours.items()):
         rows = _of(name, grouped)
         at = np.array([row["k"] * (right / left) ** (APART * (i - (len(colours) - 1) / 2)) for row in rows])
-        axes.plot(at, _values(rows), color=colour, marker=MARKS[i % len(MARKS)], ms=4, mec="white", mew=0.4, label=name)
+        axes.plot(
+            at,
+            _values(rows),
+            color=colour,
+            marker=MARKS[i % len(MARKS)],
+            ms=4,
+            mec="white",
+            mew=0.4,
+            label=legend_label(name),
+        )
         for x, row in zip(at, rows, strict=True):
             seeds = np.array([np.nan if v is None else v for v in row["by_seed"]])
             axes.plot(np.full(len(seeds), x), seeds, ".", color=colour, ms=2.5, alpha=0.6)
     for name, dash in dashes.items():
         rows = _of(name, grouped)
         alone: dict[str, Any] = {"marker": "_", "ms": 14} if len(budgets) == 1 else {}
-        axes.plot([row["k"] for row in rows], _values(rows), color=GREY, linestyle=dash, label=name, **alone)
+        axes.plot(
+            [row["k"] for row in rows], _values(rows), color=GREY, linestyle=dash, label=legend_label(name), **alone
+        )
         if alone and rows:  # single marks have no dashes to be told by
             end = (rows[0]["k"], float(_values(rows)[0]))
             axes.annotate(name, end, (10, 0), textcoords="offset points", va="center", fontsize=6.5, color=GREY)

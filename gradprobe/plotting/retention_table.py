@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gradprobe.plotting.tables import Row, interval, number
 
@@ -32,10 +32,10 @@ def retention_table(rows: Sequence[Row], n_tokens: int | None = None) -> Table:
     ordered = sorted(rows, key=lambda row: (row["k"], is_ranking(row)))
     for k, group in groupby(ordered, key=lambda row: row["k"]):
         table.add_section()
-        table.add_row(f"[bold]K = {k}{f' of {n_tokens}' if n_tokens else ''}[/bold]")
+        table.add_row(Text(f"K = {k}{f' of {n_tokens}' if n_tokens else ''}", "bold"))
         for row in group:
             table.add_row(
-                escape(name_of(row)), interval(row["retention"], row["low"], row["high"]),
+                name_of(row), interval(row["retention"], row["low"], row["high"]),
                 " ".join(number(x, 3) for x in row["by_seed"]), number(row["untrained"]), number(row["accuracy"]),
                 number(row["auc"]), number(_mean(row["seconds"]), 0),
             )  # fmt: skip

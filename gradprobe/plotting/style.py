@@ -1,5 +1,6 @@
 """The look of the figures, the same on every machine: palette, sizes, and files that depend on the results alone."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 from matplotlib import style
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.plotting.escape import visible
 
 # Okabe and Ito, "Color universal design" (2008): told apart by all kinds of colour vision.
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
@@ -16,6 +19,11 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
 )  # fmt: skip
 GREY = "#666666"
 OTHERS = (GREEN, PURPLE, SKY, VERMILION, YELLOW, GREY)  # after orange and blue, in this order
+
+RISE, STEP = FORMULAS = ("$L - L(0)$", "$|L_{j+1} - L_j|$")  # all that figures write as formulas
+_TICK = re.compile(
+    r"\$\\mathdefault\{[-0-9.]*(\\times)?[-0-9.]*(\^\{[-0-9.]+\})?\}\$"
+)  # a number on a logarithmic axis
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and the full width of a two-column paper
 
@@ -100,12 +108,32 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with look():
+            _take_literally(figure)
             _settle(figure)
             figure.savefig(path, metadata=METADATA[path.suffix.lower()])
     except OSError as error:
         reason = error.strerror or error
         raise GradprobeError(f"cannot write {path}: {reason}; name a file in a folder that can be written") from None
     return path
+
+
+def _take_literally(figure: Figure) -> None:
+    """Take every text of a figure literally: dollars start no formula, control characters are shown as escapes.
+
+    Called before the figure is laid out; `FORMULAS` and the numbers of logarithmic axes stay formulas.
+    """
+    for axes in figure.axes:
+        for axis in axes._axis_map.values():  # type: ignore[attr-defined]  # x, y and, in 3-D, z
+            labels = [label.get_text() for label in axis.get_ticklabels()]
+            if any(visible(label, keep="\n") != label for label in labels):
+                axis.set_ticklabels([visible(label, keep="\n") for label in labels])
+    for text in figure.findobj(Text):
+        words = text.get_text()
+        if words in FORMULAS or _TICK.fullmatch(words):
+            continue
+        text.set_parse_math(False)
+        if visible(words, keep="\n") != words:
+            text.set_text(visible(words, keep="\n"))
 
 
 def _settle(figure: Figure) -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 
+from gradprobe.plotting.escape import code_span
 from gradprobe.plotting.retention_table import name_of
 from gradprobe.plotting.tables import Row, interval, short
 from gradprobe.summary import METRICS, NO_GRADIENT, NOT_ASKED, Comparison, Metric, count, rows
@@ -214,20 +214,20 @@ def _table(found: Sequence[Row], metrics: Sequence[Metric]) -> Table:
     for row in found:
         cells = [row["metrics"].get(metric.name) for metric in metrics]
         texts = [_two_lines(m, c) if c else "" for m, c in zip(metrics, cells, strict=True)]
-        table.add_row(escape(name_of(row)), *texts, style="bold" if row["focus"] else "dim" if row["floor"] else "")
+        table.add_row(name_of(row), *texts, style="bold" if row["focus"] else "dim" if row["floor"] else "")
     return table
 
 
 def _two_lines(metric: Metric, cell: Mapping[str, Any]) -> str:
     """A number and its mark, below them the interval."""
     number, _, ends = value(metric, cell).partition(" ")
-    return escape(f"{number} {mark(cell) or ' '}" + (f"\n{ends}  " if ends else ""))
+    return f"{number} {mark(cell) or ' '}" + (f"\n{ends}  " if ends else "")
 
 
 def _markdown(found: Sequence[Row], metrics: Sequence[Metric], cell: Callable[[Metric, Mapping[str, Any]], str]) -> str:
     lines = [["operator", *(metric.heading for metric in metrics)], [":--", *["--:"] * len(metrics)]]
     for row in found:
-        name = f"`{row['op']}`" if not row["floor"] else name_of(row)
+        name = code_span(row["op"]) if not row["floor"] else name_of(row)
         known = [row["metrics"].get(metric.name) for metric in metrics]
         texts = [cell(m, c) if c else "" for m, c in zip(metrics, known, strict=True)]
         lines.append([f"**{name}**" if row["focus"] else name, *texts])

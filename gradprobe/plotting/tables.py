@@ -6,8 +6,9 @@ from typing import Any
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
+
+from gradprobe.plotting.escape import code_span
 
 Row = Mapping[str, Any]
 Cell = Callable[[Row], str]
@@ -160,7 +161,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     """The same numbers as one Markdown table."""
     columns = AGREEMENT | STRENGTH | (COMPARED if ratio_lines(rows, None) else {})
     lines = [["operator", *columns], [":--", *["--:"] * len(columns)]]
-    lines += [[f"`{name}`", *_cells(row, columns)] for name, row in zip(names(rows), rows, strict=True)]
+    lines += [[code_span(name), *_cells(row, columns)] for name, row in zip(names(rows), rows, strict=True)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
 
 
@@ -170,7 +171,7 @@ def _table(rows: Sequence[Row], columns: Mapping[str, Cell]) -> Table:
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, row in zip(names(rows), rows, strict=True):
-        table.add_row(escape(name), *_cells(row, columns))
+        table.add_row(name, *_cells(row, columns))
     return table
 
 

@@ -1,6 +1,10 @@
 """What a trained pruner says of itself: the facts in ``pruner.json``, and a model card to read."""
 
+import json
+import re
 from typing import TYPE_CHECKING, Any
+
+from gradprobe.plotting.escape import code_span, visible
 
 if TYPE_CHECKING:
     from gradprobe.vlm.train import Trained
@@ -63,21 +67,23 @@ def card(trained: "Trained", command: str = "") -> str:
     question, rows = trained.question, loss_rows(trained)
     early = f" of {trained.planned} planned: validation stopped it" if trained.steps < trained.planned else ""
     counts = ", ".join(f"{name} {count:,} parameters" for name, count in trained.parameters.items())
-    settings = [f"| {told} | `{question[name]}` |" for name, told in _SETTINGS if question.get(name) is not None]
+    chosen = [(told, code_span(question[name])) for name, told in _SETTINGS if question.get(name) is not None]
+    settings = [f"| {told} | {value.replace('|', chr(92) + '|')} |" for told, value in chosen]
     measured = [f"| {text} | {loss:.4f} |" for text, loss in rows]
     if rows:
         held = f"Mean caption loss, in nats a token, on {trained.examples['held_out']} held-out captions:"
         measured = [held, "", "| the model reads | loss |", "| --- | --- |", *measured]
+    fence = "`" * max(3, max(map(len, re.findall("`+", command)), default=0) + 1)
     lines = [
         *(
             "---",
             "library_name: gradprobe",
-            f"base_model: {question['backbone']}",
+            f"base_model: {_yaml(question['backbone'])}",
             "tags: [visual-token-pruning]",
             "---",
         ),
         "",
-        f"# A visual token pruner for {question['backbone']}",
+        f"# A visual token pruner for {visible(question['backbone'])}",
         "",
         f"It keeps {budget_text(question)}, those that a small scorer ranks first, in their order and at their",
         "positions. The scorer was trained with gradprobe by the caption loss alone; the model itself is unchanged.",
@@ -86,20 +92,20 @@ def card(trained: "Trained", command: str = "") -> str:
         "",
         "## Training",
         "",
-        f"Steps: {trained.steps}{early}; the scorer is that of step {trained.step}. Data: {question['data']},",
+        f"Steps: {trained.steps}{early}; the scorer is that of step {trained.step}. Data: {visible(question['data'])},",
         f"{trained.examples['seen']} captioned images seen, some perhaps more than once. {counts}.",
         f"Time: {trained.seconds / 3600:.2f} h.",
-        *(["", f"Passed over: {'; '.join(trained.skipped)}."] if trained.skipped else []),
+        *(["", f"Passed over: {visible('; '.join(trained.skipped))}."] if trained.skipped else []),
         "",
         *("| setting | |", "| --- | --- |", *settings),
-        *(["", "Made by:", "", "```", command, "```"] if command else []),
+        *(["", "Made by:", "", fence, visible(command), fence] if command else []),
         "",
         "## Use",
         "",
         "```python",
         "import gradprobe as gp",
         "",
-        f'pruned = gp.vlm.load("{trained.out.name}")  # opens {question["backbone"]} too',
+        f"pruned = gp.vlm.load({json.dumps(trained.out.name)})  # opens {visible(question['backbone'])} too",
         "ids = pruned.generate(inputs)  # as the model's processor returns them",
         "```",
         "",
@@ -108,3 +114,8 @@ def card(trained: "Trained", command: str = "") -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _yaml(name: str) -> str:
+    """A name as a value of YAML: bare if that is safe, else in quotes, as JSON writes them."""
+    return name if re.fullmatch(r"[A-Za-z][\w./-]*", name, re.ASCII) else json.dumps(name)

@@ -1,0 +1,23 @@
+"""Lines on the terminal, with names in them taken literally; `gradprobe.cli.screen` is for tables."""
+
+import json
+from typing import Any
+
+import typer
+
+from gradprobe.plotting.escape import visible
+
+
+def say(text: object = "", err: bool = False) -> None:
+    """Print one line on stdout, or on stderr."""
+    typer.echo(visible(text), err=err)
+
+
+def say_lines(text: object) -> None:
+    """Print text on stdout whose line breaks are meant."""
+    typer.echo(visible(text, keep="\n"))
+
+
+def say_json(value: Any) -> None:
+    """Print JSON on stdout; it is ASCII, and its control characters are escapes."""
+    typer.echo(json.dumps(value, indent=2).replace("\x7f", "\\u007f"))
