@@ -60,8 +60,8 @@ DEEP = {
     "lzw.tif": lambda path: Image.fromarray(SIXTEEN).save(path, compression="tiff_lzw"),
     "big.tif": lambda path: path.write_bytes(tiff(16, SIXTEEN.astype(">u2").tobytes(), RAMP.shape, order=">")),
     "white-is-zero.tif": lambda path: path.write_bytes(tiff(16, (65535 - SIXTEEN).tobytes(), RAMP.shape, True)),
-    "16.pgm": lambda path: Image.fromarray(SIXTEEN).save(path),
-    "12.pgm": lambda path: path.write_bytes(b"P5 256 4 255\n" + RAMP.tobytes()),
+    "16.pgm": lambda path: path.write_bytes(b"P5 256 4 65535\n" + SIXTEEN.astype(">u2").tobytes()),
+    "12.pgm": lambda path: path.write_bytes(b"P5 256 4 4095\n" + np.rint(RAMP * (4095 / 255)).astype(">u2").tobytes()),
     "integers.tif": lambda path: Image.fromarray(SIXTEEN.astype(np.int32)).save(path),
     "small integers.tif": lambda path: Image.fromarray(RAMP.astype(np.int32)).save(path),
     "share.tif": lambda path: Image.fromarray(RAMP.astype(np.float32) / 255).save(path),
@@ -340,6 +340,18 @@ def test_the_first_frame_stands_for_an_animation(tmp_path):
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     assert pixels(tmp_path / "a.gif")[0, 0].tolist() == [255, 0, 0]
+
+
+def test_the_first_picture_stands_for_those_that_a_camera_joined(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (16, 24, 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    more = [Image.new("RGB", (24, 16), "blue")]
+    Image.fromarray(noise).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=more, exif=exif)
+    with Image.open(tmp_path / "a.jpg") as file:
+        assert file.format == "MPO"
+        wanted = np.rot90(np.asarray(file.convert("RGB")))
+    assert np.array_equal(pixels(tmp_path / "a.jpg"), wanted)
 
 
 def test_reading_needs_no_torch(tmp_path):

@@ -1,6 +1,7 @@
 """The one reader of picture files: upright, 8 bits, RGB, on white; a picture that cannot be used says why.
 
-timm and torchvision ignore EXIF orientation and drop alpha; here a picture is what a person sees in a viewer.
+timm and torchvision ignore EXIF orientation and drop alpha; here a picture is what a person sees in a viewer, but for
+colour profiles, which are left out here too.
 """
 
 from pathlib import Path

@@ -35,8 +35,11 @@ class Placeholders:
         image = getattr(processor, "image_token", None) or "<image>"
         tokenizer = getattr(processor, "tokenizer", None)
         named = [getattr(owner, "video_token", None) for owner in (processor, tokenizer)]
-        added = [str(token) for token in getattr(tokenizer, "added_tokens_decoder", {}).values()]
-        special = [*getattr(tokenizer, "all_special_tokens", ()), *added]
+        added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+        special = [
+            *getattr(tokenizer, "all_special_tokens", ()),
+            *(str(x) for x in added if getattr(x, "special", True)),
+        ]
         pictures = [token for token in special if any(name in token.lower() for name in _PICTURES)]
         return cls(image, tuple(sorted({token for token in (*named, *pictures) if token} - {image})))
 
