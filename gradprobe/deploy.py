@@ -15,6 +15,7 @@ from gradprobe.core import check_k, deployed
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import write_whole
 from gradprobe.registry import check_trusted, part
+from gradprobe.wrappers import unwrapped
 
 
 class Scorer(nn.Module):
@@ -86,7 +87,8 @@ def prune(model: nn.Module, scorer: nn.Module, k: int, layer: int | None = None)
         >>> pruned(torch.randn(1, 3, 32, 32)).shape, pruned.kept(torch.randn(1, 3, 32, 32)).shape
         (torch.Size([1, 1000]), torch.Size([1, 2]))
     """
-    about = scorer.about if isinstance(scorer, Scorer) else {}
+    trained = unwrapped(scorer, "the scorer")
+    about = trained.about if isinstance(trained, Scorer) else {}
     backbone = Backbone.of(model, about.get("layer", 0) if layer is None else layer)
     check_k(k, backbone.n_tokens)
     if about and about["dim"] != backbone.dim:

@@ -42,12 +42,11 @@ def _inside(model: Any, name: str) -> Any:
     if kind == "FullyShardedDataParallel":
         raise UsageError(f"{name} is in shards ({kind}); load its full state_dict into a plain model, and pass that")
     if "base_model" in parts and hasattr(model, "peft_config"):
-        base = parts["base_model"]
-        inner = getattr(base, "_modules", {}).get("model")
+        inner = getattr(parts["base_model"], "_modules", {}).get("model")
         if "prompt_encoder" in parts or inner is None:
             raise UsageError(
-                f"{name} is a {kind} with learned prompts, which lie outside the model; pass it without them: "
-                f"{'model.base_model' if inner is None else 'model.base_model.model'}"
+                f"{name} is a {kind} with learned prompts, which lie outside the model; pass the model without them: "
+                "model.base_model"
             )
         return inner
     if "model" in parts and hasattr(model, "peft_config") and hasattr(model, "prefix"):  # a tuner: model.base_model

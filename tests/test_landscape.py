@@ -11,7 +11,7 @@ from toy import Toy
 import gradprobe as gp
 from gradprobe.core import Noise
 from gradprobe.directions import along, filter_normalized
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.planes import axis
 from gradprobe.probes import cells
 from gradprobe.probes.landscape import landscape
@@ -217,6 +217,19 @@ def test_a_line_through_checkpoints_passes_through_them(tmp_path):
     found = landscape(task, gp.build("scale"), K, grid="7", images=3, axes="checkpoints", checkpoints=files)
     assert found.b.tolist() == [-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
     np.testing.assert_allclose(found.losses[0, [1, 5]], found.path_losses, rtol=1e-9)
+    state = {f"module.{n}": p.detach() + 1 for n, p in task.scorer.named_parameters()}
+    torch.save({"epoch": 3, "model_state_dict": state}, tmp_path / "1.pth")  # as a training leaves it
+    with pytest.warns(Notice, match="taken from model_state_dict, prefix module. cut off"):
+        again = landscape(
+            task,
+            gp.build("scale"),
+            K,
+            grid="7",
+            images=3,
+            axes="checkpoints",
+            checkpoints=(files[0], tmp_path / "1.pth"),
+        )
+    assert np.array_equal(again.losses, found.losses)
     steps = landscape(toy(), gp.build("scale"), K, grid="3x7", images=3, axes="checkpoints", checkpoints=(0, 3, 6))
     assert steps.question["checkpoints"] == "0,3,6" and steps.path.tolist() == [[0, 0], [0, 1], [1, 0]]
     with pytest.raises(UsageError, match="of another scorer"):

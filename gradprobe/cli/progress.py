@@ -35,4 +35,5 @@ def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     try:
         yield tell
     finally:
-        progress.stop()
+        if known:  # stopped without a start it prints an empty line
+            progress.stop()

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from gradprobe.core import Batch, SelectionOperator, Task, check_k
 from gradprobe.data.fingerprints import weights_file
 from gradprobe.data.hashes import file_hash
 from gradprobe.directions import ONE_D, Params, select
-from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.errors import GradprobeError, Notice, UsageError, nearest
 from gradprobe.files import write_whole
 from gradprobe.journal import Journal, opened
 from gradprobe.planes import axis
@@ -33,6 +34,7 @@ from gradprobe.probes.questions import (
 )
 from gradprobe.results import LandscapeResult
 from gradprobe.train import LEARNING_RATE, training
+from gradprobe.weights import read_weights
 from gradprobe.workers import groups_of, workers_for
 
 NOISE = ("common", "fresh")
@@ -256,19 +258,17 @@ def _axes(task: Task, points: dict[int, Params], question: Mapping[str, Any], ch
 
 
 def _read(task: Task, path: str | Path) -> Params:
-    """A scorer's parameters from a safetensors file.
+    """A scorer's parameters from a safetensors file or a checkpoint of its training.
 
     Raises:
         UsageError: no such file, or it is of another scorer.
+        GradprobeError: it cannot be read.
     """
-    from safetensors.torch import load_file
-
-    file = weights_file(str(path))
-    try:
-        state = load_file(file)
-    except Exception as error:  # whatever a broken header raises
-        raise GradprobeError(f"{path} is not a readable .safetensors file ({error}); save it again") from None
     own = dict(task.scorer.named_parameters())
+    weights = read_weights(path, own)
+    if notice := weights.notice():
+        warnings.warn(notice, Notice, stacklevel=2)
+    state = weights.tensors
     wrong = [p for p in {**own, **state} if p not in own or p not in state or own[p].shape != state[p].shape]
     if wrong:
         raise UsageError(f"{path} is of another scorer: {wrong[0]!r} does not fit; give its --scorer, or another file")
