@@ -83,7 +83,7 @@ def read_weights(path: str | Path, names: Collection[str], key: str | None = Non
         ('state_dict_ema', 'module.', {'head.weight': tensor([1.])}, tensor([0.]))
     """
     own = frozenset(names)
-    everything = list(_candidates(load_file(weights_file(path)), own, (), set()))
+    everything = list(_candidates(load_file(weights_file(path)), own, (), {}))
     if not everything:
         raise UsageError(
             f"--weights {path} holds no weights: it must map names to tensors, or do so under a key such as "
@@ -113,25 +113,31 @@ def _rank(weights: Weights) -> tuple[int, ...]:
     return tuple(CONTAINERS.index(part) if part in CONTAINERS else len(CONTAINERS) for part in weights.key.split("."))
 
 
-def _candidates(content: Any, own: frozenset[str], keys: tuple[str, ...], seen: set[int]) -> Iterator[Weights]:
-    """Every state_dict in the nested dictionaries of a file, each dictionary once."""
-    if not isinstance(content, Mapping) or id(content) in seen:
+def _candidates(
+    content: Any, own: frozenset[str], keys: tuple[str, ...], seen: dict[int, list[tuple[tuple[str, ...], Weights]]]
+) -> Iterator[Weights]:
+    """Every state_dict in the nested dictionaries of a file; each dictionary is looked into once."""
+    if not isinstance(content, Mapping):
         return
-    seen.add(id(content))
-    named = {name: value for name, value in content.items() if isinstance(name, str)}
-    groups = _groups({name: value for name, value in named.items() if isinstance(value, Tensor)}, own)
+    named = {} if id(content) in seen else {n: value for n, value in content.items() if isinstance(n, str)}
+    if id(content) not in seen:
+        seen[id(content)] = list(_models({n: value for n, value in named.items() if isinstance(value, Tensor)}, own))
+    for label, weights in seen[id(content)]:
+        yield replace(weights, key=".".join((*keys, *label)))
+    for name, value in named.items():
+        yield from _candidates(value, own, (*keys, name), seen)
+
+
+def _models(tensors: Mapping[str, Tensor], own: frozenset[str]) -> Iterator[tuple[tuple[str, ...], Weights]]:
+    """The models in one dictionary without their prefixes, and what tells them apart."""
+    groups = _groups(tensors, own)
     for label, group in groups.items():
         chains = {name: _chain(name, own) for name in group}
         chain = Counter(chains.values()).most_common(1)[0][0]
-        if len(groups) > 1:
-            label = label or chain[:1]
-        yield Weights(
-            {_bare(name, own): value for name, value in group.items()},
-            frozenset(name for name in group if chain and not chains[name]),
-            path="", key=".".join((*keys, *label)), prefix="".join(f"{part}." for part in chain),
-        )  # fmt: skip
-    for name, value in named.items():
-        yield from _candidates(value, own, (*keys, name), seen)
+        beside = frozenset(name for name in group if chain and not chains[name])
+        bare = {_bare(name, own): value for name, value in group.items()}
+        prefix = "".join(f"{part}." for part in chain)
+        yield label or (chain[:1] if len(groups) > 1 else ()), Weights(bare, beside, path="", prefix=prefix)
 
 
 def _groups(tensors: Mapping[str, Tensor], own: frozenset[str]) -> dict[tuple[str, ...], dict[str, Tensor]]:

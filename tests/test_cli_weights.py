@@ -65,6 +65,18 @@ def test_what_was_chosen_is_one_line_on_stderr_and_only_what_was_typed_is_asked(
 
 
 @pytest.mark.usefixtures("files")
+def test_keys_of_a_file_come_out_escaped(run, tmp_path):  # noqa: F811
+    raw = torch.load(tmp_path / "w.pth")["state_dict"]
+    torch.save({"model": raw, "\x1b[31mred[/x]\n": dict(raw)}, tmp_path / "w.pth")
+    code, _, err = run("coherence", *SMALL, *MODEL, "--weights-key", "modle")
+    assert code == 2
+    _, _, notice = run("coherence", *SMALL, *MODEL, "--class-order", "natural")
+    for text in (err, notice.splitlines()[0]):
+        assert "\x1b" not in text
+        assert "red[/x]" in text
+
+
+@pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_them(run, command):  # noqa: F811
     cases = {

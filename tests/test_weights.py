@@ -109,6 +109,7 @@ def test_no_copy_that_is_none_is_preferred(tmp_path, raw):
 def test_a_key_takes_another_model_of_the_file(tmp_path, raw, ema):
     cases = [
         ({"state_dict": raw, "state_dict_ema": ema}, "state_dict"),
+        ({"model": raw, "state_dict": raw, "state_dict_ema": ema}, "model"),
         ({"mine": {"yours": raw}, "model": ema}, "mine.yours"),
         ({"mine": {"yours": raw}, "model": ema}, "mine"),
         (prefixed("student.", raw) | prefixed("teacher.", ema), "student"),
@@ -117,7 +118,7 @@ def test_a_key_takes_another_model_of_the_file(tmp_path, raw, ema):
     for content, key in cases:
         assert same(taken(tmp_path, content, weights_key=key)[0], raw), key
     with pytest.raises(UsageError, match=r"no weights under 'modle'; did you mean 'model'.*Known: mine.yours, model"):
-        taken(tmp_path, cases[1][0], weights_key="modle")
+        taken(tmp_path, cases[2][0], weights_key="modle")
     with pytest.raises(UsageError, match="leave --weights-key out"):
         taken(tmp_path, raw, weights_key="model")
     with pytest.raises(UsageError, match="--weights-key model needs a file"):

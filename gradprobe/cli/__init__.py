@@ -110,7 +110,7 @@ def _print_notices() -> None:
             usual(message, category, filename, lineno, file, line)
         elif str(message) not in printed:
             printed.add(str(message))
-            print(f"gradprobe: {message}", file=sys.stderr)
+            say(f"gradprobe: {message}", err=True)
 
     warnings.showwarning = show
     warnings.simplefilter("always", Notice)
