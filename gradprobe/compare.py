@@ -309,6 +309,7 @@ def _remembered(
             return noted
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not asked before, or not readable: timed again
+    Store(results).check_writable()
     times = {}
     for name, op in named.items():
         with suppress(GradprobeError):  # what is wrong with it will be told by the probes
@@ -316,10 +317,6 @@ def _remembered(
     threads = workers_for(task, workers)
     told = {name: round(estimate(size, times, threads), 1) for name, size in SIZES.items()} if times else {}
     chosen = next((name for name in reversed(SIZES) if told.get(name, budget + 1) <= budget), next(iter(SIZES)))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise GradprobeError(f"cannot write to {results}: {error.strerror}; name another with --results DIR") from None
     write_whole(path, json.dumps({**about, "size": chosen, "estimated_seconds": told}, indent=2).encode())
     return chosen
 

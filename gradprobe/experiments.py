@@ -19,6 +19,7 @@ from string import Template
 from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.leftovers import FORCED
 from gradprobe.results import Store, key_of
 
 PROBES = {
@@ -175,20 +176,28 @@ def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, for
     found = [folder for store in stores if (folder := store.find(run.question)) is not None]
     if found and not force:
         return Answer(run, stores[0].load(found[0]), found[0], computed=False)
-    partial = stores[-1].partial(run.question)
-    where = {**run.where, "partial": str(partial)}
-    if (probe := run.question["probe"]) in NEEDS:
-        first = replace(run, question=_function(NEEDS[probe])(run.question))
-        where["reference"] = str(ask(first, stores, progress).path)
-    result = _function(PROBES[probe])(run.question, where, progress)
-    if key_of(result.question) != key_of(run.question):
-        names = sorted(result.question.keys() | run.question.keys())
-        other = [name for name in names if result.question.get(name) != run.question.get(name)]
-        told = ", ".join(f"{name} = {json.dumps(result.question.get(name))}" for name in other)
-        raise GradprobeError(f"the question asks for other things than this machine has: here {told}")
-    saved = stores[-1].save(result, keep=partial / "keep")
-    shutil.rmtree(partial, ignore_errors=True)
+    with stores[-1].working(run.question, force) as partial:
+        if not force and (folder := stores[-1].find(run.question)) is not None:  # another process was at it till now
+            return Answer(run, stores[-1].load(folder), folder, computed=False)
+        where = {**run.where, "partial": str(partial)}
+        if (probe := run.question["probe"]) in NEEDS:
+            first = replace(run, question=_function(NEEDS[probe])(run.question))
+            where["reference"] = str(ask(first, stores, progress).path)
+        result = _function(PROBES[probe])(run.question, where, progress)
+        _check_answered(result, run.question)
+        (partial / FORCED).unlink(missing_ok=True)  # from here on the pieces are of a finished answer
+        saved = stores[-1].save(result, keep=partial / "keep")
+        shutil.rmtree(partial, ignore_errors=True)
     return Answer(run, result, saved, computed=True)
+
+
+def _check_answered(result: Any, question: Mapping[str, Any]) -> None:
+    """Refuse a result that answers another question than was asked."""
+    if key_of(result.question) != key_of(question):
+        names = sorted(result.question.keys() | question.keys())
+        other = [name for name in names if result.question.get(name) != question.get(name)]
+        message = ", ".join(f"{name} = {json.dumps(result.question.get(name))}" for name in other)
+        raise GradprobeError(f"the question asks for other things than this machine has: here {message}")
 
 
 def panels(answers: Sequence[Answer]) -> list[tuple[str, list[Any]]]:

@@ -3,6 +3,7 @@
 import io
 import sys
 import warnings
+from contextlib import suppress
 from typing import Any
 
 import typer
@@ -24,6 +25,7 @@ from gradprobe.cli.operators import listing
 from gradprobe.cli.output import say
 from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
+from gradprobe.cli.stopping import stoppable
 from gradprobe.cli.store import show
 from gradprobe.cli.vlm import vlm
 from gradprobe.errors import GradprobeError, Notice, UsageError
@@ -82,19 +84,23 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without these characters shows their numbers
-    try:
-        code = app(arguments, standalone_mode=False) or 0
-    except CommandError as error:
-        if debug:
-            raise
-        _fail(f"{' '.join(error.format_message().split())} (gradprobe --help, gradprobe COMMAND --help)", 2)
-    except (typer.Abort, KeyboardInterrupt):
-        code = STOPPED
-    except GradprobeError as error:
-        if debug:
-            raise
-        _fail(str(error), 2 if isinstance(error, UsageError) else 1)
-    if code == STOPPED:
+    with stoppable() as received:
+        try:
+            code = app(arguments, standalone_mode=False) or 0
+        except CommandError as error:
+            if debug:
+                raise
+            _fail(f"{' '.join(error.format_message().split())} (gradprobe --help, gradprobe COMMAND --help)", 2)
+        except (typer.Abort, KeyboardInterrupt):
+            code = STOPPED
+        except (GradprobeError, OSError) as error:
+            if debug:
+                raise
+            if not received:  # else it is what a signal became on its way, such as a terminal that is gone
+                _fail(_line(error), 2 if isinstance(error, UsageError) else 1)
+            code = STOPPED
+    if code == STOPPED or received:
+        code = received[0].code if received else STOPPED
         _fail("stopped; what was stored stays, and the same command goes on from it", code)
     sys.exit(code)
 
@@ -116,6 +122,15 @@ def _print_notices() -> None:
     warnings.simplefilter("always", Notice)
 
 
+def _line(error: GradprobeError | OSError) -> str:
+    """The error in one line; of a disk or file that no command foresaw, with its name."""
+    if isinstance(error, GradprobeError):
+        return str(error)
+    reason = error.strerror or type(error).__name__
+    return f"{error.filename or 'a file'}: {reason}; what was stored stays, and the same command goes on from it"
+
+
 def _fail(message: str, code: int) -> None:
-    say(f"gradprobe: {message}", err=True)
+    with suppress(OSError):  # a terminal that is gone
+        say(f"gradprobe: {message}", err=True)
     sys.exit(code)

@@ -1,12 +1,13 @@
 """Options that several commands share, and what they become."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from gradprobe.errors import UsageError
+from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.escape import visible
 
 BASELINE = "gumbel"
@@ -141,6 +142,28 @@ def task_maker(vlm: str | None, backbone: str) -> tuple[Callable[..., Any], str]
     if vlm is not None and backbone != "scenes":
         raise UsageError(f"give either --task {vlm} (a vision-language model) or --backbone {backbone}")
     return (maker("classification"), backbone) if vlm is None else (maker("captioning"), vlm)
+
+
+@contextmanager
+def working_in(out: Path, first: bool = True) -> Iterator[None]:
+    """Keep a training's folder to this process, having found out that it can be written.
+
+    Args:
+        out: the folder.
+        first: False for the other processes of one training.
+
+    Raises:
+        GradprobeError: another process trains in it, or it cannot be written.
+    """
+    from gradprobe.locks import claimed
+
+    with ExitStack() as held:
+        if first:
+            try:
+                held.enter_context(claimed(out, f"the training in {out}"))
+            except OSError as error:
+                raise GradprobeError(f"cannot write to {out}: {error.strerror}; give another --out") from None
+        yield
 
 
 def where_of(**files: str | int | None) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gradprobe.cli import options
 from gradprobe.cli.output import say
 
 
@@ -19,7 +20,8 @@ def train_scenes(
     """Train the embedded scenes model from nothing (about 15 minutes on 2 cores); stopped, it goes on where it was."""
     from gradprobe.pretrain import Recipe, pretrain
 
-    card = pretrain(Recipe(steps=steps, seed=seed), out, resume=not restart)
+    with options.working_in(out):
+        card = pretrain(Recipe(steps=steps, seed=seed), out, resume=not restart)
     for rule, share in card["accuracy"].items():
         kept = "all tokens" if rule == "unpruned" else f"{card['k']} tokens, {rule}"
         say(f"{kept}: {share:.1%} of {card['held_out_scenes']} held-out scenes")

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli.output import say_json
+from gradprobe.record import RUN, damaged
 from gradprobe.results import Store
 
 Results = Annotated[Path, typer.Option("--results", help="Where answers are kept.")]
@@ -57,7 +58,10 @@ def show(
     store = Store(results)
     folder = store.locate(key)
     result = store.load(folder)
-    rows = [result.row(path=folder)]
+    try:
+        rows = [result.row(path=folder)]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise damaged(folder / RUN, f"its numbers make no table: {error!r}") from None
     if as_json:
         shown = {
             "probe": result.probe, "key": folder.name.rpartition("-")[2], "path": str(folder),

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gradprobe.cli import options
 from gradprobe.cli.output import say
 
 
@@ -19,7 +20,8 @@ def train_scenes(
     from gradprobe.vlm.pretrain import Recipe
     from gradprobe.vlm.pretrain_card import pretrain
 
-    card = pretrain(Recipe(seed=seed), out, resume=not restart)
+    with options.working_in(out):
+        card = pretrain(Recipe(seed=seed), out, resume=not restart)
     for rule, shares in card["accuracy"].items():
         told = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
         say(f"{rule}: {told} of {card['held_out_pictures']} held-out pictures")

@@ -72,7 +72,7 @@ def train(
 
     if data is not None:
         list_captions(data, image_root)  # a wrong file is told before a large model is opened
-    with processes(device) as team:
+    with processes(device) as team, options.working_in(out, team.first):
         vlm = open_vlm(model, device=team.device, dtype=dtype or ("float32" if device == "cpu" else "bfloat16"))
         source: Any
         if data is None:

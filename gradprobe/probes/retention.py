@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from gradprobe.core import Batch, Selection, SelectionOperator, Task, check_k, d
 from gradprobe.deploy import save_scorer
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.files import write_whole
+from gradprobe.locks import claimed
 from gradprobe.probes.gradients import refuse_nonfinite
 from gradprobe.probes.questions import (
     Progress,
@@ -83,34 +85,35 @@ def retention(
     looks = sorted({round(i * recipe.steps / LOOKS) for i in range(LOOKS + 1)})
     fitting = Fitting(task, operator, k, name, recipe, threads)
     saved = _Saved(None if folder is None else Path(folder), question)
-    curve, before, spent = saved.restore(fitting)
-    started -= spent
-    about = f"{name}, K = {k}, seed {recipe.seed}"
-    looking = _Looking(task, k, name, lambda batch: task.scorer(batch.tokens.patches), threads)
-    with task.running():
-        if not curve:
-            first = looking.at(few)
-            before = float(np.mean([x.spread for x in first]))
-            curve = [np.concatenate([x.right for x in first])]
-        for step in fitting.run():
-            if step in looks:
-                curve.append(np.concatenate([x.right for x in looking.at(few)]))
-            if step % SAVE_EVERY == 0 or step == recipe.steps:
-                saved.keep(fitting, curve, before, time.perf_counter() - started)
-            tell(f"{about}: training", step, recipe.steps)
-        everyone = looking.all_of(groups_of(test), partial(tell, f"{about}: test"))
-    if folder is not None:
-        save_scorer(task.scorer, Path(folder) / "keep", question, dim=test.tokens.patches.shape[-1])
-    return RetentionResult(
-        question=question,
-        losses=np.array(fitting.losses),
-        at=np.array(looks, dtype=np.int64),
-        curve=np.stack(curve).astype(np.uint8),
-        spread=np.array([before, np.mean([x.spread for x in everyone])]),
-        environment=environment(time.perf_counter() - started, task.skipped),
-        kind=np.array(test.kinds, np.uint8),
-        **_columns(everyone),
-    )
+    with saved.claimed(f"the training of {name}, K = {k}, seed {recipe.seed}"):
+        curve, before, spent = saved.restore(fitting)
+        started -= spent
+        about = f"{name}, K = {k}, seed {recipe.seed}"
+        looking = _Looking(task, k, name, lambda batch: task.scorer(batch.tokens.patches), threads)
+        with task.running():
+            if not curve:
+                first = looking.at(few)
+                before = float(np.mean([x.spread for x in first]))
+                curve = [np.concatenate([x.right for x in first])]
+            for step in fitting.run():
+                if step in looks:
+                    curve.append(np.concatenate([x.right for x in looking.at(few)]))
+                if step % SAVE_EVERY == 0 or step == recipe.steps:
+                    saved.keep(fitting, curve, before, time.perf_counter() - started)
+                tell(f"{about}: training", step, recipe.steps)
+            everyone = looking.all_of(groups_of(test), partial(tell, f"{about}: test"))
+        if folder is not None:
+            save_scorer(task.scorer, Path(folder) / "keep", question, dim=test.tokens.patches.shape[-1])
+        return RetentionResult(
+            question=question,
+            losses=np.array(fitting.losses),
+            at=np.array(looks, dtype=np.int64),
+            curve=np.stack(curve).astype(np.uint8),
+            spread=np.array([before, np.mean([x.spread for x in everyone])]),
+            environment=environment(time.perf_counter() - started, task.skipped),
+            kind=np.array(test.kinds, np.uint8),
+            **_columns(everyone),
+        )
 
 
 def ranked(
@@ -294,6 +297,17 @@ class _Saved:
         self._about = json.dumps({"question": question, "versions": versions()}, sort_keys=True)
         self._path = None if folder is None else folder / "checkpoint.safetensors"
 
+    @contextmanager
+    def claimed(self, work: str) -> Iterator[None]:
+        """Keep the folder's training to this process meanwhile."""
+        with ExitStack() as held:
+            if self._path is not None:
+                try:
+                    held.enter_context(claimed(self._path.parent, work, "checkpoint.lock"))
+                except OSError as error:
+                    raise self._unwritable(error) from None
+            yield
+
     def restore(self, fitting: Fitting) -> tuple[list[np.ndarray], float, float]:
         """Put the training back where it stood: the looks so far, the spread before, the seconds spent."""
         if self._path is None or not self._path.is_file():
@@ -320,5 +334,8 @@ class _Saved:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self._path, save(state, about))
         except OSError as error:
-            reason = error.strerror or error
-            raise GradprobeError(f"cannot write {self._path}: {reason}; name another folder with --results") from None
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> GradprobeError:
+        reason = error.strerror or error
+        return GradprobeError(f"cannot write {self._path}: {reason}; name another folder with --results")

@@ -1,0 +1,289 @@
+"""Killed at any point, a store keeps the older or the newer answer, whole; what kills leave is swept."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from stored import asked, result
+from test_results import NO_TORCH, same
+
+from gradprobe import leftovers
+from gradprobe.errors import GradprobeError
+from gradprobe.files import write_whole
+from gradprobe.record import key_of
+from gradprobe.results import Store
+
+KEY = key_of(asked())
+NAME = f"coherence-{KEY}"
+# Run a piece of work in one child after another, the n-th of which is killed before its n-th step on the disk.
+KILLER = """
+import os, shutil
+from pathlib import Path
+from stored import asked, result
+from gradprobe.results import Store
+
+STEPS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.listdir", "os.scandir", "os.utime", "os.chmod")
+
+def killed(work, n, root):
+    "Whether a child that does the work was killed at its n-th step."
+    child = os.fork()
+    if child == 0:
+        count, sync = 0, os.fsync
+
+        def step(event="sync", arguments=()):
+            nonlocal count
+            if event in STEPS and any(root in str(a) for a in arguments) or event == "sync":
+                count += 1
+                if count == n:
+                    os._exit(9)
+
+        os.fsync = lambda descriptor: (step(), sync(descriptor))
+        sys.addaudithook(step)
+        work()
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9), status
+    return status == 9
+"""
+SAVES = """
+n = killed_at = 0
+while True:
+    n += 1
+    root = Path(sys.argv[1]) / f"{n}"
+    if sys.argv[2] == "again":
+        Store(root).save(result(seed=1))
+    keep = Path(sys.argv[1]) / "keep"
+    if not killed(lambda: Store(root).save(result(seed=2), keep), n, str(root)):
+        break
+print(n - 1)
+"""
+
+
+def run_python(code, *arguments):
+    command = [sys.executable, "-c", NO_TORCH + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def seed_of(loaded):
+    """Which of the two answers it is, byte for byte."""
+    for seed in (1, 2):
+        if loaded.gram.tobytes() == result(seed=seed).gram.tobytes():
+            same(loaded, result(seed=seed))
+            return seed
+    raise AssertionError("neither the older nor the newer answer")
+
+
+@pytest.mark.parametrize("kind", ["first", "again"])
+def test_a_kill_at_any_step_of_save_keeps_the_older_or_the_newer_answer(tmp_path, kind, monkeypatch):
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "keep" / "scorer.json").write_text("{}")
+    points = int(run_python(KILLER + SAVES, tmp_path, kind))
+    assert points >= 15
+    seen = []
+    for n in range(1, points + 1):
+        store = Store(tmp_path / f"{n}")
+        folder = store.find(asked())
+        if kind == "first" and folder is None:
+            assert store.entries() == ()
+        else:
+            seen.append(seed_of(store.load(folder)))
+            assert [entry.problem for entry in store.entries()] == [""]
+        with monkeypatch.context() as patch:
+            patch.setattr(leftovers.time, "time", lambda: time.monotonic() + 10**10)  # long after
+            store.save(result(seed=2))
+        assert seed_of(store.load(NAME)) == 2
+        assert [path.name for path in (tmp_path / f"{n}").iterdir()] == [NAME]
+    assert seen == sorted(seen) and seen[-1] == 2 and (kind == "first" or seen[0] == 1)
+
+
+def test_an_older_answer_set_aside_is_taken_back_by_whoever_looks_first(tmp_path):
+    for look in (
+        lambda store: store.find(asked()),
+        lambda store: store.entries(),
+        lambda store: store.load(KEY),
+        lambda store: store.save(result(asked(k=20))),
+    ):
+        store = Store(tmp_path)
+        store.save(result(seed=1)).rename(tmp_path / f".{KEY}-01234567.old")
+        look(store)
+        assert seed_of(store.load(NAME)) == 1
+        assert not list(tmp_path.glob(".*"))
+        shutil.rmtree(tmp_path / NAME)
+
+
+def test_an_answer_that_cannot_be_put_in_place_leaves_the_older_one(tmp_path, monkeypatch):
+    store, rename = Store(tmp_path), Path.rename
+    store.save(result(seed=1))
+
+    def full(path, target):
+        if Path(target).name == NAME and not path.name.endswith(".old"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return rename(path, target)
+
+    with monkeypatch.context() as patch, pytest.raises(GradprobeError, match="No space left"):
+        patch.setattr(Path, "rename", full)
+        store.save(result(seed=2))
+    assert [path.name for path in tmp_path.iterdir()] == [NAME]
+    assert seed_of(store.load(NAME)) == 1
+
+
+def test_an_answer_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
+    import gradprobe.store as module
+
+    store, read = Store(tmp_path), module.read_arrays
+    store.save(result(seed=1))
+
+    def late(folder, run):
+        monkeypatch.setattr(module, "read_arrays", read)
+        Store(tmp_path).save(result(seed=2))
+        return read(folder, run)
+
+    monkeypatch.setattr(module, "read_arrays", late)
+    assert seed_of(store.load(NAME)) == 2
+
+
+# --- leftovers ---
+
+
+def aged(path, days):
+    for each in (*path.rglob("*"), path):
+        os.utime(each, (time.time() - days * 86_400,) * 2)
+
+
+def test_leftovers_are_swept_by_age(tmp_path):
+    store = Store(tmp_path)
+    one, other = store.save(result()), store.save(result(asked(k=20)))
+    made = {
+        f".{KEY}-00000000": 2, f".{KEY}-11111111": 0.5, f"coherence-{'0' * 12}.partial": 31,
+        f"retention-{'1' * 12}.partial": 29, f"{other.name}.partial": 0, ".hidden": 400, "thesis": 400,
+        f"compare-{'2' * 12}.json": 400, ".git-0123": 400,
+    }  # fmt: skip
+    for name, days in made.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("")
+        aged(tmp_path / name, days)
+    (tmp_path / f".{KEY}-22222222.old").symlink_to(one.name)  # an answer that lay elsewhere
+    store.save(result(asked(k=21)))
+    gone = {f".{KEY}-00000000", f"coherence-{'0' * 12}.partial", f"{other.name}.partial", f".{KEY}-22222222.old"}
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == (made.keys() - gone) | {one.name, other.name, f"coherence-{key_of(asked(k=21))}"}
+
+
+def test_work_in_a_process_s_hands_is_not_swept(tmp_path):
+    store = Store(tmp_path)
+    with store.working(asked()) as partial:
+        (partial / "piece").write_text("hours of work")
+        aged(partial, 31)
+        store.save(result(asked(k=20)))
+        store.save(result())
+        assert (partial / "piece").exists()
+    store.save(result(asked(k=20)))
+    assert not partial.exists()  # its answer is stored
+
+
+# --- the lock on a question, and what --force resumes ---
+
+HOLDER = """
+from stored import asked
+from gradprobe.results import Store
+
+with Store(sys.argv[1]).working(asked()) as partial:
+    (partial / "piece").write_text("half")
+    print("at work", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    command = [sys.executable, "-c", NO_TORCH + HOLDER, str(tmp_path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "at work\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_question_is_in_one_process_s_hands(tmp_path, holder):
+    with (
+        pytest.raises(GradprobeError, match=rf"{KEY}.*process {holder.pid} on .* since .*kill {holder.pid}") as error,
+        Store(tmp_path).working(asked()),
+    ):
+        pass
+    assert len(str(error.value).splitlines()) == 1
+    with Store(tmp_path).working(asked(k=20)):
+        pass  # another question
+    holder.communicate("")
+    with Store(tmp_path).working(asked()) as partial:
+        assert (partial / "piece").read_text() == "half"
+
+
+def test_a_killed_process_holds_nothing(tmp_path, holder):
+    holder.kill()
+    holder.wait()
+    with Store(tmp_path).working(asked()) as partial:
+        assert (partial / "piece").read_text() == "half"
+        assert json.loads((partial / "lock").read_text())["pid"] == os.getpid()
+    assert not (partial / "lock").exists() and partial.exists()
+
+
+def test_work_that_left_nothing_leaves_no_folder(tmp_path):
+    with Store(tmp_path / "runs").working(asked()) as partial:
+        assert partial.is_dir()
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_forced_work_begins_anew_and_goes_on_from_its_own_pieces(tmp_path):
+    store = Store(tmp_path)
+    with store.working(asked()) as partial:
+        (partial / "checkpoint").write_text("of the earlier run")
+        (partial / "keep").mkdir()
+    with store.working(asked(), force=True):
+        assert not (partial / "checkpoint").exists() and not (partial / "keep").exists()
+        (partial / "checkpoint").write_text("forced")
+    with store.working(asked(), force=True):
+        assert (partial / "checkpoint").read_text() == "forced"
+    (partial / "forced").unlink()  # as before the forced answer is saved: the pieces are of a finished one
+    with store.working(asked(), force=True):
+        assert not (partial / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path, monkeypatch, number):
+    def refused(descriptor):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    with (
+        pytest.raises(GradprobeError, match=f"cannot write to .*{os.strerror(number)}.*--results DIR"),
+        Store(tmp_path / "runs").working(asked()),
+    ):
+        raise AssertionError("worked without a place for the answer")
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_during_the_work_is_told_and_other_errors_are_not(tmp_path):
+    with pytest.raises(GradprobeError, match="No space left"), Store(tmp_path).working(asked()):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(FileNotFoundError), Store(tmp_path).working(asked()):
+        (tmp_path / "an image").read_bytes()
+
+
+def test_a_whole_file_leaves_the_older_one_and_no_rest_on_a_full_disk(tmp_path, monkeypatch):
+    def refused(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "checkpoint"
+    write_whole(path, b"older")
+    monkeypatch.setattr(os, "fsync", refused)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(path, b"newer")
+    assert path.read_bytes() == b"older" and [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
