@@ -77,7 +77,12 @@ def variants(results: Sequence[RetentionResult], paper: Sequence[Mapping[str, An
 
 
 def verdicts(found: Sequence[Variant]) -> list[str]:
-    """In words: whether each variant of the paper falls behind the first as it does there, budget by budget."""
+    """Sentences on each variant of the paper: does it fall behind the first as it does there, budget by budget.
+
+    Fewer than 5 seeds decide nothing, whatever the interval.
+    """
+    from gradprobe.ratios import FEWEST_SEEDS
+
     told = []
     for variant in found[1:]:
         compared = [(k, c) for k, c in sorted(variant.cells.items()) if c.paper is not None]
@@ -88,7 +93,10 @@ def verdicts(found: Sequence[Variant]) -> list[str]:
             claimed = 100 * (cell.paper - found[0].cells[k].paper)  # type: ignore[operator]
             low, high = cell.row["difference_low"], cell.row["difference_high"]
             ours = 100 * cell.row["difference"]
-            if low is None or low <= 0 <= high:
+            count = cell.row["difference_seeds"]
+            if count < FEWEST_SEEDS:
+                verdict = f"undecided ({count} seed{'s' * (count > 1)})"
+            elif low is None or low <= 0 <= high:
                 verdict = "undecided"
             else:
                 verdict = "reproduced" if (ours < 0) == (claimed < 0) else "the other way round"

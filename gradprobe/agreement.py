@@ -1,10 +1,11 @@
 """How well a noisy gradient agrees with a noisy reference (numpy and scipy; no torch).
 
 Both are known only as means of noisy draws. Inner products of *different* draws have the expectation of the product of
-the true gradients, so the cosine is made of these alone: noise widens its interval and does not pull it towards 0.
+the true gradients, so the cosine is made of these alone: noise widens its interval and does not pull it towards 0. Such
+a cosine may come out beyond 1; it is cut there, and the row says so (``cosine_uncut``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from gradprobe.statistics import Estimate, Jackknifed, batch_mean
+from gradprobe.statistics import Estimate, Jackknifed, batch_mean, paired_difference
 
 Array = NDArray[np.float64]
 
@@ -66,15 +67,45 @@ def estimate(found: Jackknifed, level: float = 0.95) -> Estimate:
 
     Source: Satterthwaite 1946, with the variance of the variance estimated.
     """
-    n = len(found.left_out)
-    spread = found.left_out - found.left_out.mean()
+    half = _half_width(found.left_out, level)
+    return Estimate(float(found.value), float(found.value - half), float(found.value + half))
+
+
+def cut_estimate(found: Jackknifed, level: float = 0.95) -> Estimate:
+    """Interval of a disattenuated cosine, never outside [-1, 1]; a value beyond is cut at the end.
+
+    Where ``value -+ t se`` lies inside (-1, 1) the interval is made on the atanh scale, as that of any cosine. Where it
+    does not, noise decides and not the nearness of 1, and atanh has no value for some replicates: the plain interval is
+    then cut at the end. One that lies beyond the end as a whole keeps half its width, so that none has no width.
+
+    Args:
+        found: the cosine and its replicates, which may lie beyond 1.
+        level: of the interval.
+
+    Example:
+        >>> cut_estimate(Jackknifed(1.28, np.array([1.2, 1.25, 1.3, 1.37]))).value
+        1.0
+    """
+    half = _half_width(found.left_out, level)
+    low, high = found.value - half, found.value + half
+    if low > -1 and high < 1 and (np.abs(found.left_out) < 1).all():
+        half = _half_width(np.arctanh(found.left_out), level)
+        low, high = np.tanh(np.arctanh(found.value) + half * np.array([-1, 1]))
+    elif low > 1 or high < -1:
+        low, high = (1 - half, 1) if low > 1 else (-1, half - 1)
+    return Estimate(*(float(np.clip(x, -1, 1)) for x in (found.value, low, high)))
+
+
+def _half_width(replicates: Array, level: float) -> float:
+    """Half an interval, from delete-one replicates; 0 where these do not differ."""
+    n = len(replicates)
+    spread = replicates - replicates.mean()
     power = float(spread @ spread)
     if not power > 0:
-        return Estimate(float(found.value), float(found.value), float(found.value))
+        return 0.0
     uncertain = np.sum(spread**4) / power**2 - 1 / n
     freedom = max(2 / max(uncertain, 2 / (n - 1)), 1)
-    half = student.ppf((1 + level) / 2, freedom) * np.sqrt((n - 1) / n * power)
-    return Estimate(float(found.value), float(found.value - half), float(found.value + half))
+    return float(student.ppf((1 + level) / 2, freedom) * np.sqrt((n - 1) / n * power))
 
 
 @dataclass(frozen=True)
@@ -179,6 +210,25 @@ def cosines(found: Products, s: int) -> dict[str, Cosine]:
     return named
 
 
+def ungated(found: Products, s: int) -> dict[str, Jackknifed]:
+    """Cosines in the scores and in the parameters that every operator with a gradient has, for correlations over them.
+
+    A square that is not told from its noise is raised to half the noise's interval, so that a loud gradient counts as
+    one that points nowhere in particular instead of being left out: operators are not left out at random. Where
+    `cosine` is defined the two agree.
+    """
+    count = found.ab.shape[1]
+    ab, aa, bb = batch_mean(found.ab[s]), batch_mean(found.aa[0, 0]), batch_mean(found.bb[s, 0])
+    named = {"cosine": (ab, aa, bb, _half(found.aa[0, 1].sum()) / count, _half(found.bb[s, 1].sum()) / count)}
+    if found.theta_bb.shape[-1] > 1:
+        few = (_half(found.theta_noise[i], FOLDS - 1) for i in (0, 2 + s))
+        named["theta"] = (*map(group_sum, (found.theta_ab[0, s], found.theta_aa[0], found.theta_bb[s])), *few)
+    return {
+        name: ab.map(lambda x, y, z: x / np.sqrt(np.maximum(y, least_a) * np.maximum(z, least_b)), aa, bb)  # noqa: B023
+        for name, (ab, aa, bb, least_a, least_b) in named.items()
+    }
+
+
 def _half(variance: float, freedom: float = np.inf) -> float:
     """Half a 95 % interval."""
     return float(student.ppf(0.975, freedom) * np.sqrt(variance))
@@ -188,12 +238,16 @@ def _at_sigma(found: Products, s: int, baseline: Products | None) -> dict[str, A
     ours = cosines(found, s)
     theirs = {} if baseline is None else cosines(baseline, s)
     row: dict[str, Any] = {"sigma": float(found.sigmas[s])}
+    for name, every in ungated(found, s).items():
+        row |= _numbers(f"{name}_ungated", every, cut_estimate)
     for name, mine in ours.items():
-        row |= _numbers(name, mine.found) | {f"{name}_reason": mine.reason}
+        row |= _numbers(name, mine.found, cut_estimate) | {f"{name}_reason": mine.reason}
+        beyond = mine.found is not None and abs(mine.found.value) > 1
+        row[f"{name}_uncut"] = float(mine.found.value) if mine.found is not None and beyond else None
         if baseline is not None:
             other = theirs[name].found if name in theirs else None
-            above = None if mine.found is None or other is None else mine.found.map(lambda x, y: x - y, other)
-            row |= _numbers(f"{name}_difference", above)
+            above = None if mine.found is None or other is None else paired_difference(mine.found, other, cut_estimate)
+            row |= _ends(f"{name}_difference", above)
     ab, aa, bb = batch_mean(found.ab[s]), batch_mean(found.aa[0, 0]), batch_mean(found.bb[s, 0])
     others = {
         "bias2": lambda x, y, z: (y - 2 * x + z) / z,
@@ -202,7 +256,14 @@ def _at_sigma(found: Products, s: int, baseline: Products | None) -> dict[str, A
     }
     for name, function in others.items():
         row |= _numbers(name, ab.map(function, aa, bb) if ours["cosine"].found is not None else None)
+    for name, least, most in (("bias2", 0, np.inf), ("bias2_scaled", 0, 1)):
+        row |= {key: _within(row[key], least, most) for key in (name, f"{name}_low", f"{name}_high")}
     return row
+
+
+def _within(value: float | None, least: float, most: float) -> float | None:
+    """A number cut to the range that it can have."""
+    return None if value is None else float(np.clip(value, least, most))
 
 
 def _at_step(found: Products, e: int, baseline: Products | None) -> dict[str, Any]:
@@ -225,8 +286,13 @@ def _mean(values: Array | None) -> Jackknifed | None:
     return None if values is None else batch_mean(values)
 
 
-def _numbers(name: str, found: Jackknifed | None) -> dict[str, float | None]:
-    numbers = None if found is None else estimate(found)
+def _numbers(
+    name: str, found: Jackknifed | None, interval: Callable[[Jackknifed], Estimate] = estimate
+) -> dict[str, float | None]:
+    return _ends(name, None if found is None else interval(found))
+
+
+def _ends(name: str, numbers: Estimate | None) -> dict[str, float | None]:
     ends = (("", "value"), ("_low", "low"), ("_high", "high"))
     return {f"{name}{end}": None if numbers is None else finite(getattr(numbers, of)) for end, of in ends}
 
@@ -268,5 +334,6 @@ def reference_rows(sigmas: Array, parts: Array, ladder: Array, held: Array, afte
             for step, then in zip(ladder, after[s], strict=True)
         ]
         row: dict[str, Any] = {"sigma": float(sigma), **_numbers("signal", signal), "ladder": ladders}
-        rows.append(row | _numbers("reliability", signal.map(lambda x, y: x / y, whole)))
+        row |= _numbers("reliability", signal.map(lambda x, y: x / y, whole))
+        rows.append(row | {key: _within(row[key], 0, 1) for key in row if key.startswith("reliability")})
     return rows

@@ -233,16 +233,6 @@ BIBTEX = {
   archivePrefix = {arXiv},
 }
 """,
-    "plackett-luce": r"""
-@inproceedings{plackett-luce,
-  title = {Estimating Gradients for Discrete Random Variables by Sampling without Replacement},
-  author = {Kool, Wouter and van Hoof, Herke and Welling, Max},
-  year = {2020},
-  booktitle = {International Conference on Learning Representations},
-  eprint = {2002.06043},
-  archivePrefix = {arXiv},
-}
-""",
     "leave-one-out": r"""
 @inproceedings{leave-one-out,
   title = {Buy 4 {REINFORCE} Samples, Get a Baseline for Free!},

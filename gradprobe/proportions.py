@@ -20,6 +20,8 @@ from gradprobe.statistics import Estimate
 
 LEVEL, POWER = 0.95, 0.8
 TOO_MANY = 1e9  # images beyond which a question counts as never decided
+FEWEST = 10  # images that differ, below which the shares are too little known to say how many would decide
+REACH = 100  # times the images at hand: farther than that nobody can tell from them
 
 
 class Pairs(NamedTuple):
@@ -176,12 +178,15 @@ class Comparison:
 
     Attributes:
         difference: of the shares of right answers, ours less the baseline's, with Tango's 95 % interval.
-        mcnemar: p of no difference.
+        mcnemar: p of no difference, exact; below 0.05 a gap is seen. It decides, not the interval, which may end on the
+            other side of 0 by a hair.
         tost: p of a difference of the margin or more.
         verdict: ``equivalent``: the gap is below the margin, and none is seen; ``small gap``: one is seen, and it is
             below the margin; ``different``: one is seen, and not shown to be below the margin; ``undecided``: neither.
         needed: images that would show a gap below the margin, where it was not shown; for ``undecided``, images that
-            would decide either way. With 80 % power, if the chances are the observed shares; infinite: never.
+            would decide either way. With 80 % power, if the chances are the observed shares, and more than there are;
+            infinite where that is never, more than 100 times the images at hand, or where fewer than 10 images differ
+            so that the shares are not known.
     """
 
     difference: Estimate
@@ -192,7 +197,7 @@ class Comparison:
 
 
 def compare(pairs: Pairs, margin: float) -> Comparison:
-    """The verdict on a paired difference: two one-sided tests at 5 % and the 95 % interval.
+    """The verdict on a paired difference: two one-sided tests at 5 %, and McNemar's exact test at 5 %.
 
     Raises:
         UsageError: the margin is not in (0, 1).
@@ -203,13 +208,13 @@ def compare(pairs: Pairs, margin: float) -> Comparison:
     """
     if not 0 < margin < 1:
         raise UsageError(f"--margin {margin:g} is not possible; give a share of the images such as 0.01")
-    difference, same = tango(pairs), tost(pairs, margin)
-    gap, inside = not difference.low <= 0 <= difference.high, same < 1 - LEVEL
+    unlikely, same = mcnemar(pairs), tost(pairs, margin)
+    gap, inside = unlikely < 1 - LEVEL, same < 1 - LEVEL
     verdict = ("small gap" if gap else "equivalent") if inside else ("different" if gap else "undecided")
     needed = None if inside else images_for_equivalence(pairs, margin)
     if verdict == "undecided":
         needed = min(images_for_equivalence(pairs, margin), images_for_difference(pairs))
-    return Comparison(difference, mcnemar(pairs), same, verdict, needed)
+    return Comparison(tango(pairs), unlikely, same, verdict, None if needed is None else _honest(needed, pairs))
 
 
 def accuracy_row(
@@ -253,6 +258,13 @@ def _first(reached: Callable[[float], float]) -> float:
         middle = (low + high) // 2
         low, high = (middle, high) if reached(middle) < 0 else (low, middle)
     return _capped(high)
+
+
+def _honest(needed: float, pairs: Pairs) -> float:
+    """A number of images that the ones at hand can bear out: more than they are, and not too far from them."""
+    if pairs.gained + pairs.lost < FEWEST or needed > REACH * pairs.n:
+        return inf
+    return max(needed, float(pairs.n + 1))
 
 
 def _capped(images: float) -> float:

@@ -9,11 +9,11 @@ from typing import Any
 from gradprobe.plotting.escape import visible
 from gradprobe.plotting.pages import check_html, write_html
 from gradprobe.plotting.probe_tables import QUESTIONS, Grid, probe_grids
-from gradprobe.plotting.retention_table import name_of
+from gradprobe.plotting.retention_table import name_of, seeds
 from gradprobe.plotting.summary_table import LEGEND, TESTED, chance, difference, mark, measured, value, verdict_lines
 from gradprobe.plotting.tables import Row
 from gradprobe.store import key_of
-from gradprobe.summary import PROBES, Comparison, Metric, answers_of, rows
+from gradprobe.summary import PROBES, Comparison, Metric, answers_of, few_seeds, rows
 
 TEMPLATE = Path(__file__).parent / "assets" / "report.html.jinja"
 SAYS = {"higher": "above", "lower": "below", "undecided": "undecided against"}
@@ -130,6 +130,7 @@ def _summary(found: Sequence[Row], shown: Sequence[Metric]) -> Table:
                 cells.append(Text(""))
                 continue
             says = cell["reason"] or SAYS.get(cell["verdict"], cell["verdict"] or "")
+            says += f" with {seeds(cell['seeds'])}" if few_seeds(cell) else ""
             text = _text(value(metric, cell), "" if cell["value"] is None else repr(float(cell["value"])))
             cells.append(replace(text, mark=mark(cell), says=says))
         lines.append(Line(name_of(row), _kind(row), tuple(cells)))

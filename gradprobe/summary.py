@@ -13,6 +13,7 @@ from gradprobe.store import key_of
 
 REFERENCE = "hard+gather"  # what is deployed
 RANKED = "ranked:"
+FEWEST_SEEDS = 5  # trainings that decide a difference, as in `gradprobe.ratios`
 NO_GRADIENT, NOT_ASKED = "no gradient", "not measured"
 Row = dict[str, Any]
 Cell = dict[str, Any]
@@ -95,10 +96,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Count:
-    """How many comparisons a table makes, how many of them are decided, and how many would be by chance alone."""
+    """How many comparisons a table makes, how many of them are decided, and how many would be by chance alone.
+
+    Attributes:
+        compared: those that could be decided.
+        decided: those whose interval excludes no difference.
+        few: comparisons of what was trained with fewer than 5 seeds, which cannot be decided.
+    """
 
     compared: int
     decided: int
+    few: int
 
     @property
     def by_chance(self) -> float:
@@ -112,16 +120,17 @@ def rows(comparison: Comparison) -> list[Row]:
     A row has ``op``, ``focus``, ``floor`` (a ranking, with retention alone), ``gradient`` (``yes``, ``none``, None:
     unknown) and ``metrics``, by name: ``value``, ``low``, ``high``; ``difference``, ``difference_low``,
     ``difference_high`` (row less focus; row over focus where the metric is compared by ratio); ``verdict``; ``reason``
-    for a value that is not there. Verdicts are ``higher`` or ``lower`` than the focus where the interval excludes no
-    difference, else ``undecided``; None where nothing was compared. That of ``equivalence`` is of its test against hard
-    top-K: ``equivalent``, ``small gap``, ``different`` or ``undecided``.
+    for a value that is not there; ``seeds`` for what was trained, how many trainings the difference is of. Verdicts are
+    ``higher`` or ``lower`` than the focus where the interval excludes no difference, else ``undecided``, as is whatever
+    was trained with fewer than 5 seeds; None where nothing was compared. That of ``equivalence`` is of its test against
+    hard top-K: ``equivalent``, ``small gap``, ``different`` or ``undecided``.
 
     Raises:
         GradprobeError: two answers of one operator where there can be one.
 
     Example:
         >>> rows(Comparison("nothing yet", ("lapsum+vpnoise",), "lapsum+vpnoise", {}, {}))[0]["metrics"]["coherence"]
-        {'value': None, ..., 'verdict': None, 'reason': 'not measured'}
+        {'value': None, ..., 'seeds': None, 'verdict': None, 'reason': 'not measured'}
     """
     tables = {probe: dict(probe_rows(comparison, probe)) for probe in PROBES}
     found = []
@@ -177,9 +186,15 @@ def answers_of(comparison: Comparison, probe: str, op: str) -> list[Any]:
 def count(table: Sequence[Mapping[str, Any]]) -> Count:
     """How many differences from the focus a summary's rows tell, and how many of them are decided."""
     tests = [m.name for m in METRICS if m.name != "equivalence"]
-    told = [row["metrics"][name]["verdict"] for row in table for name in tests if name in row["metrics"]]
-    compared = [verdict for verdict in told if verdict is not None]
-    return Count(len(compared), sum(verdict != "undecided" for verdict in compared))
+    cells = [row["metrics"][name] for row in table for name in tests if name in row["metrics"]]
+    compared = [cell for cell in cells if cell["verdict"] is not None]
+    able = [cell for cell in compared if not few_seeds(cell)]
+    return Count(len(able), sum(cell["verdict"] != "undecided" for cell in able), len(compared) - len(able))
+
+
+def few_seeds(cell: Mapping[str, Any]) -> bool:
+    """Whether a cell is of a training with too few seeds to decide anything."""
+    return cell["seeds"] is not None and cell["seeds"] < FEWEST_SEEDS
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -192,6 +207,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "metrics": [{name: getattr(metric, name) for name in plain} for metric in METRICS],
         "comparisons": {
             "compared": counted.compared, "decided": counted.decided, "by_chance": counted.by_chance,
+            "few_seeds": counted.few,
             "level": 0.95, "corrected": False,
         },
         "settings": dict(comparison.settings), "versions": comparison.versions, "answers": keys(comparison),
@@ -245,18 +261,27 @@ def _alike(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
 
 def _cell(
     row: Mapping[str, Any] | None = None, value: str = "", ends: tuple[str, str] = ("", ""), versus: str = "",
-    ratio: bool = False, reason: str | None = None,
+    ratio: bool = False, reason: str | None = None, seeds: int | None = None,
 ) -> Cell:  # fmt: skip
-    """A cell from a probe's row, whose fields have these names; its reason where the value is not there."""
+    """A cell from a probe's row, whose fields have these names; its reason where the value is not there.
+
+    With a number of seeds it is of something trained, which fewer than 5 of them do not decide.
+    """
     row = row or {}
     cell = {"value": row.get(value), "low": row.get(ends[0]), "high": row.get(ends[1])}
     cell |= {f"difference{end}": row.get(f"{versus}{end}") for end in ("", "_low", "_high")}
     low, high, equal = cell["difference_low"], cell["difference_high"], 1 if ratio else 0
     verdict = None if cell["difference"] is None else "undecided"
-    if low is not None and high is not None and not low <= equal <= high:
+    enough = seeds is None or seeds >= FEWEST_SEEDS
+    if enough and low is not None and high is not None and not low <= equal <= high:
         verdict = "higher" if low > equal else "lower"
     why = (reason or "undefined") if cell["value"] is None else None
-    return {**cell, "verdict": verdict, "reason": why}
+    return {**cell, "seeds": None if verdict is None else seeds, "verdict": verdict, "reason": why}
+
+
+def _trained(row: Row) -> int | None:
+    """Trainings that a row of coherence or landscape is of: one after steps or along checkpoints, None at the start."""
+    return 1 if row.get("steps") or row.get("axes", "random") != "random" else None
 
 
 def _ends(name: str) -> tuple[str, str]:
@@ -284,25 +309,27 @@ def _equivalence(row: Row) -> Cell:
     why = "the reference" if row["reference"] else f"no {REFERENCE} on the same images"
     cell = _cell(row, "top1_difference", _ends("top1_difference"), reason=why)
     versus = {f"difference{end}": row["versus"][f"top1_difference{end}"] for end in ("", "_low", "_high")}
-    return {**cell, **versus, "verdict": row["top1_verdict"]}
+    return {**cell, **versus, "seeds": None, "verdict": row["top1_verdict"]}
 
 
 METRICS: tuple[Metric, ...] = (
     Metric(
         "coherence", "coherence", "coherence", "higher", False, False,
         "mean cosine between the scorer's gradients of different batches; 1 if every batch asks for the same step",
-        lambda row: _cell(row, "coherence", ("low", "high"), "difference", reason=_why(row)),
+        lambda row: _cell(row, "coherence", ("low", "high"), "difference", reason=_why(row), seeds=_trained(row)),
     ),
     Metric(
         "centred", "centred C", "coherence", "higher", False, False,
         "coherence without what moves all scores of an image alike, which no ranking notices",
-        lambda row: _cell(row, "centred", _ends("centred"), "centred_difference", reason=_why(row)),
+        lambda row: _cell(
+            row, "centred", _ends("centred"), "centred_difference", reason=_why(row), seeds=_trained(row)
+        ),
     ),
     Metric(
         "roughness", "roughness", "landscape", "lower", True, True,
         "mean step of the loss between neighbouring points of a line, compared by ratio; a steep smooth line has large "
         "steps too",
-        lambda row: _cell(row, "d2_variation", _ends("d2"), "d2_ratio", ratio=True),
+        lambda row: _cell(row, "d2_variation", _ends("d2"), "d2_ratio", ratio=True, seeds=_trained(row)),
     ),
     Metric(
         "fidelity", "fidelity", "fidelity", "higher", False, False,
@@ -322,7 +349,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "retention", "retention", "retention", "higher", False, False,
         "accuracy with the K deployed tokens after training through the operator, over that with all tokens",
-        lambda row: _cell(row, "retention", ("low", "high"), "difference"),
+        lambda row: _cell(row, "retention", ("low", "high"), "difference", seeds=row["difference_seeds"]),
     ),
     Metric(
         "cost", "cost", "cost", "lower", True, False,

@@ -283,7 +283,13 @@ def run(monkeypatch, capsys, tmp_path):
 def test_the_command_prints_stores_and_answers_from_the_store(run, tmp_path):
     out = run("--op", "scale", "--op", "gumbel", "--op", "hard")
     assert max(map(len, out.splitlines())) <= 80
-    for words in ("RANDOM WEIGHTS", "λ2", "trace [95 %]", "hard+gather: no Hessian: no gradient", "stored: runs/curv"):
+    for words in (
+        "RANDOM WEIGHTS",
+        "λ2",
+        "trace: 95 %, mean",
+        "hard+gather: no Hessian: no gradient",
+        "stored: runs/curv",
+    ):
         assert words in out
     assert "λ3" not in out
     assert len(list(tmp_path.glob("runs/curvature-*/arrays.npz"))) == 3

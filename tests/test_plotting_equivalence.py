@@ -108,6 +108,11 @@ def row_of(verdict, low, high, needed=None, margin=0.01):
         (row_of("equivalent", -0.004, 0.006), "equivalent within 0.01"),
         (row_of("small gap", -0.008, -0.002), "a gap, and one below the margin: equivalent within 0.01, but not equal"),
         (row_of("undecided", -0.03, 0.02, 1234.0), "undecided; about 1200 images would decide"),
+        (row_of("undecided", -0.03, 0.02), "undecided; more than 100 times these images would decide"),
+        (
+            row_of("undecided", -0.9, 0.9) | {"top1_gained": 1, "top1_lost": 0},
+            "undecided; fewer than 10 images differ, too few to say how many would decide",
+        ),
         (row_of("different", -0.06, -0.02), "different, beyond the margin of 0.01"),
         (row_of("different", 0.02, 0.06), "different, beyond the margin of 0.01"),
         (
@@ -116,7 +121,7 @@ def row_of(verdict, low, high, needed=None, margin=0.01):
         ),
         (
             row_of("different", -0.03, -0.005),
-            "different; with shares like these no number of images would show that it is below the margin of 0.01",
+            "different; with shares like these no number we know of would show that it is below the margin of 0.01",
         ),
     ],
 )

@@ -1,27 +1,30 @@
-"""What the start says of the end: operators are matched, undefined measures left out, correlations honest."""
+"""Measures of the start beside the outcome: operators and seeds are matched, and none is left out for its noise."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from scipy.stats import spearmanr
 
+from gradprobe.association import associations
 from gradprobe.plotting.equivalence import family
-from gradprobe.plotting.predict import correlations, points, predict
+from gradprobe.plotting.predict import COHERENCE, NAMED, differences, predict, throttle_of, units_of, without
 from gradprobe.plotting.style import save_figure
-from gradprobe.statistics import rank_correlation
 
 OPERATORS = ["a+gather", "b+gather", "a+zero", "b+scale", "c+vpnoise", "c+mean"]
 
 
 def started(op, seed, c, cosine):
-    at = [{"sigma": 0.3, "cosine": cosine, "theta": cosine}]
-    coherence = SimpleNamespace(
-        probe="coherence", question={"op": op, "seed": seed}, row=lambda: {"coherence": c, "centred": c}
+    names = ("cosine_ungated", "theta_ungated")
+    at = (
+        {"sigma": 1.0} | dict.fromkeys(names, cosine) | {f"{n}_{end}": cosine for n in names for end in ("low", "high")}
     )
+    coherence = SimpleNamespace(
+        probe="coherence", question={"op": op, "seed": seed},
+        row=lambda: {"coherence": c, "low": c - 0.0196, "high": c + 0.0196, "centred": c},
+    )  # fmt: skip
     fidelity = SimpleNamespace(
         probe="fidelity", question={"op": op, "seed": seed},
-        row=lambda: {"sigmas": at, "ladder": [{"step": 0.1, "rate": c}]},
+        row=lambda: {"sigmas": [at], "ladder": [{"step": 0.01, "rate": c}]},
     )  # fmt: skip
     return [coherence, fidelity]
 
@@ -44,13 +47,23 @@ def results(shares, cs, cosines, seeds=(1, 2)):
     return found
 
 
-def test_operators_are_matched_without_their_tau_and_averaged_over_seeds():
-    (first, *_) = points(results([0.5, 0.6], [0.1, 0.2], [0.3, 0.4]))
-    assert first["op"] == "a+gather"
-    assert first["retention"] == first["during"] == 0.5
-    assert first["measures"]["coherence C"] == pytest.approx(0.115)
-    assert first["measures"]["fidelity, scores, σ = 0.3"] == 0.3
-    assert first["measures"]["descent, step 0.1"] == pytest.approx(0.115)
+def test_a_unit_is_an_operator_under_a_seed_matched_without_its_tau():
+    units = units_of(results([0.5, 0.6], [0.1, 0.2], [0.3, 0.4]))
+    assert list(zip(units.operator, units.throttle, units.seed, strict=True)) == [
+        ("a+gather", "gather", 1), ("a+gather", "gather", 2), ("b+gather", "gather", 1), ("b+gather", "gather", 2)
+    ]  # fmt: skip
+    assert units.outcome == pytest.approx([0.5, 0.5, 0.6, 0.6])
+    assert units.outcome_error == pytest.approx(np.sqrt([0.0025, 0.0025, 0.0024, 0.0024]))
+    assert units.measures[COHERENCE] == pytest.approx([0.11, 0.12, 0.21, 0.22])
+    assert units.errors[COHERENCE] == pytest.approx(np.full(4, 0.01))
+    assert units.measures["fidelity, scorer, σ = 1"] == pytest.approx([0.3, 0.3, 0.4, 0.4])
+    assert units_of(results([0.5, 0.6], [0.1, 0.2], [0.3, 0.4]), "during").outcome == pytest.approx(units.outcome)
+
+
+def test_a_start_of_other_seeds_stands_for_the_operator():
+    found = [*started("a+gather", 0, 0.1, 0.2), *started("a+gather", 7, 0.3, 0.2), ended("a+gather", 1, 0.5)]
+    units = units_of(found)
+    assert units.measures[COHERENCE] == pytest.approx([0.2])
 
 
 @pytest.mark.parametrize(
@@ -67,52 +80,40 @@ def test_only_the_temperature_leaves_a_name(op, bare):
     assert family(op) == bare
 
 
-def test_an_undefined_measure_is_left_out_and_counted():
+def test_a_measure_that_an_operator_does_not_have_is_left_out_and_counted():
     shares, cs = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 2, 3, 4, 5, 6]
-    found = correlations(points(results(shares, cs, [0.1, None, 0.3, 0.4, 0.5, 0.6])))
-    estimate, count = found["fidelity, scores, σ = 0.3"]
-    assert count == 5
-    assert estimate.value == pytest.approx(1)
-    assert 0 < estimate.low < 1  # six operators in order are no proof
-    assert found["coherence C"][1] == 6
+    found = associations(units_of(results(shares, cs, [0.1, None, 0.3, 0.4, 0.5, 0.6])), replicates=50)
+    assert (found["fidelity, scores, σ = 1"].operators, found["fidelity, scores, σ = 1"].units) == (5, 10)
+    assert found["fidelity, scores, σ = 1"].rho.value == pytest.approx(1)
+    assert found[COHERENCE].operators == 6
 
 
-def test_an_operator_that_was_not_trained_is_no_point():
-    assert points(started("a+gather", 1, 0.1, 0.2)) == []
+def test_an_operator_that_was_not_trained_is_no_unit():
+    assert units_of(started("a+gather", 1, 0.1, 0.2)).operator == ()
 
 
-def test_the_rank_correlation_is_spearmans_and_its_interval_covers_it():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=14)
-    y = x + rng.normal(size=14)
-    found = rank_correlation(x, y)
-    assert found.value == pytest.approx(spearmanr(x, y).statistic)
-    assert -1 <= found.low < found.value < found.high <= 1
-    assert rank_correlation(x, -y).value == pytest.approx(-found.value)
-
-
-def test_the_interval_of_a_rank_correlation_covers_about_as_often_as_it_says():
-    rng, hits = np.random.default_rng(1), 0
-    truth = 6 / np.pi * np.arcsin(0.6 / 2)  # of Gaussians with correlation 0.6
-    for _ in range(400):
-        x = rng.normal(size=14)
-        found = rank_correlation(x, 0.6 * x + 0.8 * rng.normal(size=14))
-        hits += found.low <= truth <= found.high
-    assert 0.92 < hits / 400 < 0.98
-
-
-@pytest.mark.parametrize("x", [np.ones(8), np.arange(3.0)])
-def test_what_cannot_be_ranked_has_no_correlation(x):
-    assert np.isnan(rank_correlation(x, np.arange(float(len(x)))).value)
+def test_differences_to_coherence_are_of_the_two_named_measures():
+    units = units_of(results([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [6, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6]))
+    found = differences(units)
+    assert tuple(found) == NAMED
+    coherence = associations(units, replicates=9)[COHERENCE].rho.value
+    assert found["fidelity, scorer, σ = 1"].value == pytest.approx(1 - coherence)
+    fewer = without(units, "zero")
+    assert "a+zero" not in fewer.operator and len(fewer.outcome) == len(units.outcome) - 2
+    assert throttle_of("lapsum+vpnoise:sigma=unit") == "vpnoise"
 
 
 def test_the_figure_shows_every_measure_and_names_every_operator(tmp_path):
     drawn = results([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 2, 3, 4, 5, 6], [0.1, None, 0.3, 0.4, 0.5, 0.6])
     figure = predict(drawn)
+    names = list(units_of(drawn).measures)
     shown = [axes for axes in figure.axes if axes.axison]
-    assert [axes.get_xlabel().partition(" (")[0] for axes in shown] == list(correlations(points(drawn)))
+    assert [axes.get_xlabel().partition(" (")[0] for axes in shown[: len(names)]] == names
     written = " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
     assert all(op in written for op in OPERATORS)
-    assert len(shown[2].lines) == 5
     assert "n = 5" in shown[2].get_xlabel()
-    assert save_figure(figure, tmp_path / "a.png").is_file()
+    heat = shown[len(names)]
+    assert [label.get_text() for label in heat.get_yticklabels()] == names
+    assert [label.get_text() for label in heat.get_xticklabels()][:3] == ["all", "no gather", "no zero"]
+    one, two = (save_figure(predict(drawn), tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
+    assert one == two

@@ -206,6 +206,34 @@ def test_undecided_is_decided_by_whichever_comes_first():
     assert p.compare(far, 0.01).needed == p.images_for_difference(far) < p.images_for_equivalence(far, 0.01)
 
 
+def test_the_verdict_and_the_p_that_is_printed_agree():
+    found = p.compare(Pairs(40, 60, 1000), 0.01)
+    assert found.difference.high < 0  # by a hair
+    assert found.mcnemar == pytest.approx(0.0569, abs=1e-4) and found.verdict == "undecided"
+
+
+@settings(deadline=None)
+@given(pairs_of(), st.sampled_from([0.01, 0.05]))
+def test_a_gap_is_seen_where_mcnemars_p_is_below_5_percent_and_the_interval_leaves_0_out_then(pairs, margin):
+    found = p.compare(pairs, margin)
+    assert (found.verdict in ("different", "small gap")) == (found.mcnemar < 0.05)
+    if found.mcnemar < 0.05:
+        assert not found.difference.low <= 0 <= found.difference.high
+    assert (found.verdict in ("equivalent", "small gap")) == (found.tost < 0.05)
+
+
+@given(pairs_of())
+def test_what_is_needed_is_more_than_there_is_and_not_said_from_next_to_nothing(pairs):
+    needed = p.compare(pairs, 0.05).needed
+    if needed is not None and needed < inf:
+        assert pairs.n < needed <= 100 * pairs.n and pairs.gained + pairs.lost >= 10
+
+
+def test_a_table_of_one_image_says_nothing_of_how_many_would_decide():
+    assert p.compare(Pairs(1, 0, 1), 0.01).needed == inf
+    assert p.accuracy_row(np.array([True]), np.array([False]), 0.01)["_needed"] is None
+
+
 @pytest.mark.parametrize("margin", [0, -0.01, 1, float("nan")])
 def test_a_margin_that_means_nothing_is_refused(margin):
     with pytest.raises(UsageError, match="--margin"):

@@ -21,7 +21,7 @@ def curvature_table(rows: Sequence[Row]) -> Group:
         What rich prints.
     """
     shown = min(SHOWN, max(len(row["eigenvalues"]) for row in rows))
-    tables = [_table(rows, ["Hessian", "loss", "trace [95 %]", "off"], [_summary(row) for row in rows])]
+    tables = [_table(rows, ["Hessian", "loss", "trace: 95 %, mean", "off"], [_summary(row) for row in rows])]
     if shown:
         headings = [*(f"λ{i}" for i in range(1, shown + 1)), "residual"]
         tables.append(_table(rows, headings, [_spectrum(row, shown) for row in rows]))
@@ -41,7 +41,7 @@ def _table(rows: Sequence[Row], columns: list[str], cells: list[list[str]]) -> T
 def _summary(row: Row) -> list[str]:
     if row["hessian"] != "yes":
         return ["none", short(row["loss"]), "–", "–"]
-    trace = f"{short(row['trace'])} [{short(row['trace_low'])}, {short(row['trace_high'])}]"
+    trace = f"[{short(row['trace_low'])}, {short(row['trace_high'])}] {short(row['trace'])}"
     return ["yes", short(row["loss"]), trace, f"{max(row['gradient_error'], row['hessian_error']):.0e}"]
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from gradprobe.plotting.tables import Row, interval, number, short
 
+FEWEST, REACH = 10, 100  # images that differ, and times the images at hand, as in `gradprobe.proportions`
 COUNTS = {"top1": "top-1", "top5": "top-5"}
 
 
@@ -43,7 +44,8 @@ def verdict_lines(rows: Sequence[Row], baseline: str) -> list[str]:
             other = (round(row[of] * row["images"]) - row[f"{of}_gained"] + row[f"{of}_lost"]) / row["images"]
             lines.append(
                 f"{row['op']} at K = {row['k']}: {name} {number(row[of], 3)} against {number(other, 3)} of {baseline}, "
-                f"difference {gap(row, of)}: {in_words(row, of)} (McNemar p = {short(row[f'{of}_mcnemar'])}, two "
+                f"difference {gap(row, of)}: {in_words(row, of)} (exact McNemar p = "
+                f"{short(row[f'{of}_mcnemar'])}, below 0.05 a gap is seen; two "
                 f"one-sided tests p = {short(row[f'{of}_tost'])})"
             )
     return lines
@@ -63,15 +65,18 @@ def in_words(row: Row, of: str = "top1") -> str:
     """
     verdict, margin, needed = row[f"{of}_verdict"], f"{row['margin']:g}", row[f"{of}_needed"]
     about = None if needed is None else f"about {float(f'{needed:.2g}'):.0f} images"
+    few = row.get(f"{of}_gained") is not None and row[f"{of}_gained"] + row[f"{of}_lost"] < FEWEST
     if verdict == "equivalent":
         return f"equivalent within {margin}"
     if verdict == "small gap":
         return f"a gap, and one below the margin: equivalent within {margin}, but not equal"
     if verdict == "undecided":
-        return f"undecided; {about or 'no number of images that we know'} would decide"
+        if about is None and few:
+            return f"undecided; fewer than {FEWEST} images differ, too few to say how many would decide"
+        return f"undecided; {about or f'more than {REACH} times these images'} would decide"
     if row[f"{of}_difference_low"] >= row["margin"] or row[f"{of}_difference_high"] <= -row["margin"]:
         return f"different, beyond the margin of {margin}"
-    more = f"{about} would show that" if about else "with shares like these no number of images would show that"
+    more = f"{about} would show that" if about else "with shares like these no number we know of would show that"
     return f"different; {more} it is below the margin of {margin}"
 
 

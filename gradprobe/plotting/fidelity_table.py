@@ -13,8 +13,9 @@ Cell = Callable[[Mapping[str, Any]], str]
 
 
 def estimated(row: Mapping[str, Any], name: str) -> str:
-    """An estimate of a row with its interval; an en dash where it is undefined."""
-    return interval(row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high"))
+    """An estimate of a row with its interval; an en dash where it is undefined, an asterisk where it was cut at 1."""
+    text = interval(row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high"))
+    return text if row.get(f"{name}_uncut") is None else text.replace(" [", "* [", 1)
 
 
 def fidelity_table(rows: Sequence[Row]) -> Group:
@@ -82,7 +83,7 @@ def difference_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
 
 
 def reasons(rows: Sequence[Row]) -> list[str]:
-    """Why cosines are undefined, a sentence for each reason of a row."""
+    """Sentences on why cosines are undefined, or cut at 1, one for each reason of a row."""
     lines = []
     for row in rows:
         if row["gradient"] == "none":
@@ -93,6 +94,9 @@ def reasons(rows: Sequence[Row]) -> list[str]:
             for name, what in (("cosine", "cos"), ("theta", "cos θ")):
                 if at.get(f"{name}_reason"):
                     found.setdefault((what, at[f"{name}_reason"]), []).append(f"{at['sigma']:g}")
+                if (beyond := at.get(f"{name}_uncut")) is not None:
+                    why = f"comes out as {number(beyond)} without noise and is cut (*)"
+                    found.setdefault((what, why), []).append(f"{at['sigma']:g}")
         lines += [f"{row['op']}: {what} at σ = {', '.join(at)} {why}" for (what, why), at in found.items()]
     return lines
 

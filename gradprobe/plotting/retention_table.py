@@ -10,7 +10,7 @@ from rich.text import Text
 from gradprobe.plotting.tables import Row, interval, number
 
 RANKED = "ranked:"
-WIDE = {2: 12.7, 3: 4.3}  # seeds: half a t interval in standard errors
+FEWEST_SEEDS = 5  # from which on a difference of what was trained is decided, as in `gradprobe.ratios`
 
 
 def retention_table(rows: Sequence[Row], n_tokens: int | None = None) -> Table:
@@ -67,17 +67,22 @@ def difference_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
 
 
 def meaning(rows: Sequence[Row]) -> str:
-    """What the intervals are of, and what they are not."""
-    count = len(rows[0]["seeds"])
+    """Say what the intervals are of, and what they are not."""
+    count = max(len(row["seeds"]) for row in rows)
     if count == 1:
         return (
-            "Intervals are jackknives over the test images of one seed: they say nothing about another training. "
-            "--seeds 0,1,2,3 measures that."
+            "Intervals are Bonett and Price's over the test images of one seed: they say nothing about another "
+            "training. --seeds 1,2,3,4,5 measures that; fewer than 5 decide nothing."
         )
-    told = f"Intervals are t intervals over {count} seeds (each its own scorer, images and noise), differences paired."
-    if count in WIDE:
-        told += f" {count} seeds make them wide, {WIDE[count]} standard errors each way: more --seeds narrow them."
-    return told
+    if count < FEWEST_SEEDS:
+        return (
+            f"{count} seeds: no interval over trainings from fewer than {FEWEST_SEEDS}, read each seed. Intervals of "
+            "rankings, which are not trained, are over test images."
+        )
+    return (
+        f"Intervals are over {count} seeds (each its own scorer, images and noise) with their images nested, on the "
+        "logit scale; differences are paired by seed."
+    )
 
 
 def name_of(row: Row) -> str:
@@ -120,13 +125,23 @@ def difference(row: Row) -> str:
 
 
 def _verdict(row: Row) -> str:
+    count = row["difference_seeds"]
+    if count < FEWEST_SEEDS:
+        return f"undecided, {seeds(count)} ({FEWEST_SEEDS} decide)"
     low, high = row["difference_low"], row["difference_high"]
-    if low is None or high is None:
-        return "no interval, undecided"
-    if low <= 0 <= high:
-        return "undecided"
-    over = "over these images, not over trainings" if len(row["seeds"]) == 1 else f"over {len(row['seeds'])} seeds"
-    return f"{'more' if low > 0 else 'less'}, {over}"
+    if low is None or high is None or low <= 0 <= high:
+        return f"undecided, {seeds(count)}"
+    return f"{'more' if low > 0 else 'less'}, over {seeds(count)}"
+
+
+def seeds(count: int) -> str:
+    """A number of seeds in words.
+
+    Example:
+        >>> seeds(1), seeds(5)
+        ('1 seed', '5 seeds')
+    """
+    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

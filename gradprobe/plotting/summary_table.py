@@ -9,13 +9,16 @@ from rich.console import Group
 from rich.table import Table
 
 from gradprobe.plotting.escape import code_span
-from gradprobe.plotting.retention_table import name_of
+from gradprobe.plotting.retention_table import name_of, seeds
 from gradprobe.plotting.tables import Row, interval, short
-from gradprobe.summary import METRICS, NO_GRADIENT, NOT_ASKED, Comparison, Metric, count, rows
+from gradprobe.summary import METRICS, NO_GRADIENT, NOT_ASKED, Comparison, Metric, count, few_seeds, rows
 
 MARKS = {"higher": "▲", "lower": "▼", "undecided": "·", "different": "≠", "small gap": "≈", "equivalent": "="}
 WIDTHS = (3, 3, 2)  # columns of a table at 80 characters
-LEGEND = "▲ above, ▼ below {focus}, decided at 95 %; · undecided; none: no gradient; –: not measured or undefined"
+LEGEND = (
+    "▲ above, ▼ below {focus}, decided at 95 %; · undecided; · (n seeds): trained with fewer than 5 seeds, which "
+    "decide nothing; none: no gradient; –: not measured or undefined"
+)
 TESTED = "gap to hard: = none seen and below the margin, ≈ seen and below it, ≠ seen, · undecided"
 
 
@@ -59,11 +62,13 @@ def chance(found: Sequence[Row], focus: str) -> str:
         'Nothing is compared with lapsum+vpnoise here.'
     """
     counted = count(found)
+    few = f" {counted.few} of what was trained with fewer than 5 seeds are left undecided." if counted.few else ""
     if not counted.compared:
-        return f"Nothing is compared with {focus} here."
+        return f"Nothing is compared with {focus} here.{few}"
     return (
         f"{counted.compared} comparisons with {focus}, {counted.decided} decided, each at 95 % and not corrected for "
         f"their number: if no operator differed from it, about {counted.by_chance:.2g} would be decided all the same."
+        f"{few}"
     )
 
 
@@ -76,7 +81,7 @@ def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]
         names: so many operators are named; of more, their number is told.
 
     Example:
-        >>> cell = {"verdict": "lower", "reason": None}
+        >>> cell = {"verdict": "lower", "seeds": 5, "reason": None}
         >>> verdict_lines([{"op": "a+zero", "floor": False, "metrics": {"retention": cell}}], "b+gather")
         ['retention of b+gather is above that of a+zero']
     """
@@ -89,6 +94,7 @@ def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]
             continue
         said = {"lower": "above that of", "higher": "below that of", "undecided": "undecided against"}
         verdicts = _by_verdict(cells)
+        said |= {word: f"{word} against" for word in verdicts if word not in said}
         told = [f"{said[word]} {_listed(verdicts[word], names)}" for word in said if word in verdicts]
         lines += [f"{metric.heading} of {focus} is {'; '.join(told)}"] if told else []
     return lines
@@ -139,8 +145,14 @@ def figures(value: float | None, low: float | None, high: float | None) -> str:
 
 
 def mark(cell: Mapping[str, Any]) -> str:
-    """The sign of a cell's verdict; empty where nothing was compared."""
-    return MARKS.get(cell["verdict"] or "", "")
+    """The sign of a cell's verdict, with the number of seeds if they are too few; empty where nothing was compared.
+
+    Example:
+        >>> mark({"verdict": "lower", "seeds": None}), mark({"verdict": "undecided", "seeds": 1})
+        ('▼', '· (1 seed)')
+    """
+    sign = MARKS.get(cell["verdict"] or "", "")
+    return f"{sign} ({seeds(cell['seeds'])})" if sign and few_seeds(cell) else sign
 
 
 def summary_markdown(comparison: Comparison) -> str:
@@ -167,11 +179,12 @@ def short_markdown(comparison: Comparison, ops: Sequence[str]) -> str:
 
 
 def _by_verdict(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Names of the operators of each verdict."""
+    """Names of the operators of each verdict; one of too few seeds names their number."""
     found: dict[str, list[str]] = {}
     for op, cell in cells.items():
         if cell["verdict"] is not None:
-            found.setdefault(cell["verdict"], []).append(name_of({"op": op}))
+            few = f" ({seeds(cell['seeds'])})" if few_seeds(cell) else ""
+            found.setdefault(cell["verdict"] + few, []).append(name_of({"op": op}))
     return found
 
 

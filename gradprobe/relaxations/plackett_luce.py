@@ -1,4 +1,4 @@
-"""Plackett-Luce: a sampled subset and its log-probability, the unbiased reference."""
+"""Plackett-Luce: a sampled subset and its log-probability, an unbiased reference."""
 
 from dataclasses import dataclass
 
@@ -16,14 +16,16 @@ class PlackettLuce:
     ``log p = sum_{j <= K} (s_(j) - log sum_{l >= j} e^{s_(l)})`` is given, and probes and training multiply it with the
     difference of the losses of two samples (see `gradprobe.objective.objective`).
 
-    Gradient: unbiased, for any loss, at the price of variance. Source: Kool, van Hoof and Welling, arXiv 2002.06043.
+    Gradient: unbiased, for any loss, at the price of variance. Source: the score function with a leave-one-out baseline
+    of two samples, Kool, van Hoof and Welling 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; the draw by
+    Gumbel noise, Kool, van Hoof and Welling 2019, arXiv 1903.06059.
     """
 
     @property
     def about(self) -> About:
         """What it promises."""
-        cite = ("plackett-luce", "gumbel-topk", "leave-one-out")
-        source = "REINFORCE without replacement, arXiv 2002.06043"
+        cite = ("leave-one-out", "gumbel-topk")
+        source = "REINFORCE, leave-one-out baseline of 2 samples"
         return About("alpha = topK(s + g), d log p", "unbiased", source, cite, stochastic=True, budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:

@@ -17,10 +17,13 @@ class Shiva:
     With ``t = s + sigma z``, the soft rank ``r_i = 1 + sum_{j != i} sigmoid((t_j - t_i) / tau_r)`` and
     ``pi_i = sigmoid((K - r_i) / tau_s)``, the gradient of pi_i is taken as ``dL/dm_i`` if the token is kept and
     ``-dL/dm_i`` if it is dropped. In the paper a dropped token goes round the block on the residual path, so that
-    ``dL/dm_i = <dL/dx_i, x_i>`` is that path's; here dropped tokens have a path only through throttles that send them
-    on (``zero``, ``dynamicvit``). Cost O(N^2).
+    ``dL/dm_i = <dL/dx_i, x_i>`` is that path's, and turning its sign rewards a token for not needing the block. Here
+    dropped tokens have a path only through throttles that send them on (``zero``, ``dynamicvit``), and there is no
+    residual path: ``dL/dm_i`` is how the loss changes as the token *enters*, so that ``-dL/dm_i`` opposes descent for
+    every dropped token. This is the paper's formula outside the paper's architecture, kept as published; ``shiva+zero``
+    should not be read as a result about Shiva-DiT. Cost O(N^2).
 
-    Gradient: biased. Source: Shiva-DiT, arXiv 2602.05605, Eq. 5 to 7.
+    Gradient: biased; for dropped tokens against descent. Source: Shiva-DiT, arXiv 2602.05605, Eq. 5 to 7.
 
     Attributes:
         sigma: scale of the Gaussian noise on the scores, >= 0.

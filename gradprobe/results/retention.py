@@ -10,7 +10,10 @@ import numpy as np
 from gradprobe.store import check_shapes, kind
 
 if TYPE_CHECKING:
-    from gradprobe.statistics import Jackknifed
+    from gradprobe.statistics import Estimate
+
+RANKED = "ranked:"
+GENERATED = ("scenes", "pictures")  # data of which every seed has test images of its own
 
 
 @kind
@@ -74,10 +77,11 @@ def over_seeds(
 ) -> dict[str, Any]:
     """One row for the same operator under several seeds: retention is accuracy over that of the unpruned model.
 
-    Where there are kinds of questions it is the mean of their ratios. With two or more seeds the interval is a t
-    interval of their mean, so it holds what training, its images and the noise decide; with one seed it is a jackknife
-    over the test images and says nothing about training. Differences to the baseline likewise: of the same seeds in
-    pairs, or of the same test images.
+    Where there are kinds of questions it is the mean of their ratios. With one seed the interval is Bonett and Price's
+    over the test images (`gradprobe.ratios.paired_ratio`) and says nothing about another training; with two to four
+    seeds there is none, and ``by_seed`` is what to read; from five on it holds seeds and images nested
+    (`gradprobe.ratios.over_seeds`). A ranking is not trained: its seeds are more images. Differences to the baseline
+    likewise: of the same test images for one seed, of the same seeds in pairs for five or more.
 
     Args:
         results: of one operator, a seed each.
@@ -85,24 +89,24 @@ def over_seeds(
         paths: where the results are stored.
 
     Returns:
-        Plain numbers, strings and None (undefined), ready for JSON.
+        Plain numbers, strings and None (undefined), ready for JSON. ``difference_seeds`` counts the pairs.
     """
-    from gradprobe.statistics import batch_mean, finite
+    from gradprobe.statistics import finite
 
     asked = results[0].question
-    kept = [_kept(r).value for r in results]
-    estimate = batch_mean(np.array(kept)).estimate() if len(results) > 1 else _kept(results[0]).estimate()
+    kept = [retained(r) for r in results]
+    estimate = _pooled(results, kept)
     by_seed = {r.question["seed"]: r for r in results}
     pairs = [(by_seed[r.question["seed"]], r) for r in baseline or () if r.question["seed"] in by_seed]
-    above = batch_mean(np.array([_kept(a).value - _kept(b).value for a, b in pairs])).estimate() if pairs else None
-    if len(pairs) == 1 and len(pairs[0][0].correct) == len(pairs[0][1].correct):
-        above = _kept(pairs[0][0]).map(lambda a, b: a - b, _kept(pairs[0][1])).estimate()
+    above = _difference(pairs) if pairs else None
     aucs = [float(np.nanmean(r.auc)) for r in results if len(r.auc)]
     fresh = [
-        _over(first, *(x[: len(first)] for x in (r.unpruned, r.kind))).value for r in results for first in r.curve[:1]
-    ]
+        np.mean([x.value for x in _ratios(first, *(x[: len(first)] for x in (r.unpruned, r.kind)))])
+        for r in results for first in r.curve[:1]
+    ]  # fmt: skip
     numbers = {
-        "retention": estimate.value, "low": estimate.low, "high": estimate.high, "by_seed": [finite(x) for x in kept],
+        "retention": estimate.value, "low": estimate.low, "high": estimate.high,
+        "by_seed": [finite(x.value) for x in kept],
         "accuracy": float(np.mean([r.correct.mean() for r in results])),
         "unpruned": float(np.mean([r.unpruned.mean() for r in results])),
         "auc": float(np.mean(aucs)) if aucs else None,
@@ -111,7 +115,7 @@ def over_seeds(
         "spread": float(np.mean([r.spread[1] for r in results])),
         "by_kind": [[finite(x.value) for x in by_kind(r)] for r in results] if len(results[0].kind) else None,
         "difference": above and above.value, "difference_low": above and above.low,
-        "difference_high": above and above.high,
+        "difference_high": above and above.high, "difference_seeds": len(pairs) or None,
     }  # fmt: skip
     behind = {"denoiser": asked["denoiser"]} if "denoiser" in asked else {}
     return {
@@ -133,26 +137,93 @@ def seed_groups(results: Sequence[RetentionResult]) -> list[list[RetentionResult
     return list(found.values())
 
 
-def _kept(result: RetentionResult) -> "Jackknifed":
+def retained(result: RetentionResult) -> "Estimate":
     """Retention of one result, over its test images."""
-    return _over(result.correct, result.unpruned, result.kind)
+    from gradprobe.ratios import mean_of
+
+    kinds = by_kind(result)
+    return mean_of(kinds) if len(kinds) > 1 else kinds[0]
 
 
-def by_kind(result: RetentionResult) -> "list[Jackknifed]":
-    """Retention of each kind of question, over the test images."""
+def by_kind(result: RetentionResult) -> "list[Estimate]":
+    """Retention of each kind of question, over the test images; kinds have no image in common."""
     return _ratios(result.correct, result.unpruned, result.kind)
 
 
-def _over(right: np.ndarray, unpruned: np.ndarray, kind: np.ndarray) -> "Jackknifed":
-    first, *others = _ratios(right, unpruned, kind)
-    for other in others:
-        first = first.map(lambda a, b: a + b, other)
-    return first.map(lambda a: a / (1 + len(others))) if others else first
+def variance(result: RetentionResult) -> float:
+    """Variance of a retention over its test images, never 0."""
+    from gradprobe.ratios import relative_variance
+
+    counts = _counts(result.correct, result.unpruned, result.kind)
+    parts = [((c.both + c.ours + 1) / (c.both + c.theirs + 1)) ** 2 * relative_variance(c) for c in counts]
+    return float(np.sum(parts)) / len(parts) ** 2
 
 
-def _ratios(right: np.ndarray, unpruned: np.ndarray, kind: np.ndarray) -> "list[Jackknifed]":
-    from gradprobe.statistics import batch_mean
+def _pooled(results: Sequence[RetentionResult], kept: "Sequence[Estimate]") -> "Estimate":
+    """Mean over seeds, with its interval."""
+    from gradprobe.ratios import mean_of
+    from gradprobe.ratios import over_seeds as nested
 
-    among = [kind == each for each in np.unique(kind)] if len(kind) else [np.ones(len(right), bool)]
-    means = [[batch_mean((x * those).astype(float)) for x in (right, unpruned)] for those in among]
-    return [a.map(lambda x, y: x / y, b) for a, b in means]
+    if len(results) == 1:
+        return kept[0]
+    if str(results[0].question["op"]).startswith(RANKED):
+        return mean_of(kept, _shared(results))
+    most = 1 / max(float(np.mean([r.unpruned.mean() for r in results])), 1e-300)
+    return nested([e.value for e in kept], [variance(r) for r in results], kept, _shared(results), most)
+
+
+def _difference(pairs: Sequence[tuple[RetentionResult, RetentionResult]]) -> "Estimate":
+    """Mean over seeds of the difference of two operators' retentions, with its interval."""
+    from gradprobe.ratios import mean_of, retained_difference, seeds_difference
+    from gradprobe.statistics import Estimate
+
+    values = [retained(a).value - retained(b).value for a, b in pairs]
+    same = [np.array_equal(a.unpruned, b.unpruned) and np.array_equal(a.kind, b.kind) for a, b in pairs]
+    if not all(same):  # images are not paired
+        return Estimate(float(np.mean(values)), np.nan, np.nan)
+    tables = [_pairs(a, b) for a, b in pairs]
+    over_images = [mean_of([retained_difference(*each) for each in kinds]) for kinds in tables]
+    if len(pairs) == 1:
+        return Estimate(values[0], over_images[0].low, over_images[0].high)
+    most = 1 / max(float(np.mean([a.unpruned.mean() for a, _ in pairs])), 1e-300)
+    spread = [
+        sum((p.gained + p.lost + 1) / max(u, 1) ** 2 for p, u in kinds) / len(kinds) ** 2 for kinds in tables
+    ]  # fmt: skip
+    return seeds_difference(values, spread, _shared([a for a, _ in pairs]), most)
+
+
+def _shared(results: Sequence[RetentionResult]) -> bool:
+    """Whether seeds may have test images in common: those of a folder; generated ones are each seed's own."""
+    return len(results) > 1 and results[0].question.get("data") not in GENERATED
+
+
+def _pairs(ours: RetentionResult, theirs: RetentionResult) -> list[Any]:
+    """For each kind of question, how two operators fare on the same images, and how many the unpruned model gets."""
+    from gradprobe.proportions import Pairs
+
+    found = []
+    for those in _kinds(ours.kind, len(ours.correct)):
+        a, b = ours.correct[those].astype(bool), theirs.correct[those].astype(bool)
+        found.append((Pairs(int((a & ~b).sum()), int((b & ~a).sum()), len(a)), int(ours.unpruned[those].sum())))
+    return found
+
+
+def _ratios(right: np.ndarray, unpruned: np.ndarray, kind: np.ndarray) -> "list[Estimate]":
+    from gradprobe.ratios import paired_ratio
+
+    return [paired_ratio(counts) for counts in _counts(right, unpruned, kind)]
+
+
+def _counts(right: np.ndarray, unpruned: np.ndarray, kind: np.ndarray) -> list[Any]:
+    from gradprobe.ratios import Paired
+
+    found = []
+    for those in _kinds(kind, len(right)):
+        a, b = right[those].astype(bool), unpruned[those].astype(bool)
+        found.append(Paired(int((a & b).sum()), int((a & ~b).sum()), int((b & ~a).sum())))
+    return found
+
+
+def _kinds(kind: np.ndarray, images: int) -> list[np.ndarray]:
+    """Which images are of each kind of question."""
+    return [kind == each for each in np.unique(kind)] if len(kind) else [np.ones(images, bool)]
