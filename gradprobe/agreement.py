@@ -218,15 +218,18 @@ def ungated(found: Products, s: int) -> dict[str, Jackknifed]:
     `cosine` is defined the two agree.
     """
     count = found.ab.shape[1]
-    ab, aa, bb = batch_mean(found.ab[s]), batch_mean(found.aa[0, 0]), batch_mean(found.bb[s, 0])
-    named = {"cosine": (ab, aa, bb, _half(found.aa[0, 1].sum()) / count, _half(found.bb[s, 1].sum()) / count)}
+    products = batch_mean(found.ab[s]), batch_mean(found.aa[0, 0]), batch_mean(found.bb[s, 0])
+    named = {"cosine": _raised(*products, _half(found.aa[0, 1].sum()) / count, _half(found.bb[s, 1].sum()) / count)}
     if found.theta_bb.shape[-1] > 1:
+        ab, aa, bb = map(group_sum, (found.theta_ab[0, s], found.theta_aa[0], found.theta_bb[s]))
         few = (_half(found.theta_noise[i], FOLDS - 1) for i in (0, 2 + s))
-        named["theta"] = (*map(group_sum, (found.theta_ab[0, s], found.theta_aa[0], found.theta_bb[s])), *few)
-    return {
-        name: ab.map(lambda x, y, z: x / np.sqrt(np.maximum(y, least_a) * np.maximum(z, least_b)), aa, bb)  # noqa: B023
-        for name, (ab, aa, bb, least_a, least_b) in named.items()
-    }
+        named["theta"] = _raised(ab, aa, bb, *few)
+    return named
+
+
+def _raised(ab: Jackknifed, aa: Jackknifed, bb: Jackknifed, least_a: float, least_b: float) -> Jackknifed:
+    """A cosine whose squares are at least so large."""
+    return ab.map(lambda x, y, z: x / np.sqrt(np.maximum(y, least_a) * np.maximum(z, least_b)), aa, bb)
 
 
 def _half(variance: float, freedom: float = np.inf) -> float:

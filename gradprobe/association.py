@@ -147,7 +147,7 @@ def associations(units: Units, seed: int = 0, replicates: int = REPLICATES) -> d
         throttle = np.array([units.throttle[i] for i in rows], object)
         found[name] = Association(
             rho=Estimate(spearman(x, y), *_ends(drawn[name])), tau=kendall(x, y, noise),
-            p=throttle_permutations(x, y, throttle, seed),
+            p=throttle_permutations(x, y, list(throttle), seed),
             without={t: spearman(x[throttle != t], y[throttle != t]) for t in dict.fromkeys(throttle)},
             units=len(rows), operators=len({units.operator[i] for i in rows}),
         )  # fmt: skip

@@ -34,7 +34,8 @@ from gradprobe.plotting.summary_table import (
 )
 from gradprobe.results import key_of
 from gradprobe.results.retention import over_seeds
-from gradprobe.summary import METRICS, PROBES, REFERENCE, Comparison, answers_of, count, rows, to_json
+from gradprobe.summary import METRICS, PROBES, REFERENCE, Comparison, answers_of, rows, to_json
+from gradprobe.summary import count as count_of
 
 SHARP = "lapsum:tau=0.01+vpnoise"
 
@@ -123,6 +124,20 @@ def test_a_verdict_is_what_the_interval_excludes(table):
     assert seen == {"higher", "lower", "undecided"}
 
 
+def test_a_training_is_not_decided_by_fewer_than_five_seeds():
+    far = {MINE: 34, VPNOISE: 6}
+    for count, marked in ((1, "· (1 seed)"), (4, "· (4 seeds)"), (5, "▼")):
+        results = [retained(right + s % 2, op=op, seed=s) for op, right in far.items() for s in range(count)]
+        found = rows(only("retention", results, (MINE, VPNOISE)))
+        cell = cells(found, "retention")[VPNOISE]
+        assert (mark(cell), cell["seeds"]) == (marked, count)
+        counted = count_of(found)
+        assert (counted.compared, counted.decided, counted.few) == ((1, 1, 0) if count == 5 else (0, 0, 1))
+    trained = [coherence(asked(op=MINE, steps=50)), coherence(asked(op=VPNOISE, steps=50), seed=1)]
+    cell = cells(rows(only("coherence", trained, (MINE, VPNOISE))), "coherence")[VPNOISE]
+    assert (cell["verdict"], cell["seeds"]) == ("undecided", 1)
+
+
 def test_no_interval_decides_nothing():
     pair = [landscape(op=MINE, rows=1), landscape(lambda a, b: 0 * a * b, op=VPNOISE, rows=1)]
     pair[1].losses[:] = pair[1].losses[:, :1]  # never changes: its ratio is 0, and a logarithm has no interval there
@@ -200,7 +215,7 @@ def test_json_is_the_rows_with_keys_and_the_number_of_comparisons(full, table):
     verdicts = [c["verdict"] for row in table for n, c in row["metrics"].items() if n != "equivalence"]
     compared = [verdict for verdict in verdicts if verdict]
     assert told["comparisons"]["compared"] == len(compared) == 2 * 7 + 1
-    assert told["comparisons"]["decided"] == sum(v != "undecided" for v in compared) == count(table).decided
+    assert told["comparisons"]["decided"] == sum(v != "undecided" for v in compared) == count_of(table).decided
     assert told["comparisons"]["by_chance"] == pytest.approx(len(compared) * 0.05)
     assert told["versions"] == {"numpy": "2.0"}
 
@@ -243,7 +258,7 @@ def test_lines_explain_marks_metrics_chance_and_what_is_missing(full, table):
     for metric in METRICS:
         assert f"{metric.heading}: {metric.meaning}" in lines
     assert chance(table, MINE) in lines
-    assert f"15 comparisons with {MINE}, {count(table).decided} decided" in chance(table, MINE)
+    assert f"15 comparisons with {MINE}, {count_of(table).decided} decided" in chance(table, MINE)
     assert "about 0.75 would" in chance(table, MINE)
 
 
@@ -257,7 +272,7 @@ def test_words_are_the_verdicts_seen_from_the_focus(table):
         part = next(part for part in kept.split("; ") if name in part)
         assert said[found[op]["verdict"]] in part
     assert "3 others" in "".join(verdict_lines(
-        [{"op": f"op{i}", "metrics": {"cost": {"verdict": "higher"}}} for i in range(3)], MINE, names=2
+        [{"op": f"op{i}", "metrics": {"cost": {"verdict": "higher", "seeds": None}}} for i in range(3)], MINE, names=2
     ))  # fmt: skip
 
 

@@ -71,7 +71,7 @@ def predict(results: Sequence[Any]) -> Figure:
     height = 0.9 + 0.17 * max(len(end), 0.55 * len(set(units.operator)))
     with look():
         figure = Figure(figsize=(PAGE, 1.85 * rows + height))
-        above, below = figure.subfigures(2, 1, height_ratios=[1.85 * rows, height])
+        above, below = figure.subfigures(2, 1, height_ratios=[1.85 * rows, height], squeeze=False)[:, 0]
         grid = above.subplots(rows, COLUMNS, sharey=True, squeeze=False).ravel()
         for axes, name in zip(grid, end, strict=False):
             _panel(axes, name, units)
