@@ -40,7 +40,7 @@ def test_draws_double_until_the_interval_is_narrow_enough(run, tmp_path):  # noq
     assert code == 0 and told["rows"][0]["draws"] == 64
     assert told["settings"]["tolerance"].startswith("tolerance 0.999 reached with 64 draws")
     tighter = (told["rows"][0]["sigmas"][0]["cosine_high"] - told["rows"][0]["sigmas"][0]["cosine_low"]) / 2.02
-    out = " ".join(run(*RANDOM, "--tolerance", f"{tighter:.4f}", "--budget", "5")[1].split())
+    out = " ".join(run(*RANDOM, "--tolerance", f"{tighter:.4f}", "--budget", "60")[1].split())
     assert "reached with" in out or "stopped at" in out
     counts = sorted(e["question"]["draws"] for e in json.loads(run("list", "--json")[1]) if e["probe"] == "reference")
     assert counts[:2] == [64, 128]

@@ -22,7 +22,7 @@ def test_it_prints_stores_draws_and_what_it_names_can_be_deployed(run, tmp_path)
         assert words in out
     told = " ".join(out.split())
     assert re.search(r"lapsum\+vpnoise at K = 7: retention \S+ against \S+ of gumbel-ste\+gather, difference", told)
-    assert "t intervals over 2 seeds" in told and "12.7 standard errors" in told
+    assert "2 seeds: no interval over trainings" in told and "read each seed" in told
     assert (tmp_path / "f.png").stat().st_size > 5000
     scorers = re.findall(r"^scorer of (\S+), K = (\d+), seed (\d): (\S+)$", out, re.MULTILINE)
     assert sorted({s[:3] for s in scorers}) == sorted(
