@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from gradprobe.results.cost import median
-from gradprobe.vlm.cost import cost
+from gradprobe.vlm.flops import cost
 from gradprobe.workers import one_thread
 
 SCORER = "transformer:depth=2,width=128"

@@ -177,6 +177,9 @@ class Operator:
         return joined(self.relaxation, self.throttle)
 
 
+AnyOperator = SelectionOperator | str | type  # an operator as a caller gives it: itself, its name, or its class
+
+
 @dataclass(frozen=True)
 class Batch:
     """Images as a task hands them to a probe.

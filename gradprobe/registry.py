@@ -1,28 +1,28 @@
 """A name -> the object it names: built-in tables, entry points, ``path/file.py:Class``.
 
-A path runs the code of its file. One that the user types (or a Python program passes) is the user's own word; one that
-was read from a file (a pruner, a preset, a stored question) needs that word: `check_trusted`.
-
 An operator's name is ``relaxation[:field=value,...]+throttle[:field=value,...]`` or an alias; an alias takes the fields
 of both its parts. The canonical name (`label`) leaves defaults out and can be typed back.
 """
 
 import dataclasses
-import hashlib
+import functools
 import importlib
-import importlib.util
 import inspect
 import re
-import shlex
-import sys
 import typing
-from collections.abc import Collection
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gradprobe.about import about_of
 from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.third_party import code_of, role_of
+from gradprobe.user_files import PATH, check_trusted, from_file, reason_of, refuse_bare
+
+if TYPE_CHECKING:
+    from gradprobe.core import AnyOperator, SelectionOperator
+
+__all__ = ["build", "check_trusted", "code_of", "label", "names", "part", "registered"]
 
 RELAXATIONS = {
     "hard": "gradprobe.relaxations.hard:Hard",
@@ -91,9 +91,8 @@ TABLES = {
     "relaxation": RELAXATIONS, "throttle": THROTTLES, "scorer": SCORERS, "denoiser": DENOISERS, "operator": {}
 }  # fmt: skip
 
-_PATH = re.compile(r"^(?P<file>[^:]+\.py):(?P<cls>\w+)")  # followed by fields or nothing
-_trusted: set[Path] = set()  # Python files that the user named in this process
 _typed: dict[Any, str] = {}  # class or function -> the name it was asked for by, so that `label` can be typed back
+_given: dict[str, Any] = {}  # canonical name -> an operator that was given as an object, for as long as this process
 
 
 def names(kind: str) -> list[str]:
@@ -116,56 +115,33 @@ def registered() -> list[str]:
     return [label(op) for op in built.values() if getattr(about_of(op), "gradient", None) != "none"]
 
 
-def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection[Path | str] = ()) -> None:
-    """Refuse a name read from a file if it is a path of Python code that the user has not named.
-
-    Args:
-        kind: ``operator``, ``scorer``, ...; an operator's name may have two parts.
-        spec: name and fields; anything but text is left to those who use it.
-        read_from: the file, or another description of the origin, for the error.
-        trust: Python files that may run; files that the user has named in this process may run too.
-
-    Raises:
-        UsageError: the name is a path of another file.
-
-    Example:
-        >>> check_trusted("operator", "lapsum:tau=0.3+gather", "plan.toml")
-        >>> check_trusted("scorer", "theirs.py:Scorer", "pruner.json", trust=["theirs.py"])
-    """
-    if not isinstance(spec, str):
-        return
-    for name in spec.split("+", 1) if kind == "operator" else [spec]:
-        if (match := _PATH.match(name.strip())) is None:
-            continue
-        file = Path(match["file"])
-        if file.resolve() not in {Path(each).resolve() for each in trust} | _trusted:
-            raise UsageError(
-                f"{read_from} names {match[0]}, Python code that would run here; read that file, then allow it with "
-                f"--trust {shlex.quote(str(file))} (in Python: trust=[{str(file)!r}])"
-            )
-        _trusted.add(file.resolve())
-
-
-def build(spec: str) -> Any:
-    """The operator that a name means.
+def build(spec: "AnyOperator") -> "SelectionOperator":
+    """The operator that a name means; one that is given as an object or function is given back.
 
     A path is taken as the user's own word; names read from files go through `check_trusted` first.
 
     Args:
-        spec: ``vpnoise``, ``vpnoise:tau=0.3``, ``gumbel-ste:backward=soft+zero``, ``my_ops.py:MyOperator``, ...
+        spec: ``vpnoise``, ``vpnoise:tau=0.3``, ``gumbel-ste:backward=soft+zero``, ``my_ops.py:MyOperator``, ...; an
+            object or function that is called as an operator; or a class, of which one with its defaults is made.
 
     Returns:
         An `Operator`, or the third party's own callable.
 
     Raises:
-        UsageError: an unknown name or field, or a value the field does not take.
+        UsageError: an unknown name or field, a value the field does not take, or what is no operator.
 
     Example:
         >>> build("vpnoise:tau=0.3")
         Operator(relaxation=LapSum(tau=0.3), throttle=VPNoise(sigma='rms'))
+        >>> build(build("gumbel")) == build("gumbel")
+        True
     """
     from gradprobe.core import Operator
 
+    if not isinstance(spec, str):
+        return _own(spec)
+    if spec in _given:
+        return _given[spec]
     first, plus, second = spec.partition("+")
     if plus:
         return Operator(part("relaxation", first), part("throttle", second))
@@ -175,7 +151,7 @@ def build(spec: str) -> Any:
             raise UsageError(
                 f"operator {spec!r}: {name} is only one part; join a relaxation and a throttle, e.g. lapsum+vpnoise"
             )
-        return part("operator", spec)
+        return _whole(part("operator", spec), spec)
     left, right = ALIASES[name].split("+")
     relaxation, throttle = _find("relaxation", left), _find("throttle", right)
     own, other = _fields_of(relaxation), _fields_of(throttle)
@@ -194,6 +170,8 @@ def part(kind: str, spec: str) -> Any:
     Raises:
         UsageError: an unknown name or field, or a value the field does not take.
     """
+    if not isinstance(spec, str):
+        raise UsageError(f"{spec!r} is not the name of a {kind}; give a name, such as {next(iter(TABLES[kind]))!r}")
     name, fields = _split(spec)
     found = _find(kind, name)
     try:
@@ -201,7 +179,7 @@ def part(kind: str, spec: str) -> Any:
     except GradprobeError:
         raise
     except Exception as error:  # anyone's class
-        raise GradprobeError(f"{spec!r} cannot be made: {_reason(error)}; {_remedy(kind, name)}") from error
+        raise GradprobeError(f"{spec!r} cannot be made: {reason_of(error)}; {_remedy(kind, name)}") from error
     method = "make" if kind in ("scorer", "denoiser") else "__call__"
     if not callable(getattr(made, method, None)):
         raise GradprobeError(f"{spec!r} is no {kind}: {type(made).__name__} has no {method}; {_remedy(kind, name)}")
@@ -217,12 +195,13 @@ def label(thing: Any) -> str:
     """
     if type(thing).__name__ == "Operator" and hasattr(thing, "throttle"):
         return f"{label(thing.relaxation)}+{label(thing.throttle)}"
-    cls = type(thing)
-    where = f"{cls.__module__}:{cls.__qualname__}"
+    if isinstance(thing, functools.partial):
+        settings = ",".join(f"{key}={_text(value)}" for key, value in thing.keywords.items())
+        return f"{label(thing.func)}:{settings}" if settings else label(thing.func)
+    named = thing if inspect.isroutine(thing) else type(thing)
+    where = f"{named.__module__}:{named.__qualname__}"
     built_in = {path: name for table in TABLES.values() for name, path in table.items()}
-    name = built_in.get(where) or _typed.get(
-        thing if inspect.isfunction(thing) else cls, getattr(thing, "__name__", where)
-    )
+    name = built_in.get(where) or _typed.get(named, where)
     if not dataclasses.is_dataclass(thing):
         return name
     changed = [
@@ -231,18 +210,6 @@ def label(thing: Any) -> str:
         if getattr(thing, f.name) != f.default
     ]
     return f"{name}:{','.join(changed)}" if changed else name
-
-
-def code_of(thing: Any) -> str | None:
-    """A hash of a third party's source file, None for built-ins: stored answers do not outlive a change of the code."""
-    parts = [thing.relaxation, thing.throttle] if type(thing).__name__ == "Operator" else [thing]
-    files = set()
-    for item in parts:
-        cls = item if inspect.isfunction(item) else type(item)
-        source = inspect.getsourcefile(cls)
-        if source and not cls.__module__.startswith("gradprobe."):
-            files.add(source)
-    return hashlib.sha256(b"".join(Path(f).read_bytes() for f in sorted(files))).hexdigest()[:16] if files else None
 
 
 def _split(spec: str) -> tuple[str, dict[str, str]]:
@@ -261,13 +228,15 @@ def _split(spec: str) -> tuple[str, dict[str, str]]:
 
 
 def _find(kind: str, name: str) -> Any:
-    if match := _PATH.fullmatch(name):
-        found = _from_file(Path(match["file"]), match["cls"])
+    if match := PATH.fullmatch(name):
+        found = from_file(Path(match["file"]), match["cls"])
     elif name in TABLES[kind]:
         module, _, attribute = TABLES[kind][name].partition(":")
         return getattr(importlib.import_module(module), attribute)
+    elif name.endswith(".py"):
+        refuse_bare(Path(name))
     else:
-        found = _frompackage_of(kind, name)
+        found = _from_package(kind, name)
     _typed[found] = name
     return found
 
@@ -287,7 +256,7 @@ def package_of(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
 
 
-def _frompackage_of(kind: str, name: str) -> Any:
+def _from_package(kind: str, name: str) -> Any:
     points = plugins(kind).get(name)
     if not points:
         raise UsageError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
@@ -300,15 +269,11 @@ def _frompackage_of(kind: str, name: str) -> Any:
         found = point.load()
     except (Exception, SystemExit) as error:  # anyone's package
         raise GradprobeError(
-            f"{at_fault} cannot be loaded: {_reason(error)}; update or uninstall the package"
+            f"{at_fault} cannot be loaded: {reason_of(error)}; update or uninstall the package"
         ) from error
     if not callable(found):
         raise GradprobeError(f"{at_fault} is {type(found).__name__}, no class or function; ask its author")
     return found
-
-
-def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _origin(point: EntryPoint) -> str:
@@ -321,29 +286,30 @@ def _remedy(kind: str, name: str) -> str:
     return f"it is {_origin(points[0])}: update or uninstall that" if points else f"see the built-in {kind}s"
 
 
-def _from_file(path: Path, attribute: str) -> Any:
-    if not path.is_file():
-        raise UsageError(f"{path}:{attribute}: no such file; give the path of a Python file that defines {attribute}")
-    _trusted.add(path.resolve())
-    module_name = f"_gradprobe_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    if module_name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(module_name, path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # dataclasses look their module up while they are made
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            del sys.modules[module_name]
-            raise GradprobeError(f"{path} cannot be imported: {_reason(error)}") from error
-    module = sys.modules[module_name]
-    if not hasattr(module, attribute):
-        defined = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module_name]
-        raise UsageError(f"{path} defines no {attribute!r}; {nearest(attribute, defined)}")
-    found = getattr(module, attribute)
-    if not callable(found):
-        raise UsageError(f"{path}:{attribute} is {type(found).__name__}; name a class or a function")
-    return found
+def _own(thing: Any) -> Any:
+    """An operator that is given as an object, function or class."""
+    made = _make(thing, {}, thing.__name__) if inspect.isclass(thing) else thing
+    if not callable(made):
+        raise UsageError(
+            f"{made!r} cannot be called; give the name of an operator, such as 'vpnoise', or an object, function or "
+            "class that is called with (patches, scores, k, noise) and returns a gradprobe.Selection"
+        )
+    name = label(made)
+    _given[name] = _whole(made, name)
+    return made
+
+
+def _whole(made: Any, name: str) -> Any:
+    """An operator as it is; half of one is refused.
+
+    Raises:
+        UsageError: a relaxation or a throttle alone.
+    """
+    if (role := role_of(made)) in ("relaxation", "throttle"):
+        other, joined = ("throttle", f"{name}+gather") if role == "relaxation" else ("relaxation", f"lapsum+{name}")
+        python = "gp.Operator(relaxation, throttle)"
+        raise UsageError(f"{name} is a {role} alone; join it with a {other}: {joined} (in Python {python})")
+    return made
 
 
 def _fields_of(cls: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
 from gradprobe.data.images import Images
 from gradprobe.data.source import FolderSource, SceneSource, Source
 from gradprobe.errors import UsageError, nearest
+from gradprobe.own_models import STATE, own_backbone, own_names, state_fingerprint
 from gradprobe.registry import label, part
 
 TASKS = {  # the part of a question that says what kind of task it is about -> what makes it
@@ -56,8 +57,11 @@ class Classification:
 
     @property
     def question(self) -> dict[str, Any]:
-        """What the task is, in JSON types."""
-        return {**self.names, "loss": self.loss, "layer": self.backbone.layer}
+        """What the task is, in JSON types; the weights of a caller's own model are looked at anew each time."""
+        names = dict(self.names)
+        if str(names.get("weights")).startswith(STATE):
+            names["weights"] = state_fingerprint(self.backbone.model)
+        return {**names, "loss": self.loss, "layer": self.backbone.layer}
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -131,7 +135,7 @@ class Classification:
 
 
 def classification(
-    backbone: str = "scenes",
+    backbone: str | nn.Module | Backbone = "scenes",
     *,
     weights: str | None = None,
     data: str | None = None,
@@ -147,10 +151,11 @@ def classification(
     image_size: int | str | tuple[int, int] | None = None,
     class_order: str | None = None,
 ) -> Classification:
-    """A task from names: a timm vision transformer or the embedded ``scenes`` model, images, and a fresh scorer.
+    """A task: a timm vision transformer or the embedded ``scenes`` model, images, and a fresh scorer.
 
     Args:
-        backbone: ``scenes`` or a timm model name.
+        backbone: ``scenes``, a timm model name, or a model of one's own: a timm ``VisionTransformer``, or a `Backbone`.
+            That needs ``data``, brings its weights, device and dtype, and is left as found.
         weights: a safetensors or .pth file, ``none`` for random ones, None for the hub's (or the embedded ones).
         data: a folder of images; None with ``scenes`` means its own scenes.
         train_data: another folder, to train scorers on; None: the same.
@@ -174,19 +179,30 @@ def classification(
         >>> task = classification("scenes")
         >>> task.n_tokens
         196
+
+        A model of one's own, on photographs without labels: ``classification(model, data="photos/", loss="kl")``.
     """
     for name, value, possible in (("loss", loss, LOSSES), ("dtype", dtype, DTYPES)):
         if value not in possible:
             raise UsageError(f"--{name} {value} is not possible; {nearest(value, possible)}")
     if class_order is not None and data is None:
         raise UsageError(f"--class-order {class_order} needs class folders: give --data DIR")
-    built = load_backbone(
-        backbone, weights, layer=layer, seed=seed, device=device, dtype=dtype, weights_key=weights_key,
-        image_size=image_size,
-    )  # fmt: skip
+    if not isinstance(backbone, str):
+        given = {"weights": weights, "weights_key": weights_key, "image_size": image_size}
+        built = own_backbone(backbone, layer=layer, device=device, dtype=dtype)
+        if data is None or any(value is not None for value in given.values()):
+            raise UsageError(
+                f"a model of your own ({built.name}) brings its weights and needs images; give data='photos/' (with "
+                f"loss='kl' where there are no labels), and leave {', '.join(given)} out"
+            )
+    else:
+        built = load_backbone(
+            backbone, weights, layer=layer, seed=seed, device=device, dtype=dtype, weights_key=weights_key,
+            image_size=image_size,
+        )  # fmt: skip
     if built.model.num_classes == 0:
         raise UsageError(
-            f"{weights or backbone} has no classifier (head.weight), so there are no classes to tell apart; give "
+            f"{weights or built.name} has no classifier (head.weight), so there are no classes to tell apart; give "
             "--weights FILE of a model with one"
         )
     source: Source
@@ -203,14 +219,15 @@ def classification(
             if loss == "ce" and each is not None:
                 each.need_labels()
         source = FolderSource(folder, training)
-    spec = label(part("scorer", scorer))
     names: dict[str, Any] = {
-        "backbone": backbone,
-        "weights": weights_fingerprint(backbone, weights, seed),
         "data": "scenes" if data is None else data_fingerprint(data),
-        "scorer": spec,
+        "scorer": label(part("scorer", scorer)),
+        "backbone": backbone,
         "dtype": dtype,
     }
+    names |= (
+        {"weights": weights_fingerprint(backbone, weights, seed)} if isinstance(backbone, str) else own_names(built)
+    )
     if train_data is not None:
         names["train_data"] = data_fingerprint(train_data)
     if (denoising := label(part("denoiser", denoiser))) != "none":
@@ -221,7 +238,7 @@ def classification(
     names |= {
         name: value for name, value in (("weights_key", weights_key), ("class_order", class_order)) if value is not None
     }
-    like = torch.empty(0, device=device, dtype=torch.float64 if dtype == "float64" else torch.float32)
+    like = next(built.model.parameters())
     return Classification(built, source, loss=loss, names=names, **both_trained(names, built.dim, seed, like))
 
 

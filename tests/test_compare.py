@@ -13,8 +13,9 @@ import torch
 from stored import asked as question_of
 from stored import result
 
-from gradprobe import cli, compare, experiments, registry
-from gradprobe.compare import SIZES, Size, Times, estimate
+from gradprobe import cli, experiments, registry
+from gradprobe import comparison as compare
+from gradprobe.comparison import SIZES, Size, Times, estimate
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.experiments import Answer
 from gradprobe.summary import METRICS, PROBES, rows, to_json

@@ -369,8 +369,10 @@ def test_a_gradient_too_noisy_to_tell_is_not_called_right():
 
 
 def test_only_an_operator_can_be_examined():
-    with pytest.raises(gp.UsageError, match=r"Planted\(\)"):
-        examine(Planted)
+    with pytest.raises(gp.UsageError, match=r"Scored.*give every field"):
+        examine(Scored)
+    with pytest.raises(gp.UsageError, match="is a relaxation alone; join it with a throttle"):
+        examine(Half(exact, About("", "exact")))
     with pytest.raises(gp.UsageError, match="cannot be called"):
         examine(3)
     with pytest.raises(gp.UsageError, match="did you mean 'vpnoise'"):

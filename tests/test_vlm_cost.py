@@ -15,8 +15,8 @@ from gradprobe.cli.vlm_cost import cost as command
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.vlm_cost import cost_tables, vlm_cost_figure
 from gradprobe.probes import cost as probe
-from gradprobe.vlm.cost import cost, ffn_for
 from gradprobe.vlm.dimensions import DIMENSIONS, config_of, layout_of, size_of, skeleton
+from gradprobe.vlm.flops import cost, ffn_for
 from gradprobe.vlm.timing import random_inputs
 
 LLAVA, NEXT, QWEN = "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-v1.6-vicuna-7b-hf", "Qwen/Qwen2.5-VL-7B-Instruct"

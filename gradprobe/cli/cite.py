@@ -37,8 +37,10 @@ def cite(
     from gradprobe import registry
 
     entries: list[str] = []
+    from gradprobe.core import Operator
+
     for operator in map(registry.build, op or []):
-        for part in (operator.relaxation, operator.throttle) if hasattr(operator, "throttle") else (operator,):
+        for part in (operator.relaxation, operator.throttle) if isinstance(operator, Operator) else (operator,):
             entries += _entries(registry.label(part), part)
     for name in probe or []:
         entries += _known(PROBES[name], f"probe {name}")

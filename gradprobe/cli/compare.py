@@ -56,8 +56,8 @@ def compare(
         check_report(Path(page or "compare.html"))
 
     from gradprobe.cli.progress import bars
-    from gradprobe.compare import BASELINES
-    from gradprobe.compare import compare as run
+    from gradprobe.comparison import BASELINES
+    from gradprobe.comparison import compare as run
     from gradprobe.summary import to_json
     from gradprobe.tasks import classification
 

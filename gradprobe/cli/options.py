@@ -7,6 +7,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from gradprobe.budget import budget as budget  # commands ask for both by this module
+from gradprobe.budget import check_budget as check_budget
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.escape import visible
 
@@ -43,23 +45,6 @@ Trust = Annotated[
     list[Path] | None, typer.Option(help="Python file, repeatable, that may run if a file that is read names it.")
 ]
 Force = Annotated[bool, typer.Option("--force", help="Measure again even if the answer is stored.")]
-
-
-def check_budget(k: int | None, keep: float | None) -> None:
-    """Refuse anything but exactly one of ``--k`` and a possible ``--keep``.
-
-    Raises:
-        UsageError: both, neither, or a share outside (0, 1].
-    """
-    if (k is None) == (keep is None):
-        raise UsageError("give either --k (tokens kept) or --keep (their share, e.g. --keep 0.3)")
-    if keep is not None and not 0 < keep <= 1:
-        raise UsageError(f"--keep {keep} is not possible; give a share in (0, 1], e.g. --keep 0.3")
-
-
-def budget(k: int | None, keep: float | None, n_tokens: int) -> int:
-    """Tokens kept."""
-    return k if k is not None else max(1, round((keep or 1) * n_tokens))
 
 
 def check_workers(workers: int | None) -> None:

@@ -34,7 +34,7 @@ def cost(
 
         check_path(figure)
 
-    from gradprobe.vlm import cost as costs
+    from gradprobe.vlm import flops as costs
     from gradprobe.vlm.dimensions import size_of
 
     found = costs.cost(

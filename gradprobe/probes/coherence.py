@@ -9,18 +9,28 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe import registry
-from gradprobe.core import Batch, Noise, SelectionOperator, Task, check_k
+from gradprobe.core import AnyOperator, Batch, Noise, SelectionOperator, Task, check_k
 from gradprobe.probes.gradients import centred, gram_by_group, real_parameters, score_gradient, write_scorer_gradient
-from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
+from gradprobe.probes.questions import (
+    Progress,
+    asked_of,
+    check_counts,
+    check_same,
+    environment,
+    operator_and_k,
+    operator_of,
+    task_of,
+)
 from gradprobe.results import CoherenceResult
 from gradprobe.train import LEARNING_RATE, train
 
 
 def coherence(
     task: Task,
-    operator: SelectionOperator,
-    k: int,
+    operator: AnyOperator,
+    k: int | None = None,
     *,
+    keep: float | None = None,
     batches: int = 32,
     batch_size: int = 16,
     draws: int = 2,
@@ -38,8 +48,9 @@ def coherence(
 
     Args:
         task: frozen model, scorer and data; its scorer is trained in place if ``steps`` > 0.
-        operator: what selects.
-        k: tokens kept, 1..N.
+        operator: what selects: itself, its name or its class.
+        k: tokens kept, 1..N; or ``keep`` instead.
+        keep: their share of N, in (0, 1].
         batches: B, at least 3 for an interval.
         batch_size: images in a batch.
         draws: R, at least 2, so that the operator's own noise can be told from the data's.
@@ -57,6 +68,7 @@ def coherence(
 
     Source: DiffPrune, section 3 and Fig. 1c, which gives no formula; this one fits its bars.
     """
+    operator, k = operator_and_k(task, operator, k, keep)
     name = registry.label(operator)
     question = question_of(
         task, operator, k, batches=batches, batch_size=batch_size, draws=draws, steps=steps,

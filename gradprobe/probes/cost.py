@@ -12,10 +12,19 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from gradprobe import registry
-from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Task, apply, check_k, deployed
+from gradprobe.core import AnyOperator, Batch, Noise, Selection, SelectionOperator, Task, apply, check_k, deployed
 from gradprobe.objective import TWIN
 from gradprobe.probes.gradients import ScoreGradient, refuse_nonfinite, score_gradient
-from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
+from gradprobe.probes.questions import (
+    Progress,
+    asked_of,
+    check_counts,
+    check_same,
+    environment,
+    operator_and_k,
+    operator_of,
+    task_of,
+)
 from gradprobe.results import CostResult
 from gradprobe.workers import one_thread
 
@@ -24,9 +33,10 @@ WARM_UP = 2  # rounds that are not kept
 
 def cost(
     task: Task,
-    operator: SelectionOperator,
-    k: int,
+    operator: AnyOperator,
+    k: int | None = None,
     *,
+    keep: float | None = None,
     images: int = 8,
     rounds: int = 9,
     seed: int = 0,
@@ -40,8 +50,9 @@ def cost(
 
     Args:
         task: frozen model, scorer and data.
-        operator: what selects.
-        k: tokens kept, 1..N.
+        operator: what selects: itself, its name or its class.
+        k: tokens kept, 1..N; or ``keep`` instead.
+        keep: their share of N, in (0, 1].
         images: in the one group that everything is measured on.
         rounds: at least 6, for an interval of their median.
         seed: of the images and of the noise.
@@ -62,6 +73,7 @@ def cost(
         >>> round(row["flops_deployed"] / row["flops_unpruned"], 2)
         0.26
     """
+    operator, k = operator_and_k(task, operator, k, keep)
     name = registry.label(operator)
     question = question_of(task, operator, k, images=images, rounds=rounds, seed=seed)
     tell, started = progress or (lambda what, done, total: None), time.perf_counter()

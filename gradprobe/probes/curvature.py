@@ -12,11 +12,20 @@ from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gradprobe import registry
-from gradprobe.core import SelectionOperator, Task, check_k
+from gradprobe.core import AnyOperator, SelectionOperator, Task, check_k
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.gradients import real_parameters
 from gradprobe.probes.hessian import Surface, examine, in_float64
-from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
+from gradprobe.probes.questions import (
+    Progress,
+    asked_of,
+    check_counts,
+    check_same,
+    environment,
+    operator_and_k,
+    operator_of,
+    task_of,
+)
 from gradprobe.results import CurvatureResult
 from gradprobe.train import LEARNING_RATE, train
 
@@ -28,9 +37,10 @@ RESTARTS = 50  # of Lanczos
 
 def curvature(
     task: Task,
-    operator: SelectionOperator,
-    k: int,
+    operator: AnyOperator,
+    k: int | None = None,
     *,
+    keep: float | None = None,
     images: int = 32,
     batch_size: int = 16,
     eigenvalues: int = 5,
@@ -51,8 +61,9 @@ def curvature(
 
     Args:
         task: frozen model, scorer and data; its scorer is trained in place if ``steps`` > 0.
-        operator: what selects.
-        k: tokens kept, 1..N.
+        operator: what selects: itself, its name or its class.
+        k: tokens kept, 1..N; or ``keep`` instead.
+        keep: their share of N, in (0, 1].
         images: I; a multiple of ``batch_size`` if it is larger.
         batch_size: images differentiated at once, and in a batch of the training.
         eigenvalues: how many, fewer than the scorer has parameters.
@@ -71,6 +82,7 @@ def curvature(
         GradprobeError: a loss or gradient that is not finite, too few images, an operator that breaks its contract,
             or eigenvalues that do not converge.
     """
+    operator, k = operator_and_k(task, operator, k, keep)
     name = registry.label(operator)
     question = question_of(
         task, operator, k, images=images, batch_size=batch_size, eigenvalues=eigenvalues, samples=samples,

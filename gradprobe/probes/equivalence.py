@@ -9,9 +9,18 @@ import numpy as np
 import torch
 
 from gradprobe import registry
-from gradprobe.core import Batch, Noise, Operator, SelectionOperator, Task, apply, check_k
+from gradprobe.core import AnyOperator, Batch, Noise, Operator, SelectionOperator, Task, apply, check_k
 from gradprobe.probes.gradients import refuse_nonfinite
-from gradprobe.probes.questions import Progress, asked_of, check_counts, check_same, environment, operator_of, task_of
+from gradprobe.probes.questions import (
+    Progress,
+    asked_of,
+    check_counts,
+    check_same,
+    environment,
+    operator_and_k,
+    operator_of,
+    task_of,
+)
 from gradprobe.relaxations.gumbel_ste import GumbelSTE
 from gradprobe.results import EquivalenceResult
 from gradprobe.workers import ROWS, in_threads, workers_for
@@ -22,9 +31,10 @@ UNUSED = "mlp:width=1"  # a task has a scorer; here nobody asks it
 
 def equivalence(
     task: Task,
-    operator: SelectionOperator,
-    k: int,
+    operator: AnyOperator,
+    k: int | None = None,
     *,
+    keep: float | None = None,
     images: int = 512,
     seed: int = 0,
     workers: int | None = None,
@@ -37,8 +47,9 @@ def equivalence(
 
     Args:
         task: frozen model and data.
-        operator: what selects.
-        k: tokens kept, 1..N.
+        operator: what selects: itself, its name or its class.
+        k: tokens kept, 1..N; or ``keep`` instead.
+        keep: their share of N, in (0, 1].
         images: I, the first of the order that the seed gives.
         seed: of the order of images, the scores and the operator's noise.
         workers: threads, each running torch on one; the numbers do not depend on it. None: as many as torch has.
@@ -53,6 +64,7 @@ def equivalence(
 
     Source: DiffPrune, Fig. 4b.
     """
+    operator, k = operator_and_k(task, operator, k, keep)
     name = registry.label(operator)
     question = question_of(task, operator, k, images=images, seed=seed)
     check_counts({"workers": (1 if workers is None else workers, 1)})

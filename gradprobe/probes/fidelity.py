@@ -12,12 +12,14 @@ from torch import Tensor
 
 from gradprobe import registry
 from gradprobe.agreement import FOLDS, different, products_of
-from gradprobe.core import Batch, Noise, SelectionOperator, Task
+from gradprobe.core import AnyOperator, Batch, Noise, SelectionOperator, Task
+from gradprobe.errors import UsageError
 from gradprobe.probes.descent import HeldOut, group_gradients, groups_for, own_products, products
 from gradprobe.probes.gradients import centred, score_gradient
 from gradprobe.probes.questions import Progress, check_counts, check_same, environment, operator_of
 from gradprobe.probes.reference import images_of, scores_of, settings_of, task_for
 from gradprobe.probes.reference import question_of as question_of_reference
+from gradprobe.probes.reference import reference as make_reference
 from gradprobe.results import FidelityResult, ReferenceResult, Store
 from gradprobe.workers import groups_of, in_threads, workers_for
 
@@ -26,9 +28,11 @@ Array = NDArray[np.float64]
 
 def fidelity(
     task: Task,
-    operator: SelectionOperator,
-    reference: ReferenceResult,
+    operator: AnyOperator,
+    reference: ReferenceResult | None = None,
     *,
+    k: int | None = None,
+    keep: float | None = None,
     noise_draws: int = 8,
     workers: int | None = None,
     progress: Progress | None = None,
@@ -41,8 +45,11 @@ def fidelity(
 
     Args:
         task: frozen model, scorer and data; those of the reference.
-        operator: what selects.
-        reference: of the same task, as `reference` makes it; it says K, the images, the sigmas and the steps.
+        operator: what selects: itself, its name or its class.
+        reference: of the same task, as `gradprobe.reference` makes it; it says K, the images, the sigmas and the steps.
+            Several operators share one. None: one with its defaults is made, for ``k`` or ``keep``.
+        k: tokens kept, 1..N-1, where no reference is given.
+        keep: their share of N, in (0, 1); instead of ``k``.
         noise_draws: R, at least 3; an operator without noise of its own is drawn once.
         workers: threads; the numbers do not depend on it. None: as many as torch has.
         progress: called with (what, done, of how many).
@@ -55,7 +62,9 @@ def fidelity(
         GradprobeError: a loss or gradient that is not finite, an operator that breaks its contract, or a reference of
             another task.
     """
+    operator = registry.build(operator)
     name = registry.label(operator)
+    reference = _reference(task, reference, k, keep, workers, progress)
     asked = settings_of(reference.question)
     question = question_of(task, operator, **asked, noise_draws=noise_draws)
     check_same(question_of_reference(task, **asked), reference.question)
@@ -86,6 +95,24 @@ def fidelity(
         ceiling=reference.after, losses=reference.losses, spread=reference.spread,
         environment=environment(time.perf_counter() - started, task.skipped),
     )  # fmt: skip
+
+
+def _reference(
+    task: Task, given: ReferenceResult | None, k: int | None, keep: float | None, workers: int | None,
+    progress: Progress | None,
+) -> ReferenceResult:  # fmt: skip
+    """The reference that was given, or a new one with its defaults.
+
+    Raises:
+        UsageError: a reference and a budget, or something else in the place of a reference.
+    """
+    if given is None:
+        return make_reference(task, k, keep=keep, workers=workers, progress=progress)
+    if not isinstance(given, ReferenceResult):
+        raise UsageError(f"{given!r} is no reference; give reference=gradprobe.reference(task, k=58), or k=58 alone")
+    if k is not None or keep is not None:
+        raise UsageError("a reference says its K; give either reference= or one of k= and keep=")
+    return given
 
 
 def question_of(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gradprobe import registry
-from gradprobe.core import Batch, SelectionOperator, Task, check_k
+from gradprobe.core import AnyOperator, Batch, SelectionOperator, Task, check_k
 from gradprobe.data.fingerprints import weights_file
 from gradprobe.data.hashes import file_hash
 from gradprobe.directions import ONE_D, Params, select
@@ -28,6 +28,7 @@ from gradprobe.probes.questions import (
     check_counts,
     check_same,
     environment,
+    operator_and_k,
     operator_of,
     task_of,
     versions,
@@ -44,9 +45,10 @@ TRAJECTORY = 11  # checkpoints of a training trajectory, its beginning and end i
 
 def landscape(
     task: Task,
-    operator: SelectionOperator,
-    k: int,
+    operator: AnyOperator,
+    k: int | None = None,
     *,
+    keep: float | None = None,
     grid: str = "31x31",
     reach: float | None = None,
     noise: str = "common",
@@ -67,8 +69,9 @@ def landscape(
 
     Args:
         task: frozen model, scorer and data; its scorer is trained in place if ``steps`` > 0.
-        operator: what selects.
-        k: tokens kept, 1..N.
+        operator: what selects: itself, its name or its class.
+        k: tokens kept, 1..N; or ``keep`` instead.
+        keep: their share of N, in (0, 1].
         grid: rows along d1 x columns along d2, ``61x31``; ``81`` is a line of 81 points along d2.
         reach: half the width of the grid in filter units, 0.3 by default; random axes only.
         noise: ``common``: an image gets the same noise in all cells; ``fresh``: noise of its own in each cell.
@@ -94,6 +97,7 @@ def landscape(
 
     Source: Li et al. 2018, arXiv 1712.09913; DiffPrune, section 3 and Fig. 2.
     """
+    operator, k = operator_and_k(task, operator, k, keep)
     name = registry.label(operator)
     settings: dict[str, Any] = {
         "grid": grid, "reach": reach, "noise": noise, "one_d": one_d, "params": params, "images": images,

@@ -9,12 +9,43 @@ from typing import Any
 import torch
 
 from gradprobe import registry
-from gradprobe.core import SelectionOperator, Task
+from gradprobe.budget import budget, check_budget
+from gradprobe.core import AnyOperator, SelectionOperator, Task
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.own_models import STATE
 from gradprobe.tasks import maker
 
 Progress = Callable[[str, int, int], None]
 QUESTION = "the question"  # where names come from that no user typed in this process
+
+
+def operator_and_k(
+    task: Task, operator: AnyOperator, k: int | None, keep: float | None
+) -> tuple[SelectionOperator, int]:
+    """The operator and the number of tokens that a caller means.
+
+    Args:
+        task: of the probe.
+        operator: itself, its name or its class.
+        k: tokens kept, 1..N; None where ``keep`` is given.
+        keep: their share of N, in (0, 1].
+
+    Raises:
+        UsageError: an unknown name, what is no operator or no task, or not exactly one of ``k`` and ``keep``.
+    """
+    return registry.build(operator), tokens_kept(task, k, keep)
+
+
+def tokens_kept(task: Task, k: int | None, keep: float | None) -> int:
+    """K from a number of tokens or their share of N; its range is checked with the question.
+
+    Raises:
+        UsageError: what is no task, or not exactly one of ``k`` and ``keep``.
+    """
+    if not hasattr(task, "n_tokens"):
+        raise UsageError(f"{task!r} is no task; make one with gradprobe.classification('scenes'), and pass it first")
+    check_budget(k, keep)
+    return budget(k, keep, task.n_tokens)
 
 
 def asked_of(probe: str, task: Task, operator: SelectionOperator, k: int, settings: Mapping[str, Any]) -> dict:
@@ -51,8 +82,16 @@ def task_of(question: Mapping[str, Any], where: Mapping[str, str]) -> Any:
     Args:
         question: as a probe's ``question_of`` writes it.
         where: ``weights``, ``data``, ``train_data`` and ``device``, where they differ from the defaults.
+
+    Raises:
+        GradprobeError: it is about a model that a Python program handed over, which no file holds.
     """
     q = question
+    if str(q["weights"]).startswith(STATE):
+        raise GradprobeError(
+            f"the question is about a model that Python code handed over ({q['weights']}); ask it there, or save the "
+            "weights and name their file with --weights"
+        )
     for kind in ("scorer", "denoiser"):
         registry.check_trusted(kind, q.get(kind), QUESTION)
     weights = where.get("weights", "none" if str(q["weights"]).startswith("random:") else None)

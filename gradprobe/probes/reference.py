@@ -17,7 +17,7 @@ from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.journal import opened
 from gradprobe.probes.descent import HeldOut, deployed_losses, group_gradients, groups_for, own_products
 from gradprobe.probes.gradients import real_parameters
-from gradprobe.probes.questions import Progress, check_counts, check_same, environment, task_of, versions
+from gradprobe.probes.questions import Progress, check_counts, check_same, environment, task_of, tokens_kept, versions
 from gradprobe.probes.smoothing import BLOCK, PARTS, Parts, block_gradients
 from gradprobe.results import ReferenceResult, Store
 from gradprobe.workers import groups_of, in_threads, workers_for
@@ -31,8 +31,9 @@ Array = NDArray[np.float64]
 
 def reference(
     task: Task,
-    k: int,
+    k: int | None = None,
     *,
+    keep: float | None = None,
     sigmas: Sequence[float] = SIGMAS,
     draws: int = 128,
     images: int = 64,
@@ -54,7 +55,8 @@ def reference(
 
     Args:
         task: frozen model, scorer and data.
-        k: tokens kept, 1..N-1.
+        k: tokens kept, 1..N-1; or ``keep`` instead.
+        keep: their share of N, in (0, 1).
         sigmas: of the smoothing, in units of the scores.
         draws: M, pairs of forward passes of each image and sigma; a multiple of 32.
         images: I, at least 3.
@@ -73,6 +75,7 @@ def reference(
 
     Source: Salimans et al. 2017, arXiv 1703.03864, for antithetic evolution strategies.
     """
+    k = tokens_kept(task, k, keep)
     question = question_of(
         task, k, sigmas=sigmas, draws=draws, images=images, scores=scores, held_out=held_out, ladder=ladder, seed=seed
     )

@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gradprobe import registry
-from gradprobe.core import Batch, Selection, SelectionOperator, Task, check_k, deployed
+from gradprobe.core import AnyOperator, Batch, Selection, SelectionOperator, Task, check_k, deployed
 from gradprobe.deploy import save_scorer
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.files import write_whole
@@ -28,8 +28,10 @@ from gradprobe.probes.questions import (
     check_counts,
     check_same,
     environment,
+    operator_and_k,
     operator_of,
     task_of,
+    tokens_kept,
     versions,
 )
 from gradprobe.rankings import RANKINGS, rank_scores
@@ -39,16 +41,18 @@ from gradprobe.train import Fitting, Recipe, own_tau
 from gradprobe.workers import groups_of, in_threads, workers_for
 
 RANKED = "ranked:"
+STEPS = 100  # of a training whose recipe nobody gave
 LOOKS, LOOK_IMAGES = 10, 256  # how often, and on how many images, the deployed accuracy is looked at while training
 SAVE_EVERY = 25  # steps
 
 
 def retention(
     task: Task,
-    operator: SelectionOperator,
-    k: int,
+    operator: AnyOperator,
+    k: int | None = None,
     *,
-    recipe: Recipe,
+    keep: float | None = None,
+    recipe: Recipe | None = None,
     images: int = 1000,
     workers: int | None = None,
     folder: Path | str | None = None,
@@ -61,9 +65,10 @@ def retention(
 
     Args:
         task: frozen model, scorer and data.
-        operator: what the scorer is trained through.
-        k: tokens kept, while training and deployed, 1..N.
-        recipe: of the training; its seed also orders the test images.
+        operator: what the scorer is trained through: itself, its name or its class.
+        k: tokens kept, while training and deployed, 1..N; or ``keep`` instead.
+        keep: their share of N, in (0, 1].
+        recipe: of the training; its seed also orders the test images. None: 100 steps, as on the command line.
         images: test images.
         workers: threads; the numbers do not depend on it. None: as many as torch has.
         folder: where an unfinished training is kept and resumed from, and ``keep/scorer.safetensors`` is written.
@@ -76,7 +81,8 @@ def retention(
         UsageError: a number outside what is possible, or an operator whose own tau the recipe would anneal away.
         GradprobeError: no gradient to train with, a loss that is not finite, or too few images.
     """
-    name = registry.label(operator)
+    operator, k = operator_and_k(task, operator, k, keep)
+    name, recipe = registry.label(operator), recipe or Recipe(STEPS)
     question = question_of(task, operator, k, recipe=recipe, images=images)
     tell, started = progress or (lambda what, done, total: None), time.perf_counter()
     threads = workers_for(task, workers)
@@ -117,15 +123,16 @@ def retention(
 
 
 def ranked(
-    task: Task, ranking: str, k: int, *, images: int = 1000, seed: int = 0, workers: int | None = None,
-    progress: Progress | None = None,
+    task: Task, ranking: str, k: int | None = None, *, keep: float | None = None, images: int = 1000, seed: int = 0,
+    workers: int | None = None, progress: Progress | None = None,
 ) -> RetentionResult:  # fmt: skip
     """The same for a ranking that needs no training: ``random``, ``norm``, ``class-attention`` or ``truth``.
 
     Args:
         task: frozen model and data; its scorer plays no part.
         ranking: a name in `gradprobe.rankings.RANKINGS`.
-        k: tokens kept, 1..N.
+        k: tokens kept, 1..N; or ``keep`` instead.
+        keep: their share of N, in (0, 1].
         images: test images.
         seed: of the test images and of random numbers.
         workers: threads.
@@ -135,6 +142,7 @@ def ranked(
         UsageError: a number outside what is possible, or no such ranking.
         GradprobeError: the task cannot tell, or has too few images.
     """
+    k = tokens_kept(task, k, keep)
     question = ranked_question(task, ranking, k, images=images, seed=seed)
     tell, started = progress or (lambda what, done, total: None), time.perf_counter()
     (test,) = task.batches(1, images, seed)

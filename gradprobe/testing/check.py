@@ -1,16 +1,13 @@
 """Hold an operator to what every operator promises."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from gradprobe import registry
 from gradprobe.about import about_of
-from gradprobe.core import Operator
-from gradprobe.errors import UsageError
+from gradprobe.core import AnyOperator, Operator
 from gradprobe.testing import gradients, properties, surroundings
 from gradprobe.testing.cases import DTYPES, normal_case
 from gradprobe.testing.findings import SHAPE, Broken, BrokenContract, Finding, Skipped, Subject
@@ -34,17 +31,17 @@ PROPERTIES: dict[str, properties.Property] = {
 OF_A_RELAXATION = ("weights", "budget", "gradient")  # what a throttle could hide
 
 
-def check_operator(op: Any, *, name: str | None = None) -> None:
+def check_operator(op: AnyOperator, *, name: str | None = None) -> None:
     """Raise unless an operator keeps every promise that operators make.
 
     Args:
-        op: an operator, or its name as typed on the command line.
+        op: an operator, its name as typed on the command line, or its class.
         name: what the error calls it; None: its canonical name.
 
     Raises:
         BrokenContract: some property does not hold; the text names each, with its input, what was seen, what is
             promised and what to do.
-        UsageError: an unknown name, or a class instead of an object of it.
+        UsageError: an unknown name, or what is no operator.
 
     Example:
         >>> check_operator("lapsum+scale")
@@ -56,20 +53,20 @@ def check_operator(op: Any, *, name: str | None = None) -> None:
         raise BrokenContract("\n  ".join(lines))
 
 
-def examine(op: Any, *, progress: Callable[[str, int, int], None] | None = None) -> tuple[Finding, ...]:
+def examine(op: AnyOperator, *, progress: Callable[[str, int, int], None] | None = None) -> tuple[Finding, ...]:
     """Look at every property of an operator, and at those of its relaxation by itself.
 
     Nothing that an operator does ends in a traceback: an exception of its own is a finding.
 
     Args:
-        op: an operator, or its name as typed on the command line.
+        op: an operator, its name as typed on the command line, or its class.
         progress: called with (what, done, of how many).
 
     Returns:
         A finding for each property, in the order of `PROPERTIES`.
 
     Raises:
-        UsageError: an unknown name, or a class instead of an object of it.
+        UsageError: an unknown name, or what is no operator.
 
     Example:
         >>> {f.property: f.status for f in examine("lapsum+gather")}["relaxation: gradient"]
@@ -96,12 +93,8 @@ def examine(op: Any, *, progress: Callable[[str, int, int], None] | None = None)
     return tuple(findings)
 
 
-def _subject(op: Any) -> Subject:
-    operator = registry.build(op) if isinstance(op, str) else op
-    if inspect.isclass(operator):
-        raise UsageError(f"{operator.__name__} is a class; give an operator, e.g. {operator.__name__}()")
-    if not callable(operator):
-        raise UsageError(f"{operator!r} cannot be called; {SHAPE}")
+def _subject(op: AnyOperator) -> Subject:
+    operator = registry.build(op)
     return Subject(registry.label(operator), operator, about_of(operator))
 
 

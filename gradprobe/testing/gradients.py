@@ -9,7 +9,7 @@ from gradprobe.testing.cases import WIDTH, Case, case_of, normal_case
 from gradprobe.testing.findings import DECLARE, Broken, Skipped, Subject, first_row, tensors
 from gradprobe.testing.properties import catalogues
 from gradprobe.testing.readouts import curved, linear
-from gradprobe.testing.sampled import unbiased
+from gradprobe.testing.sampled import moves, unbiased
 
 STEP = 1e-6  # of the differences: its square is far below the tolerance, rounding over it too
 N, K = 7, 3
@@ -52,6 +52,8 @@ def gradient_kind(subject: Subject) -> str:
     """The gradient is of the declared kind: exact, unbiased by sampling, biased, or none."""
     if subject.about is not None and subject.about.gradient == "unbiased":
         return unbiased(subject)
+    if subject(normal_case()).log_prob is not None:
+        return _score_function(subject)
     seen = _look(subject)
     if subject.about is None:
         looks = "none" if not seen.graph else "exact" if seen.agrees else "biased, or unbiased if its mean is right"
@@ -64,6 +66,8 @@ def gradient_kind(subject: Subject) -> str:
         return "no graph"
     if not seen.graph:
         raise Broken(where, "no gradient comes back", 'declare gradient="none", or keep the graph')
+    if not seen.moves:
+        raise Broken(where, "the gradient is zero everywhere", 'declare gradient="none" and detach')
     if declared == "exact":
         if seen.smooth < 0.5:
             told = f"the output has a slope at only {seen.smooth:.0%} of the points"
@@ -74,11 +78,30 @@ def gradient_kind(subject: Subject) -> str:
             remedy = 'mend the backward, or declare gradient="biased" if it is meant to be another function\'s'
             raise Broken(where, told, remedy)
         return "equals central differences"
-    if not seen.moves:
-        raise Broken(where, "the gradient is zero everywhere", 'declare gradient="none" and detach')
     if seen.agrees:
         raise Broken(where, "the gradient equals central differences", 'declare gradient="exact"')
     return "is not the derivative, as declared"
+
+
+def _score_function(subject: Subject) -> str:
+    """The same for an operator with a ``log_prob``, whose gradient is a score function's and not that of its tokens.
+
+    A bias may be too small for the samples, so a gradient that is declared biased passes whatever its mean is.
+    """
+    if subject.about is None:
+        raise Skipped("nothing is declared; with a log_prob it is a score function's: unbiased, or biased", DECLARE)
+    where, declared = normal_case().told(), subject.about.gradient
+    if declared in ("exact", "none"):
+        remedy = 'declare gradient="unbiased", or "biased" if the log_prob is an approximation; or give no log_prob'
+        raise Broken(where, f"a log_prob comes back, but the gradient is declared {declared}", remedy)
+    if not moves(subject):
+        raise Broken(where, "the gradient of its log_prob is zero everywhere", "keep the graph from scores to log_prob")
+    try:
+        return f"a score function's, {unbiased(subject)}: it may be declared unbiased"
+    except Broken as broken:
+        return f"a score function's, biased as declared: {broken.told}"
+    except Skipped as skipped:
+        return f"a score function's; {skipped.told}"
 
 
 @dataclass(frozen=True)

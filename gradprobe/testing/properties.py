@@ -13,6 +13,11 @@ from gradprobe.testing.cases import DTYPES, TOKENS, Case, budgets, catalogue, no
 from gradprobe.testing.findings import Broken, Skipped, Subject, all_in_order, first_row, same, tensors
 
 Property = Callable[[Subject], str]
+SUM_TO_K = "make them sum to K, or declare the tolerance: About(budget=...), or None"
+IN_LOW_PRECISION = (
+    "it holds in float64: compute the weights from scores.double() and return weights.to(scores.dtype), or renormalise "
+    "them last (weights * k / weights.sum(-1, keepdim=True), where none exceeds 1 by that)"
+)
 KEYED = "draw all random numbers from `noise`, with noise.normal(shape, like=x), .uniform, .gumbel or .gamma"
 
 
@@ -58,9 +63,8 @@ def budget(subject: Subject) -> str:
         worst = max(worst, float(off.max()) if exact else 0.0)
         if (row := first_row(~(off <= bound))) is not None:
             told = f"|sum of the weights - K| / N is {float(off[row]):.3g}, more than {bound:.3g}"
-            raise Broken(
-                case.told(row), told, "make them sum to K, or declare the tolerance: About(budget=...), or None"
-            )
+            low = not exact and torch.float64 in subject.dtypes
+            raise Broken(case.told(row), told, IN_LOW_PRECISION if low else SUM_TO_K)
     return f"off by at most {worst:.1g} N"
 
 

@@ -88,6 +88,11 @@ def unbiased(subject: Subject) -> str:
     return f"right within {worst:.0%}, 4.5 standard errors"
 
 
+def moves(subject: Subject) -> bool:
+    """Whether the gradient that probes would take differs from zero anywhere along a line between two scores."""
+    return bool(_along(subject, 0, ROWS[0], {})[1].any())
+
+
 def _along(subject: Subject, path: int, rows: int, drawn: dict) -> tuple[Case, Tensor, Tensor]:
     """The gradient along a line at R points, and the change of the read-out from end to end, ``(R,)`` each."""
     generator = torch.Generator().manual_seed(path)

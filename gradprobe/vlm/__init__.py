@@ -8,13 +8,26 @@ Example:
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # as in gradprobe/__init__.py
+    from gradprobe.vlm.captions import open_captions as open_captions
+    from gradprobe.vlm.deploy import Budget as Budget
+    from gradprobe.vlm.deploy import Pruner as Pruner
+    from gradprobe.vlm.deploy import load as load
+    from gradprobe.vlm.flops import cost as cost
+    from gradprobe.vlm.model import VLM as VLM
+    from gradprobe.vlm.model import open_vlm as open_vlm
+    from gradprobe.vlm.task import captioning as captioning
+    from gradprobe.vlm.task import task_of as task_of
+    from gradprobe.vlm.train import fit as fit
 
 _HOME = {
     "Budget": "deploy",
     "Pruner": "deploy",
     "VLM": "model",
     "captioning": "task",
-    "cost": "cost",
+    "cost": "flops",
     "fit": "train",
     "load": "deploy",
     "open_captions": "captions",
@@ -24,11 +37,13 @@ _HOME = {
 __all__ = sorted(_HOME)
 
 
-def __getattr__(name: str):
-    """Resolve a public name on first use: transformers is not imported before something of it is asked for."""
-    if name not in _HOME:
-        raise AttributeError(f"gradprobe.vlm has no {name!r}; public names: {', '.join(__all__)}")
-    return getattr(importlib.import_module(f"gradprobe.vlm.{_HOME[name]}"), name)
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str):
+        """Resolve a public name on first use: transformers is not imported before something of it is asked for."""
+        if name not in _HOME:
+            raise AttributeError(f"gradprobe.vlm has no {name!r}; public names: {', '.join(__all__)}")
+        return getattr(importlib.import_module(f"gradprobe.vlm.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:

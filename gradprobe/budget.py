@@ -1,0 +1,31 @@
+"""The budget K as it is asked for: a number of tokens, or their share of N."""
+
+from numbers import Real
+
+from gradprobe.errors import UsageError
+
+
+def check_budget(k: int | None, keep: float | None) -> None:
+    """Refuse anything but exactly one of a number of tokens and a possible share.
+
+    Args:
+        k: tokens kept; its range is checked where N is known.
+        keep: their share.
+
+    Raises:
+        UsageError: both, neither, or a share outside (0, 1].
+    """
+    if (k is None) == (keep is None):
+        raise UsageError("give either --k (tokens kept) or --keep (their share, e.g. --keep 0.3)")
+    if keep is not None and not (isinstance(keep, Real) and 0 < keep <= 1):
+        raise UsageError(f"--keep {keep} is not possible; give a share in (0, 1], e.g. --keep 0.3")
+
+
+def budget(k: int | None, keep: float | None, n_tokens: int) -> int:
+    """K of N tokens.
+
+    Example:
+        >>> budget(None, 0.3, 196), budget(58, None, 196)
+        (59, 58)
+    """
+    return k if k is not None else max(1, round((keep or 1) * n_tokens))

@@ -1,0 +1,122 @@
+"""Operators that are not the library's own: their role, and the hash of their code."""
+
+import functools
+import hashlib
+import inspect
+import pickle
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from pathlib import Path
+from types import CodeType
+from typing import Any, Literal
+
+Role = Literal["operator", "relaxation", "throttle", "none"]
+
+
+def role_of(thing: Any) -> Role:
+    """The part that an object, function or class (once made) can play, from the signature of its call.
+
+    ``(patches, scores, k, noise)`` is an operator's, ``(patches, weights, k, noise)`` a throttle's and ``(scores, k,
+    noise)`` a relaxation's. A call without a readable signature is taken for an operator's.
+
+    Example:
+        >>> role_of(lambda scores, k, noise: scores)
+        'relaxation'
+    """
+    call, own = (getattr(thing, "__call__", None), (None,)) if inspect.isclass(thing) else (thing, ())  # noqa: B004
+    if not callable(call) or (inspect.isclass(thing) and not any("__call__" in vars(c) for c in thing.__mro__)):
+        return "none"
+    try:
+        signature = inspect.signature(call)
+    except (TypeError, ValueError):
+        return "operator"
+    if _takes(signature, *own, 0, 0, 0, noise=0):
+        names = list(signature.parameters)[len(own) :]
+        return "throttle" if names[1:2] == ["weights"] else "operator"
+    if _takes(signature, *own, 0, 0, 0, 0):  # a throttle's noise is passed by position
+        return "throttle"
+    return "relaxation" if _takes(signature, *own, 0, 0, 0) else "none"
+
+
+def code_of(thing: Any) -> str | None:
+    """A hash of what a third party's operator computes by, None for built-ins.
+
+    It is of the source files and of all that the objects hold, but for the fields of dataclasses, which are part of
+    the name. So stored answers do not outlive a change of the code, nor pass for those of an object with other
+    settings.
+    """
+    parts = [thing.relaxation, thing.throttle] if type(thing).__name__ == "Operator" else [thing]
+    files, rest = set(), []
+    for item in parts:
+        code = _defining(item)
+        if (code.__module__ or "").startswith("gradprobe."):
+            continue
+        file = _source_file(code)
+        if file:
+            files.add(file)
+        if not file or "<" in code.__qualname__:  # nothing to read, or a name that several in a file may have
+            rest.append(b"".join(_bytecode(code)))
+        rest.append(_state(item))
+    blob = b"".join([Path(f).read_bytes() for f in sorted(files)] + rest)
+    return hashlib.sha256(blob).hexdigest()[:16] if files or rest else None
+
+
+def _takes(signature: inspect.Signature, *arguments: Any, **named: Any) -> bool:
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError:
+        return False
+    return True
+
+
+def _defining(item: Any) -> Any:
+    """The function or class whose code runs when an object is called."""
+    if isinstance(item, functools.partial):
+        return _defining(item.func)
+    return item if inspect.isroutine(item) else type(item)
+
+
+def _source_file(code: Any) -> str | None:
+    """The file that defines a function or class; None where there is none, as at a prompt or in a notebook."""
+    try:
+        file = inspect.getsourcefile(code)
+    except TypeError:
+        return None
+    return file if file and Path(file).is_file() else None
+
+
+def _bytecode(code: Any) -> Iterator[bytes]:
+    """Instructions and constants of a function, or of the methods of a class with what they close over."""
+    functions = [code] if inspect.isroutine(code) else [f for c in code.__mro__ for f in vars(c).values()]
+    for function in functions:
+        if isinstance(inner := getattr(function, "__code__", None), CodeType):
+            yield from _instructions(inner)
+        if inspect.isfunction(function) and not inspect.isroutine(code):
+            yield _state(function)
+
+
+def _instructions(code: CodeType) -> Iterator[bytes]:
+    yield code.co_code + repr(code.co_names).encode()
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _instructions(constant)
+        else:
+            yield repr(constant).encode()
+
+
+def _state(item: Any) -> bytes:
+    """All that an object holds beside the fields that stand in its name; empty where it holds nothing."""
+    if isinstance(item, functools.partial):
+        held: Any = (item.args, sorted(item.keywords.items()), _state(item.func))
+    elif inspect.isfunction(item):
+        held = [cell.cell_contents for cell in item.__closure__ or () if cell.cell_contents is not item]
+    elif inspect.ismethod(item):
+        held = vars(item.__self__) if hasattr(item.__self__, "__dict__") else item.__self__
+    else:
+        held = None if is_dataclass(item) else getattr(item, "__dict__", None)
+    if not held:
+        return b""
+    try:
+        return pickle.dumps(held)
+    except Exception:  # anything may be held; an address among it makes the hash new in each process, never stale
+        return repr(held).encode()

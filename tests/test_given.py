@@ -1,0 +1,228 @@
+"""Operators and budgets as Python callers give them: the same answers as from names and K, and errors in one line."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from toy import Toy
+
+import gradprobe as gp
+from gradprobe import registry
+from gradprobe.probes import retention as retention_module
+
+CALLS = {
+    "coherence": lambda task, op, **budget: gp.coherence(task, op, **budget, batches=3, batch_size=2),
+    "landscape": lambda task, op, **budget: gp.landscape(task, op, **budget, grid="3", images=2),
+    "curvature": lambda task, op, **budget: gp.curvature(task, op, **budget, images=2, eigenvalues=1, samples=2),
+    "equivalence": lambda task, op, **budget: gp.equivalence(task, op, **budget, images=4),
+    "retention": lambda task, op, **budget: gp.retention(task, op, **budget, recipe=gp.Recipe(2, 4), images=4),
+    "cost": lambda task, op, **budget: gp.cost(task, op, **budget, images=1, rounds=6),
+    "fidelity": lambda task, op, **budget: gp.fidelity(task, op, small_reference(task, **budget)),
+}
+
+
+def small_reference(task, **budget):
+    return gp.reference(task, **budget, draws=32, images=3, held_out=3)
+
+
+@dataclass(frozen=True)
+class SoftMask:
+    """All tokens, each scaled by the sigmoid of its score."""
+
+    slope: float = 4.0
+    about = gp.About("x_i sigmoid(slope s_i)", "exact")
+
+    def __call__(self, patches, scores, k, noise):
+        weights = (self.slope * scores).sigmoid() if k < scores.shape[1] else torch.ones_like(scores)
+        return gp.Selection(patches * weights[..., None], weights)
+
+
+def soft_mask(patches, scores, k, noise):
+    return SoftMask()(patches, scores, k, noise)
+
+
+def half(scores, k, noise):
+    return scores.sigmoid()
+
+
+def throttle(patches, weights, k, noise):
+    return gp.Selection(patches * weights[..., None], weights)
+
+
+@pytest.mark.parametrize("probe", CALLS)
+def test_a_name_and_a_share_ask_the_same_question_as_an_operator_and_k(probe):
+    by_name, by_object = (
+        CALLS[probe](Toy(), op, **budget)
+        for op, budget in (("vpnoise", {"keep": 0.4}), (gp.build("vpnoise"), {"k": 4}))
+    )
+    assert by_name.question == by_object.question
+    assert (by_name.question["k"], by_name.question["op"]) == (4, "lapsum+vpnoise")
+
+
+@pytest.mark.parametrize("probe", CALLS)
+def test_a_class_an_object_and_a_function_are_operators(probe):
+    questions = [CALLS[probe](Toy(), op, k=4).question for op in (SoftMask, SoftMask(), soft_mask)]
+    assert questions[0] == questions[1]
+    assert [q["op"].rpartition(":")[2] for q in questions] == ["SoftMask", "SoftMask", "soft_mask"]
+
+
+@pytest.mark.parametrize("probe", [*CALLS, "reference"])
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({}, "give either --k"),
+        ({"k": 4, "keep": 0.4}, "give either --k"),
+        ({"keep": 0.0}, r"share in \(0, 1\]"),
+        ({"keep": 1.5}, r"share in \(0, 1\]"),
+        ({"keep": "0.3"}, r"share in \(0, 1\]"),
+        ({"k": 0}, "k=0 asks for 0 of 10 tokens"),
+        ({"k": 11}, "k=11 asks for 11 of 10 tokens"),
+    ],
+)
+def test_exactly_one_possible_budget_is_taken(probe, budget, words):
+    call = CALLS.get(probe, lambda task, op, **budget: gp.reference(task, **budget))
+    with pytest.raises(gp.UsageError, match=words):
+        call(Toy(), "vpnoise", **budget)
+
+
+def test_fidelity_makes_the_reference_that_nobody_gave(monkeypatch):
+    from gradprobe.probes import fidelity
+
+    monkeypatch.setattr(fidelity, "make_reference", lambda task, k, *, keep, **_: small_reference(task, k=k, keep=keep))
+    assert gp.fidelity(Toy(), "vpnoise", keep=0.4).question["k"] == 4
+    with pytest.raises(gp.UsageError, match="a reference says its K"):
+        gp.fidelity(Toy(), "vpnoise", small_reference(Toy(), k=4), k=4)
+    with pytest.raises(gp.UsageError, match=r"4 is no reference; .*k=58"):
+        gp.fidelity(Toy(), "vpnoise", 4)
+
+
+def test_retention_without_a_recipe_trains_as_the_command_does(monkeypatch):
+    monkeypatch.setattr(retention_module, "STEPS", 2)
+    found = gp.retention(Toy(), "vpnoise", k=4, images=4)
+    assert (found.question["steps"], found.question["batch_size"], found.question["tau_start"]) == (2, 32, 2.0)
+    assert retention_module.ranked(Toy(), "norm", keep=0.4, images=4).question["k"] == 4
+
+
+@pytest.mark.parametrize(
+    ("op", "words"),
+    [
+        ("vpnose", "did you mean 'vpnoise'"),
+        (None, "cannot be called; give the name of an operator"),
+        (58, "cannot be called; give the name of an operator"),
+        (half, r"half is a relaxation alone; join it with a throttle: \S+half\+gather"),
+        (throttle, r"throttle is a throttle alone; join it with a relaxation: lapsum\+"),
+        (gp.build("vpnoise").relaxation, r"lapsum is a relaxation alone.*lapsum\+gather"),
+        (type(gp.build("vpnoise").throttle), r"vpnoise is a throttle alone.*lapsum\+vpnoise"),
+        (gp.Operator, "give every field that has no default"),
+    ],
+)
+def test_what_is_no_operator_is_one_line_that_says_what_to_give(op, words):
+    for call in (gp.build, gp.check_operator, lambda op: gp.coherence(Toy(), op, k=4)):
+        with pytest.raises(gp.UsageError, match=words) as caught:
+            call(op)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_task_is_one_line():
+    with pytest.raises(gp.UsageError, match=r"'scenes' is no task; make one with gradprobe.classification"):
+        gp.coherence("scenes", "vpnoise", k=58)
+    with pytest.raises(gp.UsageError, match="is not the name of a scorer"):
+        gp.classification("scenes", scorer=torch.nn.Linear(2, 1))
+
+
+def test_an_operator_comes_back_as_it_was_given_and_is_found_by_its_name():
+    op = SoftMask(2.0)
+    assert gp.build(op) is op
+    assert gp.build(soft_mask) is soft_mask
+    assert gp.build(SoftMask) == SoftMask()
+    assert gp.build(registry.label(op)) is op
+    assert registry.label(op).endswith(":SoftMask:slope=2")
+    joined = gp.Operator(half, gp.build("scale").throttle)
+    assert gp.build(registry.label(gp.build(joined))) is joined
+    assert gp.build("vpnoise") == gp.build(gp.build("vpnoise"))
+
+
+def test_check_takes_a_class_and_a_function():
+    gp.check_operator(SoftMask)
+    gp.check_operator(soft_mask)
+
+
+class Plain:
+    """An operator whose setting is no part of its name."""
+
+    def __init__(self, slope):
+        self.slope = slope
+
+    def __call__(self, patches, scores, k, noise):
+        return SoftMask(self.slope)(patches, scores, k, noise)
+
+
+def closing(slope):
+    def act(patches, scores, k, noise):
+        return SoftMask(slope)(patches, scores, k, noise)
+
+    return act
+
+
+def local(slope):
+    class Local:
+        def __call__(self, patches, scores, k, noise):
+            return SoftMask(slope)(patches, scores, k, noise)
+
+    return Local()
+
+
+def partly(slope):
+    return functools.partial(with_slope, slope=slope)
+
+
+def with_slope(patches, scores, k, noise, slope):
+    return SoftMask(slope)(patches, scores, k, noise)
+
+
+@pytest.mark.parametrize("make", [Plain, closing, local, partly])
+def test_settings_that_are_not_in_the_name_are_in_the_question(make):
+    """So an answer of one never stands for the other's."""
+    one, same, other = (gp.coherence(Toy(), make(x), k=4, batches=3, batch_size=2).question for x in (1.0, 1.0, 5.0))
+    assert one == same
+    assert one != other
+
+
+def test_two_lambdas_are_two_questions():
+    first, second = (
+        lambda patches, scores, k, noise: SoftMask(1.0)(patches, scores, k, noise),
+        lambda patches, scores, k, noise: SoftMask(5.0)(patches, scores, k, noise),
+    )
+    assert registry.code_of(first) != registry.code_of(second)
+
+
+def test_an_operator_typed_at_a_prompt_is_measured():
+    space = {"gp": gp, "torch": torch, "__name__": "__main__"}
+    source = Path(__file__).read_text(encoding="utf-8")
+    body = source[source.index("class Plain:") : source.index("def closing(")]
+    exec(compile(body, "<stdin>", "exec"), space | {"SoftMask": SoftMask}, space)
+    found = gp.coherence(Toy(), space["Plain"](2.0), k=4, batches=3, batch_size=2).question
+    assert found["op"] == "__main__:Plain"
+    assert len(found["op_code"]) == 16
+
+
+def test_compare_takes_one_operator_objects_and_a_share(tmp_path, monkeypatch):
+    from test_compare import shrink
+
+    shrink(monkeypatch)
+    found = gp.compare(SoftMask(2.0), keep=0.3, baselines=[], size="tiny", results=tmp_path, workers=1)
+    assert found.settings["k"] == 59
+    assert found.focus.endswith(":SoftMask:slope=2")
+    assert set(found.results) == {"coherence", "landscape", "fidelity", "equivalence", "retention", "cost"}
+    assert not [told for told in found.missing if "class-attention" not in told]
+
+
+def test_compare_refuses_what_it_cannot_tell_apart_or_open():
+    with pytest.raises(gp.UsageError, match=r"two operators are called .*Plain; make it a frozen dataclass"):
+        gp.compare([Plain(1.0), Plain(2.0)], k=58)
+    with pytest.raises(gp.UsageError, match="give either --k"):
+        gp.compare("vpnoise")
+    with pytest.raises(gp.UsageError, match="opens its model by name"):
+        gp.compare("vpnoise", k=58, backbone=torch.nn.Linear(2, 2))
