@@ -23,6 +23,7 @@ from gradprobe.cli.landscape import landscape
 from gradprobe.cli.leaderboard import leaderboard
 from gradprobe.cli.operators import listing
 from gradprobe.cli.output import say
+from gradprobe.cli.rekey import rekey
 from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
 from gradprobe.cli.stopping import stoppable
@@ -73,6 +74,7 @@ app.command()(leaderboard)
 app.command()(ablation)
 app.command()(figures)
 app.command("train-scenes")(train_scenes)
+app.command(hidden=True)(rekey)
 app.add_typer(vlm)
 
 

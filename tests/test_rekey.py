@@ -1,0 +1,183 @@
+"""Re-keying: the fingerprints of contents in place of those of sizes, once these agree; nothing is measured again."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from PIL import Image
+from stored import asked, result
+from test_results import same
+from test_store_kills import KILLER, run_python
+from typer.testing import CliRunner
+
+from gradprobe.cli import app
+from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, model_fingerprint
+from gradprobe.record import RUN, key_of
+from gradprobe.rekey import (
+    fingerprints,
+    older_captions_fingerprint,
+    older_data_fingerprint,
+    older_model_fingerprint,
+    rekey,
+    rekey_presets,
+)
+from gradprobe.results import Store
+from gradprobe.vlm.caption_files import list_captions
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(3):
+        Image.new("RGB", (8, 8), (i, 0, 0)).save(folder / f"{i}.png")
+    return folder
+
+
+def older(store, photos, **fields):
+    """An answer as it was stored under the older fingerprint and without a checksum of its record."""
+    question = asked(data=older_data_fingerprint(photos), **fields)
+    folder = store.save(result(question))
+    run = json.loads((folder / RUN).read_text())
+    del run["record"]
+    (folder / RUN).write_text(json.dumps(run, indent=2))
+    return folder
+
+
+def test_answers_take_the_contents_name_and_keep_every_byte(tmp_path, photos):
+    store, known = Store(tmp_path / "runs"), fingerprints([str(photos)], [])
+    folders = [older(store, photos, k=k) for k in (10, 20)]
+    (folders[0] / "scorer.json").write_text(json.dumps({"data": older_data_fingerprint(photos), "dim": 3}))
+    (folders[0] / "scorer.safetensors").write_bytes(b"theta")
+    contents = {(folder / "arrays.npz").read_bytes() for folder in folders}
+    before = [store.load(folder) for folder in folders]
+    outcomes = list(rekey(tmp_path / "runs", known))
+    assert [outcome.reason for outcome in outcomes] == ["re-keyed"] * 2
+    assert {outcome.before for outcome in outcomes} == {folder.name for folder in folders}
+    assert {(tmp_path / "runs" / o.after / "arrays.npz").read_bytes() for o in outcomes} == contents
+    for one in before:
+        question = one.question | {"data": data_fingerprint(photos)}
+        same(store.load(store.find(question)), replace(one, question=question))
+        assert list(store.load(store.find(question)).question) == list(one.question)  # in the same order
+    kept = store.find(asked(k=10, data=data_fingerprint(photos)))
+    assert json.loads((kept / "scorer.json").read_text()) == {"data": data_fingerprint(photos), "dim": 3}
+    assert (kept / "scorer.safetensors").read_bytes() == b"theta"
+    assert all("record" in json.loads(path.read_text()) for path in tmp_path.glob("runs/*/run.json"))
+    again = list(rekey(tmp_path / "runs", known))
+    assert [(o.before == o.after, o.reason) for o in again] == [(True, "as it is")] * 2
+    assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_answers_about_other_files_and_bad_answers_are_left_alone(tmp_path, photos):
+    store, known = Store(tmp_path / "runs"), fingerprints([str(photos)], [])
+    folder = older(store, photos)
+    scenes = store.save(result())
+    with (photos / "1.png").open("ab") as file:
+        file.write(b"x")  # of another size: no longer the files that were measured
+    other = fingerprints([str(photos)], [])
+    broken = store.save(result(asked(k=3)))
+    (broken / "arrays.npz").write_bytes(b"")
+    reasons = {outcome.before: outcome.reason for outcome in rekey(tmp_path / "runs", other)}
+    assert f"data {older_of(known)} is of none of the files given" in reasons[folder.name]
+    assert reasons[scenes.name] == "as it is"
+    assert "damaged" in reasons[broken.name] and "left as it is" in reasons[broken.name]
+    assert store.load(folder).question["data"] == older_of(known)
+
+
+def older_of(known):
+    return next(value for value in known if value != older_model_fingerprint(SCENES_VLM))
+
+
+def test_an_answer_that_is_there_already_is_not_overwritten(tmp_path, photos):
+    store, known = Store(tmp_path / "runs"), fingerprints([str(photos)], [])
+    folder = older(store, photos)
+    newer = store.save(result(asked(data=data_fingerprint(photos)), seed=5))
+    reasons = [outcome.reason for outcome in rekey(tmp_path / "runs", known)]
+    assert f"left as it is: {newer.name} holds another answer already" in reasons
+    assert folder.exists() and store.load(newer).gram.tobytes() == result(seed=5).gram.tobytes()
+
+
+REKEYS = """
+from gradprobe.rekey import rekey
+n = 0
+while True:
+    n += 1
+    root = Path(sys.argv[1]) / f"{n}"
+    shutil.copytree(sys.argv[2], root)
+    if not killed(lambda: list(rekey(root, {sys.argv[3]: sys.argv[4]})), n, str(root)):
+        break
+print(n - 1)
+"""
+
+
+def test_killed_at_any_step_nothing_is_lost_and_the_same_call_goes_on(tmp_path, photos):
+    older(Store(tmp_path / "runs"), photos)
+    names = older_data_fingerprint(photos), data_fingerprint(photos)
+    points = int(run_python(KILLER + REKEYS, tmp_path, tmp_path / "runs", *names))
+    assert points >= 20
+    for n in range(1, points + 1):
+        store = Store(tmp_path / f"{n}")
+        whole = [entry for entry in store.entries() if not entry.problem]
+        assert whole and all(store.load(e.path).gram.tobytes() == result().gram.tobytes() for e in whole)
+        list(rekey(tmp_path / f"{n}", dict([names])))
+        assert len([path for path in (tmp_path / f"{n}").iterdir() if path.name[0] != "."]) == 1
+        (entry,) = store.entries()
+        assert entry.question["data"] == names[1] and store.load(entry.path)
+
+
+def test_models_and_captions_too(tmp_path, photos):
+    shutil.copytree(SCENES_VLM, tmp_path / "model")
+    (photos / "captions.jsonl").write_text('{"image": "1.png", "caption": "a cat"}\n')
+    known = fingerprints([str(photos)], [str(tmp_path / "model")])
+    listing = list_captions(photos)
+    store = Store(tmp_path / "runs")
+    question = asked(
+        task="captioning", weights=older_model_fingerprint(SCENES_VLM), data=f"{older_captions_fingerprint(listing)}:7"
+    )
+    store.save(result(question))
+    (outcome,) = rekey(tmp_path / "runs", known)
+    newer = store.load(outcome.after).question
+    assert newer["weights"] == model_fingerprint("scenes-vlm") == model_fingerprint(str(tmp_path / "model"))
+    assert newer["data"] == f"{listing.fingerprint}:7"
+
+
+def test_presets_are_brought_along(tmp_path, photos):
+    preset = tmp_path / "fig.toml"
+    preset.write_text(
+        f'# why\ndata = "{older_data_fingerprint(photos)}"  # photos\nweights = "sha256:0af164d9dc507fd8"\n'
+    )
+    (tmp_path / "other.toml").write_text('data = "scenes"\n')
+    known = fingerprints([str(photos)], [])
+    assert [o.reason for o in rekey_presets(tmp_path, known)] == ["fingerprints of contents put in", "as it is"]
+    assert (
+        preset.read_text()
+        == f'# why\ndata = "{data_fingerprint(photos)}"  # photos\nweights = "sha256:0af164d9dc507fd8"\n'
+    )
+    assert [o.reason for o in rekey_presets(tmp_path, known)] == ["as it is"] * 2
+
+
+def test_the_size_that_a_budget_bought_stays_known(tmp_path, photos):
+    import hashlib
+
+    about = {"ops": ["a"], "k": 3, "budget": 60.0, "task": {"data": older_data_fingerprint(photos)}}
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    (tmp_path / f"compare-{key}.json").write_text(json.dumps({**about, "size": "tiny", "estimated_seconds": {}}))
+    (outcome,) = rekey(tmp_path, fingerprints([str(photos)], []))
+    about["task"]["data"] = data_fingerprint(photos)
+    key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    assert outcome.after == f"compare-{key}.json"
+    assert json.loads((tmp_path / outcome.after).read_text())["size"] == "tiny"
+    assert [path.name for path in tmp_path.glob("compare-*")] == [outcome.after]
+
+
+def test_the_command_says_a_line_for_each_answer(tmp_path, photos):
+    folder = older(Store(tmp_path / "runs"), photos)
+    arguments = ["rekey", "--results", str(tmp_path / "runs"), "--data", str(photos)]
+    first, second = (CliRunner().invoke(app, arguments) for _ in range(2))
+    name = f"coherence-{key_of(asked(data=data_fingerprint(photos)))}"
+    assert first.output.splitlines() == [f"{folder.name} -> {name}: re-keyed", "1 re-keyed"]
+    assert second.output.splitlines() == [f"{name}: as it is", "1 as it is"]
+    for wrong in (["--results", str(tmp_path / "gone")], ["--data", str(tmp_path / "gone")], ["--model", "gone"]):
+        assert CliRunner().invoke(app, ["rekey", "--results", str(tmp_path), *wrong]).exit_code != 0
+    assert "rekey" not in CliRunner().invoke(app, ["--help"]).output
