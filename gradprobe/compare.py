@@ -10,6 +10,6 @@ from gradprobe.comparison import BASELINES, SIZES, Size, Times, compare, estimat
 
 __all__ = ["BASELINES", "SIZES", "Size", "Times", "compare", "estimate"]
 
-for _name in __all__:
+for _name in (*__all__, "__file__", "__spec__"):
     setattr(compare, _name, globals()[_name])
 sys.modules[__name__] = compare  # type: ignore[assignment]

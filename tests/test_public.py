@@ -53,6 +53,7 @@ def test_compare_is_a_function_also_for_those_who_import_its_older_module():
     assert gp.compare is importlib.import_module("gradprobe.comparison").compare
     assert gradprobe.compare.compare is gp.compare
     assert "tiny" in SIZES
+    assert Path(gradprobe.compare.__file__).name == "compare.py"
     assert gp.compare.__doc__.startswith("Coherence, a landscape line")
 
 
