@@ -22,6 +22,7 @@ except ImportError:  # not a Unix: nothing keeps two processes from doing the sa
 
 LOCK = "lock"  # the file that is locked in a folder of work
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
+_ATTEMPTS = 100  # at a lock that others take and leave meanwhile
 _PATIENCE = 10.0  # seconds; what is done under a folder's lock takes milliseconds
 
 
@@ -34,7 +35,7 @@ def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[None]:
     """Keep a piece of work to this process while the block lasts; shows on the way that its folder can be written.
 
     Args:
-        folder: of the work; made if need be, and removed afterwards if it is empty.
+        folder: of the work; made if need be, and then removed afterwards if it is empty.
         work: words for it that begin a sentence.
         name: of the lock's file in it.
 
@@ -43,7 +44,7 @@ def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[None]:
         OSError: the folder cannot be written.
     """
     path = folder / name
-    descriptor = _locked(folder, path, work)
+    descriptor, made = _locked(folder, path, work)
     try:
         about = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
         os.ftruncate(descriptor, 0)
@@ -53,8 +54,9 @@ def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is held: who waits for it looks whether it is still there
         os.close(descriptor)
-        with suppress(OSError):
-            folder.rmdir()  # if nothing is left in it
+        if made:
+            with suppress(OSError):
+                folder.rmdir()  # if nothing is left in it
 
 
 @contextmanager
@@ -74,24 +76,30 @@ def folder_locked(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _locked(folder: Path, path: Path, work: str) -> int:
-    """The descriptor of a lock's file that is held, and is still the one of that name."""
-    while True:
+def _locked(folder: Path, path: Path, work: str) -> tuple[int, bool]:
+    """The descriptor of a lock's file that is held, and is still the one of that name; whether the folder is new."""
+    made = False
+    for attempt in range(_ATTEMPTS):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                made = True
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # removed by the one who had it, between the two
-            continue
+        except FileNotFoundError:
+            if attempt + 1 < _ATTEMPTS:  # removed between the two by the one who had it
+                continue
+            raise  # a link to nowhere is in the path
         if fcntl is None:
-            return descriptor
+            return descriptor, made
         if not _flock(descriptor):
             message = _message(os.pread(descriptor, 1000, 0), work)
             os.close(descriptor)
             raise Busy(message)
         with suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                return descriptor
+                return descriptor, made
         os.close(descriptor)
+    raise Busy(_message(b"", work))
 
 
 def _flock(descriptor: int) -> bool:

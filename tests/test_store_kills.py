@@ -16,6 +16,7 @@ from test_results import NO_TORCH, same
 from gradprobe import leftovers
 from gradprobe.errors import GradprobeError
 from gradprobe.files import write_whole
+from gradprobe.locks import claimed
 from gradprobe.record import key_of
 from gradprobe.results import Store
 
@@ -241,6 +242,12 @@ def test_work_that_left_nothing_leaves_no_folder(tmp_path):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+def test_a_folder_that_was_there_stays(tmp_path):
+    with claimed(tmp_path, "some work"):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_forced_work_begins_anew_and_goes_on_from_its_own_pieces(tmp_path):
     store = Store(tmp_path)
     with store.working(asked()) as partial:
@@ -268,6 +275,14 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(tmp_path, monke
     ):
         raise AssertionError("worked without a place for the answer")
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_link_to_nowhere_is_told(tmp_path):
+    (tmp_path / "runs").symlink_to("nowhere")
+    with pytest.raises(GradprobeError, match="cannot write to"), Store(tmp_path / "runs").working(asked()):
+        pass
+    with pytest.raises(GradprobeError, match="cannot write to"):
+        Store(tmp_path / "runs").save(result())
 
 
 def test_a_disk_that_fills_up_during_the_work_is_told_and_other_errors_are_not(tmp_path):

@@ -20,6 +20,7 @@ from gradprobe.train import Fitting
 from gradprobe.vlm.captions import CaptionSource
 from gradprobe.vlm.checkpoints import NAME, Checkpoint, Validation, check_same, write_checkpoint
 from gradprobe.vlm.deploy import Budget, save
+from gradprobe.vlm.inputs import inputs_fingerprint
 from gradprobe.vlm.model import VLM
 from gradprobe.vlm.presets import Settings
 from gradprobe.vlm.processes import ALONE, Processes
@@ -284,7 +285,8 @@ def _question(task: Captioning, settings: Settings, steps: int, op: str) -> dict
     chosen = {n: v for n, v in dataclasses.asdict(settings).items() if n != "patience"}
     code = code_of(build(settings.op))
     third = {} if code is None else {"op_code": code}
-    return chosen | task.question | {"op": op, "steps": steps, "dim": task.vlm.dim} | third
+    model = {"dim": task.vlm.dim, "inputs": inputs_fingerprint(task.vlm)}
+    return chosen | task.question | {"op": op, "steps": steps} | model | third
 
 
 def _data(source: CaptionSource) -> str:
