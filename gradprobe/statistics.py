@@ -62,8 +62,10 @@ class Jackknifed:
 def of_cosine(found: Jackknifed, level: float = 0.95) -> Estimate:
     """Interval of a mean cosine on the atanh scale, transformed back: never outside [-1, 1].
 
-    ``tanh(atanh C -+ t se)`` with ``se^2 = sum (atanh C_(i) - mean)^2``: B/(B-1) times the plain jackknife's, which
-    covers better with few batches. Where all cosines are exactly 1 or exactly -1 both ends are that value.
+    ``tanh(atanh C -+ t se / (1 - C^2))`` with ``se^2 = sum (C_(i) - mean)^2``: B/(B-1) times the plain jackknife's,
+    which covers better with few batches. (Replicates that are transformed one by one let a single odd batch, without
+    which C is nearly 1, stretch the other end far below 0.) Where all cosines are exactly 1 or exactly -1 both ends are
+    that value. Coverage with 6 batches: 0.92 to 0.95 at C = 0.88 to 0.98, 0.99 at 0; docs/statistics.md.
 
     Args:
         found: a mean of cosines and its replicates, all in [-1, 1].
@@ -74,16 +76,15 @@ def of_cosine(found: Jackknifed, level: float = 0.95) -> Estimate:
     Example:
         >>> found = of_cosine(Jackknifed(0.95, np.array([0.93, 0.95, 0.97])))
         >>> round(found.low, 3), round(found.high, 3)
-        (0.464, 0.996)
+        (0.525, 0.996)
     """
     b = len(found.left_out)
     if b < 2 or not np.isfinite(found.left_out).all():
         return Estimate(float(found.value), np.nan, np.nan)
     if abs(found.value) >= 1 - ROUNDING:
         return Estimate(*(float(np.clip(found.value, -1, 1)),) * 3)
-    edge = 1 - ROUNDING
-    scaled = np.arctanh(np.clip(found.left_out, -edge, edge))
-    half = student.ppf((1 + level) / 2, b - 1) * np.sqrt(np.sum((scaled - scaled.mean()) ** 2))
+    spread = found.left_out - found.left_out.mean()
+    half = student.ppf((1 + level) / 2, b - 1) * np.sqrt(spread @ spread) / (1 - found.value**2)
     low, high = np.tanh(np.arctanh(found.value) + half * np.array([-1, 1]))
     return Estimate(float(found.value), float(low), float(high))
 

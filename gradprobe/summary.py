@@ -120,7 +120,8 @@ def rows(comparison: Comparison) -> list[Row]:
     A row has ``op``, ``focus``, ``floor`` (a ranking, with retention alone), ``gradient`` (``yes``, ``none``, None:
     unknown) and ``metrics``, by name: ``value``, ``low``, ``high``; ``difference``, ``difference_low``,
     ``difference_high`` (row less focus; row over focus where the metric is compared by ratio); ``verdict``; ``reason``
-    for a value that is not there; ``seeds`` for what was trained, how many trainings the difference is of. Verdicts are
+    for a value that is not there; ``seeds`` for what was trained, how many trainings the difference is of
+    (``retention`` also has ``by_seed``). Verdicts are
     ``higher`` or ``lower`` than the focus where the interval excludes no difference, else ``undecided``, as is whatever
     was trained with fewer than 5 seeds; None where nothing was compared. That of ``equivalence`` is of its test against
     hard top-K: ``equivalent``, ``small gap``, ``different`` or ``undecided``.
@@ -304,6 +305,12 @@ def _descent(row: Row) -> Cell:
     return _cell(at, "rate", _ends("rate"), "rate_difference", reason=_why(row))
 
 
+def _retention(row: Row) -> Cell:
+    """Retention, with the value of each seed beside it."""
+    cell = _cell(row, "retention", ("low", "high"), "difference", seeds=row["difference_seeds"])
+    return {**cell, "by_seed": row["by_seed"]}
+
+
 def _equivalence(row: Row) -> Cell:
     """The gap to hard top-K and its verdict; beside it the difference from the focus."""
     why = "the reference" if row["reference"] else f"no {REFERENCE} on the same images"
@@ -349,7 +356,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "retention", "retention", "retention", "higher", False, False,
         "accuracy with the K deployed tokens after training through the operator, over that with all tokens",
-        lambda row: _cell(row, "retention", ("low", "high"), "difference", seeds=row["difference_seeds"]),
+        _retention,
     ),
     Metric(
         "cost", "cost", "cost", "lower", True, False,

@@ -32,8 +32,8 @@ def ablation_table(found: Sequence[Variant], n_tokens: int) -> Table:
     for variant in found:
         table.add_row(variant.name, *(_text(variant.cells.get(k)) for k in budgets))
     table.caption = (
-        "average retention over the four kinds of questions in percent [95 % over seeds]; below it the paper's, on "
-        "LLaVA-1.5-7B with four benchmarks"
+        "average retention over the four kinds of questions in percent, with five seeds or more [95 % over seeds], "
+        "else each seed below it; then the paper's, on LLaVA-1.5-7B with four benchmarks"
     )
     return table
 
@@ -96,7 +96,7 @@ def _mark(axes: Any, y: int, cell: Cell, colour: str) -> None:
     axes.plot(seeds, np.full(len(seeds), y), ".", color=colour, ms=3, alpha=0.55)
     if row["low"] is not None and row["high"] is not None:
         axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=1.2)
-    name = "mean of seeds, 95 %" if colour == TRAINED else "no training"
+    name = "mean of seeds" if colour == TRAINED else "no training"
     axes.plot([100 * row["retention"]], [y], "o", color=colour, ms=4.5, mec="white", mew=0.5, label=name)
     if cell.paper is not None:
         axes.plot([100 * cell.paper], [y], "D", mfc="none", mec=CLAIMED, ms=4.5, mew=1.1, label="paper, LLaVA-1.5-7B")
@@ -113,5 +113,7 @@ def _text(cell: Cell | None) -> str | Text:
     row = cell.row
     low, high = row["low"], row["high"]
     span = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    if not span and len(row["by_seed"]) > 1:
+        span = "\n" + " ".join("–" if x is None else f"{100 * x:.1f}" for x in row["by_seed"])
     paper = "" if cell.paper is None else f"{100 * cell.paper:.1f}"
     return _two_lines(f"{100 * row['retention']:.1f}{span}", paper)

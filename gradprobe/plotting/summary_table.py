@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gradprobe.plotting.escape import code_span
 from gradprobe.plotting.retention_table import name_of, seeds
-from gradprobe.plotting.tables import Row, interval, short
+from gradprobe.plotting.tables import Row, interval, number, short
 from gradprobe.summary import METRICS, NO_GRADIENT, NOT_ASKED, Comparison, Metric, count, few_seeds, rows
 
 MARKS = {"higher": "▲", "lower": "▼", "undecided": "·", "different": "≠", "small gap": "≈", "equivalent": "="}
@@ -109,6 +109,8 @@ def measured(found: Sequence[Row]) -> list[Metric]:
 def value(metric: Metric, cell: Mapping[str, Any]) -> str:
     """A metric with its interval; "none" without gradient, an en dash where there is no number.
 
+    Several seeds without an interval are told one by one.
+
     Example:
         >>> by_name = {metric.name: metric for metric in METRICS}
         >>> value(by_name["retention"], {"value": 0.857, "low": 0.83, "high": 0.8876, "reason": None})
@@ -118,6 +120,9 @@ def value(metric: Metric, cell: Mapping[str, Any]) -> str:
     """
     if cell["value"] is None:
         return "none" if cell["reason"] == NO_GRADIENT else "–"
+    each = cell.get("by_seed") or ()
+    if cell["low"] is None and len(each) > 1:
+        return f"{number(cell['value'], 3)} ({', '.join(number(x) for x in each)})"
     return _told(metric)(cell["value"], cell["low"], cell["high"])
 
 
@@ -173,7 +178,7 @@ def short_markdown(comparison: Comparison, ops: Sequence[str]) -> str:
     found = [by_op[op] for op in ops if op in by_op]
 
     def alone(metric: Metric, cell: Mapping[str, Any]) -> str:
-        return f"{value(metric, cell).partition(' [')[0]} {mark(cell)}".strip()
+        return f"{value(metric, cell).partition(' ')[0]} {mark(cell)}".strip()
 
     return _markdown(found, measured(found), alone)
 
