@@ -76,8 +76,8 @@ def cut_estimate(found: Jackknifed, level: float = 0.95) -> Estimate:
 
     The interval is the hull of ``value -+ t se``, cut at the ends, and of that on the atanh scale. The latter is right
     where the cosine varies less the nearer it is to 1; where noise of draws decides it does not, and atanh alone covers
-    91 %. Where ``value -+ t se`` reaches the end, the cut interval stands alone. One that lies beyond the end as a whole
-    keeps half its width, so that none has no width.
+    91 %. Where ``value -+ t se`` reaches the end, the cut interval stands alone. One that lies beyond the end as a
+    whole keeps half its width, so that none has no width.
 
     Args:
         found: the cosine and its replicates, which may lie beyond 1.
@@ -89,7 +89,7 @@ def cut_estimate(found: Jackknifed, level: float = 0.95) -> Estimate:
     """
     half = _half_width(found.left_out, level)
     low, high = found.value - half, found.value + half
-    if -1 < low and high < 1:
+    if low > -1 and high < 1:
         ends = np.tanh(np.arctanh(found.value) + half / (1 - found.value**2) * np.array([-1, 1]))
         low, high = min(low, ends[0]), max(high, ends[1])
     elif low > 1 or high < -1:

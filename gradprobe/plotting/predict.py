@@ -130,7 +130,8 @@ def throttle_of(op: str) -> str:
 
 def told(found: Association) -> str:
     """A correlation in a line: rho with its interval, tau and p; a dash where nothing varies."""
-    return f"{_rho(found.rho)}, τ {number(found.tau)}, p {number(found.p, 3)}"
+    p = "p < 0.001" if found.p < 0.001 else f"p {number(found.p, 3)}"
+    return f"{_rho(found.rho)}, τ {number(found.tau)}, {p}"
 
 
 def _rho(rho: Estimate) -> str:

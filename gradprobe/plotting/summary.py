@@ -84,8 +84,8 @@ def leaderboard(comparisons: Sequence[Comparison]) -> Figure:
             panel.suptitle(comparison.title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
         told = (
             f"dashed, black: {comparisons[0].focus}; blue: decided better than it, orange: worse, hollow: undecided or "
-            "fewer than\n5 seeds; black gaps: decided against hard top-K; 95 %, not corrected for their number; intervals at "
-            "an edge go on"
+            "fewer than\n5 seeds; black gaps: decided against hard top-K; 95 %, not corrected for their number; "
+            "intervals at an edge go on"
         )
         panels[-1].supxlabel(told, x=0.01, ha="left", fontsize=6.5, color=GREY)
         figure.get_layout_engine().set(w_pad=0.02, wspace=0.02)  # type: ignore[union-attr, call-arg]
