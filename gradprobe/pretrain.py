@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from gradprobe.data.scenes import GRID, MEAN, NO_COLOUR, NO_DIGIT, PATCH, STD, Scenes, scenes
 from gradprobe.embedded import load_scenes_model, scenes_model, scenes_sha256
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.precision import AUTO, autocast, check_same_precision, chosen
 
 K = 58  # tokens kept on the card: 30 % of N = 196
 THREADS = 2
@@ -89,7 +90,7 @@ class Trainee(nn.Module):
         return self.vit.forward_head(tokens), self.digit(tokens[:, 1:]), self.colour(tokens[:, 1:])
 
 
-def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[Step]:
+def training(recipe: Recipe, checkpoint: Path, resume: bool = True, precision: str = "bfloat16") -> Iterator[Step]:
     """Train, yielding after each step; stopped at any point and called again, it ends with the very same weights.
 
     The loss is cross-entropy on the class plus, from every patch, on the digit and the colour it belongs to.
@@ -99,18 +100,18 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
         recipe: what to train.
         checkpoint: written every ``recipe.save_every`` steps and at the end; replaced whole, never half-written.
         resume: go on from the checkpoint where there is one, else begin anew.
+        precision: ``float32`` or ``bfloat16``, of matrix products and convolutions; `precision_for` chooses.
 
     Raises:
-        UsageError: the checkpoint is of another recipe.
+        UsageError: the checkpoint is of another recipe or precision.
         GradprobeError: the checkpoint cannot be read, or the loss is not finite.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = Trainee().to(memory_format=torch.channels_last)
+    model = _fresh(recipe.seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=recipe.decay)
     done, spent = 0, 0.0
     if resume and checkpoint.exists():
         saved = load_checkpoint(checkpoint, recipe)
+        check_same_precision(precision, saved["precision"])
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         done, spent = saved["done"], saved["seconds"]
@@ -122,7 +123,7 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
             first = recipe.seed * 10**9 + step * recipe.batch
             end = first + recipe.batch
             parts = [range(i, min(i + PART, end)) for i in range(first, end, PART)]
-            results = list(workers.map(partial(_gradients, model), parts))
+            results = list(workers.map(partial(_gradients, model, precision), parts))
             loss = sum(loss * len(part) for (_, loss, _), part in zip(results, parts, strict=True)) / recipe.batch
             if not math.isfinite(loss):
                 raise GradprobeError(f"the loss is {loss} at step {step}; try a smaller rate than {recipe.rate}")
@@ -132,11 +133,25 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
             seconds = time.monotonic() - began
             if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
                 state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-                save_checkpoint(checkpoint, {**state, "done": step + 1, "seconds": seconds, "recipe": asdict(recipe)})
+                about = {"done": step + 1, "seconds": seconds, "recipe": asdict(recipe), "precision": precision}
+                save_checkpoint(checkpoint, {**state, **about})
             yield Step(step + 1, seconds, loss, sum(right for _, _, right in results) / recipe.batch)
 
 
-def pretrain(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 4000) -> dict:
+def precision_for(recipe: Recipe, checkpoint: Path, resume: bool, asked: str) -> tuple[str, str]:
+    """Choose the precision of a training, and say why; see `gradprobe.precision.chosen`.
+
+    What is timed is a part of the first step, on as many threads as the training has; it leaves nothing behind.
+    """
+    saved = load_checkpoint(checkpoint, recipe)["precision"] if resume and checkpoint.exists() else None
+    model, first = _fresh(recipe.seed), recipe.seed * 10**9
+    size = max(1, min(recipe.batch, PART) // 4)
+    parts = [range(first + i * size, first + (i + 1) * size) for i in range(THREADS)]
+    with ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as workers:
+        return chosen(asked, saved, lambda precision: list(workers.map(partial(_gradients, model, precision), parts)))
+
+
+def pretrain(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 4000, precision: str = AUTO) -> dict:
     """Train with a progress bar, then write ``scenes.safetensors`` and its card ``scenes.json`` into ``out``.
 
     Args:
@@ -144,22 +159,25 @@ def pretrain(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 400
         out: a folder, made if needed; holds the checkpoint too, until all is written.
         resume: go on from the checkpoint in ``out`` where there is one.
         held_out: scenes of held-out digits that the card's accuracies are measured on.
+        precision: ``float32``, ``bfloat16`` or ``auto``: that of the checkpoint, else the faster one.
 
     Returns:
         The card.
 
     Raises:
-        UsageError: the checkpoint in ``out`` is of another recipe.
+        UsageError: the checkpoint in ``out`` is of another recipe or precision.
         GradprobeError: the checkpoint cannot be read, or the loss is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
     checkpoint = out / "scenes.checkpoint.pt"
     console = Console(stderr=True)
+    precision, reason = precision_for(recipe, checkpoint, resume, precision)
+    console.print(reason, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("training", total=recipe.steps)
         loss = accuracy = 0.0
-        for step in training(recipe, checkpoint, resume):
+        for step in training(recipe, checkpoint, resume, precision):
             loss, accuracy = loss + step.loss / REPORT_EVERY, accuracy + step.accuracy / REPORT_EVERY
             bar.update(task, completed=step.done)
             if step.done % REPORT_EVERY == 0:
@@ -223,12 +241,18 @@ def _finish(model: VisionTransformer, tokens: Tensor) -> Tensor:
     return model.forward_head(model.norm(model.blocks(tokens)))
 
 
-def _gradients(model: Trainee, ids: range) -> tuple[tuple[Tensor, ...], float, int]:
+def _fresh(seed: int) -> Trainee:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Trainee().to(memory_format=torch.channels_last)
+
+
+def _gradients(model: Trainee, precision: str, ids: range) -> tuple[tuple[Tensor, ...], float, int]:
     """Gradients of the mean loss over some scenes, that loss, and how many of them were read rightly."""
     batch = scenes("train", ids)
     images = torch.from_numpy(batch.images).to(memory_format=torch.channels_last)
     labels = torch.from_numpy(batch.labels)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(precision):
         by_class, by_digit, by_colour = (logits.float() for logits in model(images))
     # Four of five patches belong to no digit: at full weight they would drown the others.
     few = torch.ones(NO_DIGIT + 1).index_fill(0, torch.tensor(NO_DIGIT), 0.25)
@@ -280,7 +304,7 @@ def load_checkpoint(checkpoint: Path, recipe: Any) -> dict:
     differ = [f"{name}={theirs.get(name)}" for name, value in asdict(recipe).items() if theirs.get(name) != value]
     if differ:
         raise UsageError(f"{checkpoint} was begun with {', '.join(differ)}; ask for the same, or {again}")
-    return saved
+    return {"precision": "bfloat16", **saved}  # the only one, when checkpoints did not name it
 
 
 def save_checkpoint(path: Path, content: dict) -> None:
@@ -299,9 +323,11 @@ def _write(recipe: Recipe, checkpoint: Path, out: Path, held_out: int) -> dict:
     accuracy = evaluate(load_scenes_model(weights), held_out)
     card = {
         "model": "scenes",
-        "command": f"gradprobe train-scenes --steps {recipe.steps} --seed {recipe.seed} --out gradprobe/assets",
+        "command": f"gradprobe train-scenes --steps {recipe.steps} --seed {recipe.seed} --precision "
+        f"{saved['precision']} --out gradprobe/assets",
         "recipe": asdict(recipe),
         "scenes_seen": recipe.steps * recipe.batch,
+        "precision": saved["precision"],
         "seconds": round(saved["seconds"]),
         "versions": {name: version(name) for name in ("torch", "timm", "numpy", "scikit-learn")},
         "sha256": scenes_sha256(weights),

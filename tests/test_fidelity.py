@@ -14,11 +14,13 @@ from gradprobe.agreement import different, products_of
 from gradprobe.core import Noise, Selection
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.experiments import Run, ask
+from gradprobe.probes.descent import own_products, products
 from gradprobe.probes.fidelity import fidelity, needed, question_of
 from gradprobe.probes.gradients import centred, score_gradient
 from gradprobe.probes.reference import images_of, reference, scores_of
 from gradprobe.results import Store
 from gradprobe.softtopk import soft_topk
+from gradprobe.tasks import classification
 
 SMALL = {"draws": 32, "images": 6, "held_out": 5, "sigmas": (0.3, 1.0), "ladder": (0.01, 0.1)}
 
@@ -132,6 +134,38 @@ def test_the_bytes_do_not_depend_on_workers(toy, tmp_path):
     found = [fidelity(Toy(), registry.build("vpnoise"), toy, noise_draws=3, workers=w) for w in (1, 2)]
     one, two = (Store(tmp_path / n).save(r) / "arrays.npz" for n, r in zip("ab", found, strict=True))
     assert one.read_bytes() == two.read_bytes()
+
+
+@pytest.fixture
+def threads():
+    """Set the threads that torch has, as OMP_NUM_THREADS does."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_products_are_the_same_bytes_on_any_number_of_threads(threads):
+    """BLAS splits a long sum among threads: as many parameters as a real scorer has."""
+    rows = torch.randn(8, 3, 1 << 17, generator=torch.Generator().manual_seed(0))
+    found = []
+    for count in (1, 2):
+        threads(count)
+        gram, noise = own_products(rows)
+        found.append(gram.tobytes() + np.float64(noise).tobytes() + products(rows[:, 0], rows[:, 1]).tobytes())
+        assert torch.get_num_threads() == count
+    assert found[0] == found[1]
+
+
+def test_the_bytes_do_not_depend_on_torchs_threads(threads, tmp_path):
+    """The whole answer on the scenes, reference included; 57 000 parameters, several products at once."""
+    found = []
+    for count in (1, 2):
+        threads(count)
+        task = classification("scenes")
+        made = reference(task, 20, draws=32, images=4, held_out=4, sigmas=(0.3,), ladder=(0.01,))
+        answers = (made, fidelity(task, registry.build("vpnoise"), made, noise_draws=3))
+        found.append([(Store(tmp_path / str(count)).save(r) / "arrays.npz").read_bytes() for r in answers])
+    assert found[0] == found[1]
 
 
 def test_random_scores_have_no_parameters():

@@ -39,7 +39,7 @@ def test_every_operator_trains_the_scorer_and_not_the_model(op, data, tmp_path):
         vlm = with_processor(family)
         vlm.model.train()
         before = {n: p.detach().clone() for n, p in vlm.model.named_parameters()}
-        trained(family, data, tmp_path / family, vlm=vlm, op=op, steps=1, validation=0, save_every=1)
+        trained(family, data, tmp_path / family, vlm=vlm, op=op, steps=1, tau_steps=1, validation=0, save_every=1)
         moments = load_file(tmp_path / family / "checkpoint.safetensors")
         first = {n: t for n, t in moments.items() if n.startswith("exp_avg.") and "denoiser" not in n}
         assert all(bool(t.any()) for n, t in first.items() if n.endswith("weight")), (family, op)
@@ -79,7 +79,7 @@ def seen_by_a_spy(tmp_path: Path) -> list:
 @pytest.mark.parametrize("budget", [{"k": 6}, {"k": None, "ratio": 0.3}, {"k": 12}], ids=str)
 def test_weights_of_each_image_sum_to_its_budget(family, budget, data, tmp_path):
     (tmp_path / "spy.py").write_text(SPY)
-    trained(family, data, tmp_path / "out", op=f"{tmp_path}/spy.py:Spy", steps=2, rows=3, **budget)
+    trained(family, data, tmp_path / "out", op=f"{tmp_path}/spy.py:Spy", steps=2, tau_steps=2, rows=3, **budget)
     seen = seen_by_a_spy(tmp_path)
     sizes = {n for n, _, _ in seen}
     assert len(sizes) == 1 if family == "llava" else len(sizes) > 1  # several sizes in a batch

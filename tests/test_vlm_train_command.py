@@ -94,7 +94,8 @@ def test_the_command_trains_and_says_how_to_go_on(command, data, tmp_path):
         "DiffPrune as appendix A",
         "9 captions to train on, 3 held out",
         "kept by this pruner",
-        "vlm generate",
+        "than random tokens: caption loss",
+        str(tmp_path),
     ):
         assert words in done.output
     told = json.loads(command(*given, "--json").stdout)

@@ -14,6 +14,7 @@ def train_scenes(
         "runs/scenes_vlm"
     ),
     seed: Annotated[int, typer.Option(help="Of the initial weights and of the pictures seen.")] = 0,
+    precision: Annotated[str, typer.Option(help="float32, bfloat16, or auto: the faster one here.")] = "auto",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; ignore the checkpoint in --out.")] = False,
 ) -> None:
     """Train the embedded vision-language model from nothing (40 minutes on 2 cores); stopped, it goes on."""
@@ -21,7 +22,7 @@ def train_scenes(
     from gradprobe.vlm.pretrain_card import pretrain
 
     with options.working_in(out):
-        card = pretrain(Recipe(seed=seed), out, resume=not restart)
+        card = pretrain(Recipe(seed=seed), out, resume=not restart, precision=precision)
     for rule, shares in card["accuracy"].items():
         told = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
         say(f"{rule}: {told} of {card['held_out_pictures']} held-out pictures")

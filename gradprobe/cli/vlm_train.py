@@ -107,6 +107,7 @@ def _print(trained: Any, validation: int) -> None:
 
     from gradprobe.cli.screen import Screen
     from gradprobe.vlm.card import budget_text, loss_rows
+    from gradprobe.vlm.conclusion import beats_random, conclusion
 
     console, question = Screen(), trained.question
     early = f" of {trained.planned}, ended by validation" if trained.steps < trained.planned else ""
@@ -120,10 +121,14 @@ def _print(trained: Any, validation: int) -> None:
     else:
         console.print(f"no validation ({validation} examples held out); training loss {trained.training_loss:.4f}")
     out = trained.out
-    lines = (
-        f"wrote {out / 'pruner.safetensors'}, pruner.json, README.md and log.jsonl",
-        f'to use it: gradprobe vlm generate --pruner {out} --image x.jpg --prompt "..."',
-        f'       or: gp.vlm.load("{out}").generate(inputs)',
-    )
+    lines = [conclusion(trained)] if trained.losses else []
+    if beats_random(trained) is False:
+        lines.append(f"the files and the log of this training are in {out}")
+    else:
+        lines += [
+            f"wrote {out / 'pruner.safetensors'}, pruner.json, README.md and log.jsonl",
+            f'to use it: gradprobe vlm generate --pruner {out} --image x.jpg --prompt "..."',
+            f'       or: gp.vlm.load("{out}").generate(inputs)',
+        ]
     for line in lines:
         console.print(line, soft_wrap=True)

@@ -13,7 +13,7 @@ from gradprobe.agreement import different
 from gradprobe.core import Batch, Task, deployed, top_k_mask
 from gradprobe.functional import functional_call
 from gradprobe.probes.gradients import gram_by_group, real_parameters, refuse_nonfinite, write_scorer_gradient
-from gradprobe.workers import ROWS, groups_of, in_threads
+from gradprobe.workers import ROWS, groups_of, in_threads, one_thread
 
 GROUPS = 16  # of images, for the jackknife in parameters
 VECTORS = 9  # gradients of a group held at a time: an operator's parts, raw and centred, and one of the reference
@@ -87,14 +87,19 @@ def group_gradients(
 def own_products(rows: Tensor) -> tuple[Array, float]:
     """Products of different draws between groups, ``(G, R, P) -> (G, G)``; and the variance of their sum's noise."""
     g, r, p = rows.shape
-    gram = gram_by_group(rows.reshape(g * r, p), [p])[0].reshape(g, r, g, r).numpy()
+    gram = _gram(rows.reshape(g * r, p)).reshape(g, r, g, r)
     return different(gram.transpose(0, 2, 1, 3))[0], float(different(gram.sum((0, 2)))[1])
 
 
 def products(one: Tensor, other: Tensor) -> Array:
     """Products between groups of two gradients ``(G, P)``, ``(G, G)``."""
-    both = torch.cat([one, other])
-    return gram_by_group(both, [both.shape[1]])[0].numpy()[: len(one), len(one) :]
+    return _gram(torch.cat([one, other]))[: len(one), len(one) :]
+
+
+def _gram(rows: Tensor) -> Array:
+    """Inner products of rows ``(V, P)``; on one thread, since BLAS adds in another order on two."""
+    with one_thread():
+        return gram_by_group(rows, [rows.shape[1]])[0].numpy()
 
 
 @dataclass(frozen=True)

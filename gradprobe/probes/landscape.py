@@ -36,7 +36,7 @@ from gradprobe.probes.questions import (
 from gradprobe.results import LandscapeResult
 from gradprobe.train import LEARNING_RATE, training
 from gradprobe.weights import read_weights
-from gradprobe.workers import groups_of, workers_for
+from gradprobe.workers import groups_of, one_thread, workers_for
 
 NOISE = ("common", "fresh")
 AXES = ("random", "pca", "checkpoints")
@@ -307,8 +307,10 @@ def _measured(
         whole[piece.row, piece.columns, ends[piece.group] : ends[piece.group + 1]] = values
     if question["noise"] == "common":
         whole[np.ix_(plane.a == 0, plane.b == 0)] = centre  # the plain loss itself, whatever the rounding of a cell
+    with one_thread():  # BLAS adds the products of directions in another order on two
+        directions = axes.describe()
     return LandscapeResult(
-        question=dict(question), losses=whole, a=plane.a, b=plane.b, centre=centre, directions=axes.describe(),
+        question=dict(question), losses=whole, a=plane.a, b=plane.b, centre=centre, directions=directions,
         path=axes.path, path_losses=np.stack(path) if path else np.zeros((0, len(centre)), centre.dtype),
         explained=axes.explained, residual=axes.residual,
         environment=environment(time.perf_counter() - started, plane.task.skipped),

@@ -5,6 +5,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from gradprobe.plotting.escape import code_span, visible
+from gradprobe.vlm.conclusion import conclusion, gain_facts
 
 if TYPE_CHECKING:
     from gradprobe.vlm.train import Trained
@@ -35,7 +36,7 @@ def facts(trained: "Trained") -> dict[str, Any]:
         "question": question, "steps": trained.steps, "planned_steps": trained.planned, "best_step": trained.step,
         "losses": trained.losses, "training_loss": trained.training_loss, "parameters": trained.parameters,
         "seconds": round(trained.seconds, 1), "examples": trained.examples, "skipped": list(trained.skipped),
-        "validations": [[v.step, v.loss, v.deployed] for v in trained.validations],
+        "validations": [[v.step, v.loss, v.deployed] for v in trained.validations], **gain_facts(trained.over_random),
     }  # fmt: skip
     return {**budget, "op": question["op"], "scorer": question["scorer"], "training": kept}
 
@@ -73,6 +74,7 @@ def card(trained: "Trained", command: str = "") -> str:
     if rows:
         held = f"Mean caption loss, in nats a token, on {trained.examples['held_out']} held-out captions:"
         measured = [held, "", "| the model reads | loss |", "| --- | --- |", *measured]
+        measured += ["", f"{said[:1].upper()}{said[1:]}."] if (said := conclusion(trained)) else []
     fence = "`" * max(3, max(map(len, re.findall("`+", command)), default=0) + 1)
     lines = [
         *(

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from gradprobe.data.pictures import GRID, objects_of, pictures
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.precision import autocast, check_same_precision, chosen
 from gradprobe.pretrain import load_checkpoint, save_checkpoint
 from gradprobe.vlm.pretrain_parts import (
     ASKED,
@@ -125,7 +126,7 @@ def fresh_model(seed: int) -> Any:
     return model.train()
 
 
-def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[Step]:
+def training(recipe: Recipe, checkpoint: Path, resume: bool = True, precision: str = "bfloat16") -> Iterator[Step]:
     """Train, yielding after each step; stopped at any point and called again, it ends with the very same weights.
 
     Nothing random happens after the first weights: a step's pictures and questions follow from its number.
@@ -134,9 +135,10 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
         recipe: what to train.
         checkpoint: written every ``recipe.save_every`` steps and at the end; replaced whole, never half-written.
         resume: go on from the checkpoint where there is one, else begin anew.
+        precision: ``float32`` or ``bfloat16``, of matrix products and convolutions; `precision_for` chooses.
 
     Raises:
-        UsageError: the checkpoint is of another recipe.
+        UsageError: the checkpoint is of another recipe or precision.
         GradprobeError: the checkpoint cannot be read, or the loss is not finite.
     """
     model = fresh_model(recipe.seed)
@@ -145,6 +147,7 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
     done, spent = 0, 0.0
     if resume and checkpoint.exists():
         saved = load_checkpoint(checkpoint, recipe)
+        check_same_precision(precision, saved["precision"])
         model.load_state_dict(saved["model"])
         optimiser.load_state_dict(saved["optimiser"])
         done, spent = saved["done"], saved["seconds"]
@@ -152,7 +155,7 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
     # One thread an operation, two jobs side by side: no sum depends on how many threads there are.
     with ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as workers:
         for step in range(done, recipe.steps):
-            results = list(workers.map(lambda job: job(), _jobs(model, taught, recipe, step)))
+            results = list(workers.map(lambda job: job(), _jobs(model, taught, recipe, step, precision)))
             loss = sum(result[1] for result in results)
             if not math.isfinite(loss):
                 raise GradprobeError(f"the loss is {loss} at step {step}; try a smaller rate than {recipe.rate}")
@@ -161,25 +164,46 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True) -> Iterator[
             seconds = time.monotonic() - began
             if (step + 1) % recipe.save_every == 0 or step + 1 == recipe.steps:
                 state = {"model": model.state_dict(), "optimiser": optimiser.state_dict()}
-                save_checkpoint(checkpoint, {**state, "done": step + 1, "seconds": seconds, "recipe": asdict(recipe)})
+                about = {"done": step + 1, "seconds": seconds, "recipe": asdict(recipe), "precision": precision}
+                save_checkpoint(checkpoint, {**state, **about})
             labels, told = (sum(result[part] for result in results) for part in (2, 3))
             yield Step(step + 1, seconds, loss, labels, told)
 
 
-def _jobs(model: Any, taught: Sequence[Tensor], recipe: Recipe, step: int) -> list[Any]:
+def precision_for(recipe: Recipe, checkpoint: Path, resume: bool, asked: str) -> tuple[str, str]:
+    """Choose the precision of a training, and say why; see `gradprobe.precision.chosen`.
+
+    What is timed is one step of each stage, on as many threads as the training has; it leaves nothing behind.
+    """
+    saved = load_checkpoint(checkpoint, recipe)["precision"] if resume and checkpoint.exists() else None
+    model = fresh_model(recipe.seed)
+    taught = [p for p in model.parameters() if p.requires_grad]
+    stages = (0, recipe.apart, recipe.apart + recipe.words)
+    with ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)) as workers:
+
+        def step(precision: str) -> None:
+            for number in stages:
+                list(workers.map(lambda job: job(), _jobs(model, taught, recipe, number, precision)))
+
+        return chosen(asked, saved, step)
+
+
+def _jobs(model: Any, taught: Sequence[Tensor], recipe: Recipe, step: int, precision: str) -> list[Any]:
     first = recipe.seed * _SIDE + step * max(recipe.tower_batch, 2 * recipe.batch)
     asked = ASKED if step < recipe.relations_from else ASKED_LATER
     if step < recipe.apart:
         return [
-            partial(_tell, model, taught, range(first, first + recipe.batch), asked, 1.0),
-            partial(_label, model, taught, range(first, first + recipe.tower_batch)),
+            partial(_tell, model, taught, range(first, first + recipe.batch), precision, asked, 1.0),
+            partial(_label, model, taught, range(first, first + recipe.tower_batch), precision),
         ]
     if step < recipe.apart + recipe.words:
         halves = _shares(range(first, first + recipe.batch))
-        return [partial(_tell, model, taught, half, asked, len(half) / recipe.batch) for half in halves if half]
+        return [
+            partial(_tell, model, taught, half, precision, asked, len(half) / recipe.batch) for half in halves if half
+        ]
     halves = _shares(range(first, first + 2 * recipe.batch))
     few = step >= recipe.few_from
-    return [partial(_both, model, taught, half, asked, few and i == 0) for i, half in enumerate(halves)]
+    return [partial(_both, model, taught, half, precision, asked, few and i == 0) for i, half in enumerate(halves)]
 
 
 def _shares(ids: range) -> list[range]:
@@ -187,17 +211,17 @@ def _shares(ids: range) -> list[range]:
     return [ids[:middle], ids[middle:]]
 
 
-def _label(model: Any, taught: Sequence[Tensor], ids: range) -> tuple[Any, float, Tensor, Tensor]:
+def _label(model: Any, taught: Sequence[Tensor], ids: range, precision: str) -> tuple[Any, float, Tensor, Tensor]:
     batch = pictures("train", ids)
     table = model.model.language_model.embed_tokens.weight
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(precision):
         tokens = visual_tokens(model, torch.from_numpy(batch.images))
     loss, right = label_loss(tokens, truth(batch.objects), table)
     return _gradients(loss, taught), loss.item(), right, torch.zeros(2, len(TOLD))
 
 
 def _tell(
-    model: Any, taught: Sequence[Tensor], ids: range, asked: Sequence[str], share: float
+    model: Any, taught: Sequence[Tensor], ids: range, precision: str, asked: Sequence[str], share: float
 ) -> tuple[Any, float, Tensor, Tensor]:
     objects = objects_of("train", ids)
     words = truth(objects)
@@ -205,19 +229,19 @@ def _tell(
     where = _where(words, FEW, generator)
     visual = compounds(words.take_along_dim(where[..., None], dim=1), model.model.language_model.embed_tokens.weight)
     visual = visual + BLUR * torch.randn(visual.shape, generator=generator)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(precision):
         loss, told = told_loss(model, visual, where, lines(objects, ids, 7, asked))
     return _gradients(share * loss, taught), share * loss.item(), torch.zeros(2, 4), told
 
 
 def _both(
-    model: Any, taught: Sequence[Tensor], ids: range, asked: Sequence[str], few: bool
+    model: Any, taught: Sequence[Tensor], ids: range, precision: str, asked: Sequence[str], few: bool
 ) -> tuple[Any, float, Tensor, Tensor]:
     batch = pictures("train", ids)
     words = truth(batch.objects)
     count = int(np.random.Generator(np.random.SFC64([9, ids.start])).integers(FEW, CELLS)) if few else CELLS
     where = _where(words, count, torch.Generator().manual_seed(ids.start))
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(precision):
         tokens = visual_tokens(model, torch.from_numpy(batch.images))
         shown = tokens.take_along_dim(where[..., None], dim=1)
         loss, told = told_loss(model, shown, where, lines(batch.objects, ids, 7, asked))

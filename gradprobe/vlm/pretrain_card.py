@@ -18,8 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gradprobe.data.pictures import pictures
 from gradprobe.data.pictures_text import KINDS, questions
+from gradprobe.precision import AUTO
 from gradprobe.pretrain import load_checkpoint
-from gradprobe.vlm.pretrain import Recipe, fresh_model, training
+from gradprobe.vlm.pretrain import Recipe, fresh_model, precision_for, training
 from gradprobe.vlm.pretrain_parts import CELLS, TOLD, WHICH_WAY, captioned, lines_of, told_loss, visual_tokens
 from gradprobe.vlm.scenes import scenes_processor
 
@@ -29,7 +30,7 @@ CHECKPOINT = "scenes_vlm.checkpoint.pt"
 _CHANCE = 8  # first word of the seed of a picture's random ranking
 
 
-def pretrain(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 4000) -> dict:
+def pretrain(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 4000, precision: str = AUTO) -> dict:
     """Train with a progress bar, then write the model's folder with its card ``card.json``.
 
     Args:
@@ -37,21 +38,24 @@ def pretrain(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 400
         out: the folder, made if needed; holds the checkpoint too, until all is written.
         resume: go on from the checkpoint in ``out`` where there is one.
         held_out: pictures of held-out digits that the card's accuracies are measured on; a quarter of each kind.
+        precision: ``float32``, ``bfloat16`` or ``auto``: that of the checkpoint, else the faster one.
 
     Returns:
         The card.
 
     Raises:
-        UsageError: the checkpoint in ``out`` is of another recipe.
+        UsageError: the checkpoint in ``out`` is of another recipe or precision.
         GradprobeError: the checkpoint cannot be read, or the loss is not finite.
     """
     out.mkdir(parents=True, exist_ok=True)
     console = Console(stderr=True)
+    precision, reason = precision_for(recipe, out / CHECKPOINT, resume, precision)
+    console.print(reason, highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
         task = bar.add_task("training", total=recipe.steps)
         loss, labels, told = 0.0, torch.zeros(2, 4), torch.zeros(2, len(TOLD))
-        for step in training(recipe, out / CHECKPOINT, resume):
+        for step in training(recipe, out / CHECKPOINT, resume, precision):
             loss, labels, told = loss + step.loss, labels + step.labels, told + step.told
             bar.update(task, completed=step.done)
             if step.done % REPORT_EVERY == 0:
@@ -130,9 +134,11 @@ def write(recipe: Recipe, out: Path, held_out: int, note: str | None = None) -> 
     weights = out / "model.safetensors"
     card = {
         "model": "scenes-vlm",
-        "command": f"gradprobe vlm train-scenes --seed {recipe.seed} --out gradprobe/assets/scenes_vlm",
+        "command": f"gradprobe vlm train-scenes --seed {recipe.seed} --precision {saved['precision']} "
+        "--out gradprobe/assets/scenes_vlm",
         "recipe": asdict(recipe),
         "steps_done": saved["done"],
+        "precision": saved["precision"],
         "seconds": round(saved["seconds"]),
         "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")},
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),

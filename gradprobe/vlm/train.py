@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -14,11 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.core import SelectionOperator
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.registry import build, code_of, label
+from gradprobe.statistics import Estimate
 from gradprobe.train import Fitting
 from gradprobe.vlm.captions import CaptionSource
 from gradprobe.vlm.checkpoints import NAME, Checkpoint, Validation, check_same, write_checkpoint
+from gradprobe.vlm.conclusion import unfinished
 from gradprobe.vlm.deploy import Budget, save
 from gradprobe.vlm.inputs import inputs_fingerprint
 from gradprobe.vlm.model import VLM
@@ -51,6 +54,8 @@ class Trained:
         seconds: in all.
         skipped: inputs that were passed over: the first few, and how many more.
         examples: held out, and seen in training.
+        over_random: the loss ``random`` minus ``deployed``, and its interval over held-out captions; None without
+            validation.
     """
 
     out: Path
@@ -65,6 +70,7 @@ class Trained:
     seconds: float
     skipped: tuple[str, ...]
     examples: dict[str, int]
+    over_random: Estimate | None = None
 
 
 def fit(
@@ -115,6 +121,8 @@ def fit(
     names = {"backbone": vlm.name, "weights": base, "data": _data(source), "dtype": dtype}
     task = task_of(vlm, source, names, scorer=settings.scorer, denoiser=settings.denoiser, seed=settings.seed)
     steps = settings.steps or _epoch(source, settings)
+    if team.first and (warning := unfinished(settings, steps)):
+        warnings.warn(warning, Notice, stacklevel=2)
     question = _question(task, settings, steps, label(operator))
     run = _Run(task, operator, settings, steps, question, rows, team, out)
     with _memory_told(rows, settings.batch_size, out):
@@ -129,13 +137,13 @@ def fit(
             if log:
                 log.go_on(len(run.fitting.losses))
             run.train(log, tell, progress if team.first else None)
-            losses = run.keep_best()
+            losses, gain = run.keep_best()
     finally:
         if log:
             log.close()
     if fingerprint(vlm.model) != base:
         raise GradprobeError(f"{vlm.name} changed during its training; no pruner was written: please report this")
-    trained = run.trained(losses)
+    trained = run.trained(losses, gain)
     if team.first:
         from gradprobe.vlm.card import card, facts
 
@@ -222,18 +230,19 @@ class _Run:
                 if due and self._stale():
                     return
 
-    def keep_best(self) -> dict[str, float]:
+    def keep_best(self) -> tuple[dict[str, float], Estimate | None]:
         """Put the best scorer back, and measure it beside the model with all tokens and with random ones."""
         if not self.validations:
-            return {}
+            return {}, None
         for name, parameter in self.task.scorer.named_parameters():
             parameter.data.copy_(self.best[name])
         best = _best(self.validations)
         with self.task.running():
-            floors = {"unpruned": self.judge.unpruned(), "random": self.judge.random()}
-        return floors | {"deployed": best.deployed, "training": best.loss}
+            unpruned, (random, gain) = self.judge.unpruned(), self.judge.against_random()
+        losses = {"unpruned": unpruned, "random": random, "deployed": best.deployed, "training": best.loss}
+        return losses, gain
 
-    def trained(self, losses: dict[str, float]) -> Trained:
+    def trained(self, losses: dict[str, float], gain: Estimate | None) -> Trained:
         """What came of it."""
         done, source = len(self.fitting.losses), self.task.source
         parts = {"scorer": self.task.scorer, "denoiser": self.task.denoiser}
@@ -243,7 +252,7 @@ class _Run:
             losses=losses, training_loss=self.fitting.losses[-1] if done else math.nan,
             parameters={n: sum(p.numel() for p in m.parameters()) for n, m in parts.items() if m is not None},
             seconds=self.seconds, skipped=source.skipped,
-            examples={"held_out": self.judge.examples, "seen": done * self.settings.batch_size},
+            examples={"held_out": self.judge.examples, "seen": done * self.settings.batch_size}, over_random=gain,
         )  # fmt: skip
 
     def _validate(self, step: int) -> None:

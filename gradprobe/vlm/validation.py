@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from gradprobe import core
 from gradprobe.core import Batch, Noise, Selection, SelectionOperator
+from gradprobe.statistics import Estimate, batch_mean
 from gradprobe.train import Denoised, Share, at_tau
 from gradprobe.vlm.deploy import Budget
 from gradprobe.vlm.presets import Settings
@@ -56,46 +59,58 @@ class Judge:
             patches = batch.tokens.patches
             return core.apply(operator, patches, self.task.scorer(patches), k, self._noise(batch), self.name)
 
-        return self._mean(select)
+        return self._each(select)[0]
 
     def deployed(self) -> float:
         """Of the K tokens that the scorer ranks first."""
-        return self._mean(lambda b, k: core.deployed(b.tokens.patches, self.task.scorer(b.tokens.patches), k))
-
-    def random(self) -> float:
-        """Of K tokens at random."""
-
-        def select(batch: Batch, k: int) -> Selection:
-            patches = batch.tokens.patches
-            scores = self._noise(batch).stream(_RANDOM).uniform((patches.shape[1],), like=patches)
-            return core.deployed(patches, scores, k)
-
-        return self._mean(select)
+        return self._each(self._ranked_first)[0]
 
     def unpruned(self) -> float:
         """Of all tokens."""
-        return self._mean(lambda b, k: Selection(b.tokens.patches, torch.ones_like(b.tokens.patches[..., 0])))
+        return self._each(lambda b, k: Selection(b.tokens.patches, torch.ones_like(b.tokens.patches[..., 0])))[0]
+
+    def against_random(self) -> tuple[float, Estimate]:
+        """Return the loss with K random tokens, and by how much it is above that with the K ranked first.
+
+        The interval of the difference is Student's over the held-out examples, which both read.
+        """
+        mean, random = self._each(self._at_random)
+        return mean, batch_mean((random - self._each(self._ranked_first)[1]).numpy()).estimate()
+
+    def _ranked_first(self, batch: Batch, k: int) -> Selection:
+        return core.deployed(batch.tokens.patches, self.task.scorer(batch.tokens.patches), k)
+
+    def _at_random(self, batch: Batch, k: int) -> Selection:
+        patches = batch.tokens.patches
+        scores = self._noise(batch).stream(_RANDOM).uniform((patches.shape[1],), like=patches)
+        return core.deployed(patches, scores, k)
 
     def _noise(self, batch: Batch) -> Noise:
         return Noise(self.settings.seed, batch.ids)
 
-    def _mean(self, select: Callable[[Batch, int], Selection]) -> float:
+    def _each(self, select: Callable[[Batch, int], Selection]) -> tuple[float, Tensor]:
+        """The mean loss, and that of each example in the order in which they are read, ``(examples,)`` on the CPU."""
         size, seed = self.settings.batch_size, self.settings.seed
         total, done = 0.0, 0
+        each = torch.zeros(self.examples, dtype=torch.float64)
         rank, count = (0, 1) if self.share is None else (self.share.rank, self.share.count)
 
-        def work(group: Batch) -> float:
+        def work(group: Batch) -> Tensor:
             with torch.no_grad():  # gradients are off in the thread that says so, not in others
                 k = self.budget.of(group.tokens.patches.shape[1])
-                return float(self.task.losses(select(group, k), group).double().sum())
+                return self.task.losses(select(group, k), group).double()
 
         while done < self.examples:
             examples = self.task.source.probe(done, min(size, self.examples - done), seed)
             groups = groups_of(self.task.batch_of(examples), self.rows)
-            total += sum(in_threads(work, groups[rank::count], workers_for(self.task)))
+            starts = list(accumulate((len(group.ids) for group in groups), initial=done))
+            found = list(in_threads(work, groups[rank::count], workers_for(self.task)))
+            total += sum(float(losses.sum()) for losses in found)
+            for start, losses in zip(starts[:-1][rank::count], found, strict=True):
+                each[start : start + len(losses)] = losses.cpu()
             done += len(examples)
         if self.share is not None:
             device = next(self.task.scorer.parameters()).device
-            (summed,) = self.share.add([torch.tensor([total], dtype=torch.float64, device=device)])
+            summed, each = self.share.add([torch.tensor([total], dtype=torch.float64, device=device), each.to(device)])
             total = float(summed)
-        return total / done
+        return total / done, each.cpu()

@@ -1,0 +1,78 @@
+"""Plain words about a training: a temperature that cannot fall in time, a pruner no better than random tokens."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from gradprobe.registry import build
+from gradprobe.statistics import Estimate
+from gradprobe.train import at_tau
+
+if TYPE_CHECKING:
+    from gradprobe.vlm.presets import Settings
+    from gradprobe.vlm.train import Trained
+
+
+def unfinished(settings: "Settings", steps: int) -> str:
+    """Return a warning if a training ends before its temperature has fallen; empty if it does not.
+
+    Example:
+        >>> from gradprobe.vlm.presets import preset
+        >>> unfinished(preset("diffprune", {"k": 64}), 400)
+        'tau falls from 2 to 0.1 in 2000 steps, and this training has 400: it ends at tau 1.82, before ...
+        >>> unfinished(preset("small", {"k": 11}), 400)
+        ''
+    """
+    if settings.tau_start is None or settings.tau_end is None or steps >= settings.tau_steps:
+        return ""
+    operator = build(settings.op)
+    if at_tau(operator, settings.tau_start) is operator:
+        return ""  # it has no temperature
+    last = settings.recipe(steps).tau(steps - 1)
+    start, end, falling = settings.tau_start, settings.tau_end, settings.tau_steps
+    return (
+        f"tau falls from {start:g} to {end:g} in {falling} steps, and this training has {steps}: it ends at tau "
+        f"{last:.3g}, before the selection is as hard as when deployed. Give --steps {falling} or more, or a faster "
+        f"fall: --tau-steps {max(1, steps // 2)}"
+    )
+
+
+def beats_random(trained: "Trained") -> bool | None:
+    """Return whether its interval says that the pruner is better than random tokens; None without validation."""
+    gain = trained.over_random
+    return None if gain is None else bool(gain.low > 0)  # NaN, of one example, is no evidence
+
+
+def conclusion(trained: "Trained") -> str:
+    """Return what validation says of a pruner beside random tokens, with the numbers; empty without validation."""
+    gain = trained.over_random
+    if gain is None:
+        return ""
+    kept, random = trained.losses["deployed"], trained.losses["random"]
+    compared = (
+        f"caption loss {kept:.4f} with the tokens that it keeps, {random:.4f} with as many at random: lower by "
+        f"{_interval(gain)} on {trained.examples['held_out']} held-out captions"
+    )
+    if beats_random(trained):
+        return f"better than random tokens: {compared}"
+    word = "worse" if gain.high < 0 else "no better"
+    return (
+        f"this pruner is {word} than random tokens: {compared}. It is not worth using; train longer (--steps), with "
+        "another --learning-rate or --op, or validate on more captions (--validation)"
+    )
+
+
+def _interval(gain: Estimate) -> str:
+    ends = "no interval" if math.isnan(gain.low) else f"{gain.low:.4f}, {gain.high:.4f}"
+    return f"{gain.value:.4f} [{ends}]"
+
+
+def gain_facts(gain: Estimate | None) -> dict[str, Any]:
+    """The comparison in JSON types, as ``pruner.json`` has it; empty without validation.
+
+    Example:
+        >>> gain_facts(Estimate(0.2, 0.1, 0.3)), gain_facts(None)
+        ({'over_random': [0.2, 0.1, 0.3]}, {})
+    """
+    if gain is None:
+        return {}
+    return {"over_random": [None if math.isnan(x) else x for x in (gain.value, gain.low, gain.high)]}

@@ -1,0 +1,139 @@
+"""At the end a training says whether the pruner beats random tokens; at the start, that tau cannot fall in time."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from captioned import FEW, captioned, trained, with_processor
+from scipy import stats
+from typer.testing import CliRunner
+
+from gradprobe.errors import Notice
+from gradprobe.registry import build
+from gradprobe.statistics import Estimate
+from gradprobe.vlm.captions import open_captions
+from gradprobe.vlm.conclusion import beats_random, conclusion, unfinished
+from gradprobe.vlm.deploy import Budget
+from gradprobe.vlm.presets import PRESETS
+from gradprobe.vlm.task import task_of
+from gradprobe.vlm.validation import Judge
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight images to train on and four held out, of three sizes."""
+    return open_captions(captioned(tmp_path_factory.mktemp("data")), held_out=4)
+
+
+@pytest.fixture(scope="module")
+def short(data, tmp_path_factory):
+    """A training too short to learn much."""
+    return trained("llava", data, tmp_path_factory.mktemp("short"))
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_gain_is_the_paired_difference_with_students_interval(family, rows, data):
+    task = task_of(
+        with_processor(family), data, {"backbone": f"tiny {family}"}, scorer=FEW.scorer, denoiser="none", seed=0
+    )
+    judge = Judge(task, build("vpnoise"), Budget(k=6), FEW, "vpnoise", rows)
+    with task.running():
+        random, gain = judge.against_random()
+        each = [judge._each(select)[1].numpy() for select in (judge._at_random, judge._ranked_first)]
+        assert judge.deployed() == pytest.approx(each[1].mean(), rel=1e-12)
+    assert random == pytest.approx(each[0].mean(), rel=1e-12) and len(each[0]) == 4 and each[0].all()
+    wanted = stats.ttest_rel(*each).confidence_interval(0.95)
+    assert gain.value == pytest.approx((each[0] - each[1]).mean(), rel=1e-9)
+    assert (gain.low, gain.high) == pytest.approx((wanted.low, wanted.high), rel=1e-9)
+
+
+def test_a_training_keeps_the_gain_in_its_result_and_its_file(short):
+    gain = short.over_random
+    assert gain.value == pytest.approx(short.losses["random"] - short.losses["deployed"], rel=1e-9)
+    told = json.loads((short.out / "pruner.json").read_text())["training"]["over_random"]
+    assert told == [gain.value, gain.low, gain.high]
+    assert conclusion(short)[1:] in (short.out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gain", "beats", "words"),
+    [
+        (
+            (0.5, 0.2, 0.8),
+            True,
+            ("better than random tokens: ", "1.5000 with as many", "lower by 0.5000 [0.2000, 0.8000]"),
+        ),
+        ((0.1, -0.1, 0.3), False, ("this pruner is no better than random", "[-0.1000, 0.3000] on 4 held-out")),
+        ((0.0, 0.0, 0.0), False, ("this pruner is no better than random",)),
+        ((-0.5, -0.8, -0.2), False, ("this pruner is worse than random tokens: ", "--steps")),
+        ((0.5, np.nan, np.nan), False, ("this pruner is no better than random tokens: ", "[no interval]")),
+    ],
+)
+def test_what_is_said_of_it(gain, beats, words, short):
+    found = replace(
+        short, over_random=Estimate(*gain), losses=short.losses | {"deployed": 1.0, "random": 1.0 + gain[0]}
+    )
+    assert beats_random(found) is beats
+    said = conclusion(found)
+    assert said.startswith(words[0]) and all(word in said for word in words)
+
+
+def test_without_validation_nothing_is_said(data, tmp_path):
+    found = trained("llava", data, tmp_path, validation=0)
+    assert beats_random(found) is None and conclusion(found) == ""
+    assert "random" not in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("gain", [(0.5, 0.2, 0.8), (0.1, -0.1, 0.3)])
+def test_the_command_ends_with_success_only_if_it_is_one(gain, data, tmp_path, monkeypatch):
+    import typer
+
+    from gradprobe.cli.vlm_train import train
+
+    app = typer.Typer()
+    app.command()(train)
+    monkeypatch.setattr("gradprobe.vlm.model.open_vlm", lambda name, device, dtype: with_processor(name))
+    monkeypatch.setattr(Judge, "against_random", lambda judge: (2.0, Estimate(*gain)))
+    file = data.listing.root / "captions.jsonl"
+    given = [
+        "--model",
+        "llava",
+        "--data",
+        file,
+        "--k",
+        5,
+        "--out",
+        tmp_path,
+        "--scorer",
+        FEW.scorer,
+        "--denoiser",
+        "none",
+    ]
+    given += ["--batch-size", 4, "--steps", 4, "--tau-steps", 2, "--save-every", 2, "--validation", 3]
+    done = CliRunner().invoke(app, [*map(str, given)])
+    assert done.exit_code == 0, done.output
+    said = done.output.replace("\n", " ")
+    assert ("better than random tokens: " in said) and ("no better" in said) == (gain[1] < 0)
+    for words in ("wrote ", "to use it", "vlm generate"):
+        assert (words in said) == (gain[1] > 0)
+    assert str(tmp_path) in said and (tmp_path / "pruner.safetensors").exists()
+
+
+def test_a_training_that_ends_before_tau_has_fallen_is_warned_of():
+    paper = PRESETS["diffprune"].settings
+    said = unfinished(paper, 400)
+    assert "tau falls from 2 to 0.1 in 2000 steps, and this training has 400" in said
+    assert f"at tau {paper.recipe(400).tau(399):.3g}" in said and "--steps 2000" in said and "--tau-steps 200" in said
+    assert unfinished(paper, 1999) and not unfinished(paper, 2000) and not unfinished(paper, 4000)
+    assert not unfinished(replace(paper, tau_start=None, tau_end=None), 10)
+    assert not unfinished(replace(paper, op="gumbel-softmax"), 10)  # it has no tau that is moved
+    small = PRESETS["small"].settings
+    assert not unfinished(small, small.steps)
+
+
+@pytest.mark.parametrize("steps", [3, None])
+def test_fit_warns_also_where_the_steps_are_those_of_an_epoch(steps, data, tmp_path):
+    with pytest.warns(Notice, match="in 40 steps, and this training has [23]: it ends at tau"):
+        trained("llava", data, tmp_path, steps=steps, tau_steps=40, validation=0)
