@@ -16,7 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from gradprobe.data.classes import natural_key
 from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, image_files, model_fingerprint
+from gradprobe.data.reader import is_plain
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import sync, write_synced, write_whole
 from gradprobe.leftovers import has_run, remove
@@ -77,7 +79,7 @@ def fingerprints(data: Sequence[str], models: Sequence[str]) -> dict[str, str]:
         models: folders of vision-language models; ``scenes-vlm`` is always among them.
 
     Raises:
-        UsageError: there is no such folder or file.
+        UsageError: there is no such folder or file, or its pictures or classes are read otherwise than before.
     """
     found = {older_model_fingerprint(SCENES_VLM): model_fingerprint("scenes-vlm")}
     for name in models:
@@ -88,6 +90,7 @@ def fingerprints(data: Sequence[str], models: Sequence[str]) -> dict[str, str]:
         from gradprobe.vlm.caption_files import list_captions
 
         if Path(name).is_dir():
+            _check_read_alike(Path(name))
             found[older_data_fingerprint(Path(name))] = data_fingerprint(name)
         try:
             listing = list_captions(name)
@@ -97,6 +100,24 @@ def fingerprints(data: Sequence[str], models: Sequence[str]) -> dict[str, str]:
             raise
         found[older_captions_fingerprint(listing)] = listing.fingerprint
     return found
+
+
+def _check_read_alike(root: Path) -> None:
+    """Refuse a folder that earlier versions read otherwise, since its answers would come out differently now.
+
+    Raises:
+        UsageError: a picture is turned, transparent, of more than 8 bits or of an extreme shape, or its class folders
+            get other labels.
+    """
+    files = image_files(root)
+    folders = sorted({file.split("/")[0] for file in files if "/" in file})
+    reason = next((f"{file} was read otherwise" for file in files if not is_plain(root / file)), "")
+    if all(name.isdigit() for name in folders) and [int(name) for name in folders] != list(range(len(folders))):
+        reason = reason or "its numbered class folders had other labels"
+    elif folders != sorted(folders, key=natural_key):
+        reason = reason or "the order of its class folders is uncertain"
+    if reason:
+        raise UsageError(f"--data {root}: {reason} by earlier versions; leave this folder out and measure again")
 
 
 def rekey(root: Path, known: Mapping[str, str]) -> Iterator[Outcome]:

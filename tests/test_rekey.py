@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from gradprobe.cli import app
 from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, model_fingerprint
+from gradprobe.errors import UsageError
 from gradprobe.record import RUN, key_of
 from gradprobe.rekey import (
     fingerprints,
@@ -181,3 +182,32 @@ def test_the_command_says_a_line_for_each_answer(tmp_path, photos):
     for wrong in (["--results", str(tmp_path / "gone")], ["--data", str(tmp_path / "gone")], ["--model", "gone"]):
         assert CliRunner().invoke(app, ["rekey", "--results", str(tmp_path), *wrong]).exit_code != 0
     assert "rekey" not in CliRunner().invoke(app, ["--help"]).output
+
+
+@pytest.mark.parametrize(
+    "name, picture, options",
+    [
+        ("turned.jpg", Image.new("RGB", (8, 6)), {"exif": {0x0112: 6}}),
+        ("clear.png", Image.new("RGBA", (8, 8), (0, 0, 0, 0)), {}),
+        ("deep.png", Image.new("I;16", (8, 8), 40_000), {}),
+        ("long.png", Image.new("RGB", (900, 1)), {}),
+        ("10/a.png", Image.new("RGB", (8, 8)), {}),
+    ],
+)
+def test_a_folder_that_was_read_otherwise_before_is_refused(tmp_path, name, picture, options):
+    folder = tmp_path / "photos"
+    (folder / name).parent.mkdir(parents=True)
+    exif = Image.Exif()
+    exif.update(options.pop("exif", {}))
+    picture.save(folder / name, **({"exif": exif} if exif else {}))
+    with pytest.raises(UsageError, match="by earlier versions; leave this folder out and measure again"):
+        fingerprints([str(folder)], [])
+
+
+def test_a_folder_of_plain_pictures_in_classes_is_taken(tmp_path):
+    for kind in ("0", "1", "2"):
+        (tmp_path / kind).mkdir()
+        for mode in ("RGB", "L", "P"):
+            Image.new(mode, (8, 8)).save(tmp_path / kind / f"{mode}.png")
+    (tmp_path / "0" / "broken.png").write_bytes(b"no picture")
+    assert older_data_fingerprint(tmp_path) in fingerprints([str(tmp_path)], [])

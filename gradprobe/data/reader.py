@@ -71,6 +71,22 @@ def read_picture(path: str | Path) -> Image.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
+def is_plain(path: str | Path) -> bool:
+    """Tell by its header whether every reader gives the same pixels: upright, opaque, 8 bits, of a usual shape.
+
+    A file that is no picture to any of them is plain too.
+    """
+    try:
+        with open_regular(Path(path)) as content, Image.open(content) as file:
+            _check(file)
+            wide = file.mode == "F" or file.mode.startswith("I")
+            return not wide and not file.has_transparency_data and _orientation(file) in (None, 1)
+    except (PictureError, Image.DecompressionBombError):
+        return False
+    except Exception:  # Pillow's decoders fail in many ways on broken files
+        return True
+
+
 def _check(file: Image.Image) -> None:
     """Refuse by its header a picture that should not be decoded."""
     width, height = file.size
