@@ -6,11 +6,11 @@ identity: the paper does not say how its own is initialised.
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradprobe.errors import UsageError
+from gradprobe.scorers import seeded
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,7 @@ class Block(nn.Module):
 
 
 def _made(dim: int, width: int, hidden: int, heads: int, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Block(dim, width, hidden, heads)
+    return seeded(lambda: Block(dim, width, hidden, heads), seed)
 
 
 def _check(name: str, *numbers: int) -> None:

@@ -173,6 +173,10 @@ def select(params: Params, pattern: str) -> dict[str, Tensor]:
         >>> list(select(theta, "hidden.*")), list(select(theta, "*.weight"))
         (['hidden.weight', 'hidden.bias'], ['hidden.weight', 'out.weight'])
     """
+    if "**" in pattern:
+        raise UsageError(
+            f"{pattern!r} has no meaning: one * stands for anything already; give a pattern such as '*.weight'"
+        )
     found = {name: p for name, p in params.items() if fnmatchcase(name, pattern)}
     if not found:
         names, more = list(params)[:12], len(params) - 12

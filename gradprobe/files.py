@@ -6,6 +6,8 @@ from io import BufferedReader
 from pathlib import Path
 from stat import S_ISREG
 
+from gradprobe.errors import UsageError
+
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # errors of a disk that holds no more
 
 
@@ -21,6 +23,22 @@ def open_regular(path: Path) -> BufferedReader:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "is no regular file", str(path))
     return file
+
+
+def check_place(path: Path) -> None:
+    """Refuse a file that could not be written, before the work that it would hold is done; nothing is made yet.
+
+    Raises:
+        UsageError: it is a folder, or lies below a file, in a folder that cannot be written, or has too long a name.
+    """
+    try:
+        if path.is_dir():
+            raise UsageError(f"cannot write {path}: it is a folder; name a file in it")
+        above = next(parent for parent in path.absolute().parents if parent.exists())
+    except OSError as error:
+        raise UsageError(f"cannot write {str(path)[:100]}: {error.strerror}; name another file") from None
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UsageError(f"cannot write {path}: {above} is no folder that can be written; name another file")
 
 
 def write_synced(path: Path, content: bytes) -> None:

@@ -5,6 +5,7 @@ is the paper's "roughly 14M"; the paper does not say which it means, so both are
 token without parameters first, so that scores start at a comparable scale in every backbone.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradprobe.errors import UsageError
+
+MOST = 4_000_000_000  # parameters of a scorer or denoiser: 16 GB in float32
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class MLP:
 
     def make(self, dim: int, seed: int) -> nn.Module:
         """A freshly initialised scorer for tokens of ``dim`` channels; the global RNG is left as found."""
-        return _seeded(lambda: TwoLayer(dim, self.width or 24 * dim), seed)
+        return seeded(lambda: TwoLayer(dim, self.width or 24 * dim), seed)
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class Transformer:
     heads: int = 0
 
     def __post_init__(self) -> None:
-        if self.depth < 1 or self.width < 0 or self.heads < 0:
-            raise UsageError("transformer: depth must be at least 1, width and heads positive or 0 for their defaults")
+        if not 1 <= self.depth <= 1000 or self.width < 0 or self.heads < 0:
+            raise UsageError("transformer: depth must be 1 to 1000, width and heads positive or 0 for their defaults")
 
     def make(self, dim: int, seed: int) -> nn.Module:
         """A freshly initialised scorer for tokens of ``dim`` channels; the global RNG is left as found."""
@@ -63,7 +66,7 @@ class Transformer:
             raise UsageError(
                 f"transformer: width {width} cannot be split into {heads} heads; give heads that divide it"
             )
-        return _seeded(lambda: _Transformer(dim, self.depth, width, heads), seed)
+        return seeded(lambda: _Transformer(dim, self.depth, width, heads), seed)
 
 
 class TwoLayer(nn.Module):
@@ -94,7 +97,23 @@ class _Transformer(nn.Module):
         return self.out(self.norm(self.blocks(hidden))).squeeze(-1)
 
 
-def _seeded(make, seed: int) -> nn.Module:
+def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A network of seeded initial values; the global RNG is left as found.
+
+    Args:
+        make: builds the network.
+        seed: of its values.
+
+    Raises:
+        UsageError: it is larger than any memory, which is seen before memory is asked for.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            parameters = sum(p.numel() for p in make().parameters())
+    except (RuntimeError, TypeError, OverflowError):  # more elements than can be counted
+        parameters = MOST + 1
+    if parameters > MOST:
+        raise UsageError(f"a network of more than {MOST:,} parameters is not made here; give smaller widths")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()

@@ -80,7 +80,7 @@ def drawn(browser):
 
     done = """return [...document.querySelectorAll(".plot")].filter((e) => e.offsetParent)
         .every((e) => e._fullLayout && !e._transitioning && e.querySelector("svg.main-svg"))"""
-    WebDriverWait(browser, 30).until(lambda d: d.execute_script(done))
+    WebDriverWait(browser, 90).until(lambda d: d.execute_script(done))
     browser.execute_async_script("const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))")
 
 
@@ -163,23 +163,34 @@ def test_controls_change_what_is_shown(browser, page, results):
 
 def test_another_operator_keeps_the_angle_and_reset_undoes_it(browser, page):
     from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
 
-    def eye():
-        look = 'return document.getElementById("surface")._fullLayout.scene._scene.getCamera().eye'
-        return np.array([browser.execute_script(look)[axis] for axis in "xyz"])
+    def eye(camera):
+        return np.array([browser.execute_script(f"return {camera}.eye")[axis] for axis in "xyz"])
+
+    def shown():
+        """Where the camera stands; it glides there frame by frame, as fast as the machine can draw."""
+        return eye('document.getElementById("surface")._fullLayout.scene._scene.getCamera()')
+
+    def remembered():
+        """Where the plot will put the camera when it draws anew; it is told when a drag ends."""
+        return eye('document.getElementById("surface")._fullLayout.scene.camera')
+
+    def wait(condition):
+        WebDriverWait(browser, 90).until(lambda _: condition())
 
     opened(browser, page)
     choose(browser, VPNOISE)
-    first = eye()
+    first = remembered()
+    wait(lambda: np.allclose(shown(), first, atol=1e-6))
     canvas = browser.find_element("css selector", "#surface .gl-container")
     ActionChains(browser).move_to_element(canvas).click_and_hold().move_by_offset(120, 30).release().perform()
-    drawn(browser)
-    turned = eye()
-    assert np.abs(turned - first).max() > 0.1
+    wait(lambda: np.abs(remembered() - first).max() > 0.1)
+    turned = remembered()
     choose(browser, GUMBEL)
-    np.testing.assert_allclose(eye(), turned, atol=1e-6)
+    wait(lambda: np.allclose(shown(), turned, atol=1e-6))
     press(browser, "reset")
-    np.testing.assert_allclose(eye(), first, atol=1e-6)
+    wait(lambda: np.allclose(shown(), first, atol=1e-6))
 
 
 @pytest.mark.parametrize("view", ["in-space", "from-above"])

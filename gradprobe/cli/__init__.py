@@ -22,6 +22,7 @@ from gradprobe.cli.figures import figures
 from gradprobe.cli.landscape import landscape
 from gradprobe.cli.leaderboard import leaderboard
 from gradprobe.cli.operators import listing
+from gradprobe.cli.options import checked
 from gradprobe.cli.output import say
 from gradprobe.cli.rekey import rekey
 from gradprobe.cli.retention import retention
@@ -58,23 +59,23 @@ def _options(
     pass
 
 
-app.command()(compare)
-app.command()(coherence)
-app.command()(landscape)
-app.command()(curvature)
-app.command()(fidelity)
-app.command()(equivalence)
-app.command()(retention)
-app.command()(cost)
-app.command()(check)
-app.command()(cite)
-app.command("list")(listing)
-app.command()(show)
-app.command()(leaderboard)
-app.command()(ablation)
-app.command()(figures)
-app.command("train-scenes")(train_scenes)
-app.command(hidden=True)(rekey)
+app.command()(checked(compare))
+app.command()(checked(coherence))
+app.command()(checked(landscape))
+app.command()(checked(curvature))
+app.command()(checked(fidelity))
+app.command()(checked(equivalence))
+app.command()(checked(retention))
+app.command()(checked(cost))
+app.command()(checked(check))
+app.command()(checked(cite))
+app.command("list")(checked(listing))
+app.command()(checked(show))
+app.command()(checked(leaderboard))
+app.command()(checked(ablation))
+app.command()(checked(figures))
+app.command("train-scenes")(checked(train_scenes))
+app.command(hidden=True)(checked(rekey))
 app.add_typer(vlm)
 
 
@@ -101,6 +102,10 @@ def main() -> None:
             if not received:  # else it is what a signal became on its way, such as a terminal that is gone
                 _fail(_line(error), 2 if isinstance(error, UsageError) else 1)
             code = STOPPED
+        except Exception as error:
+            if debug or not _is_memory(error):
+                raise
+            _fail("out of memory; give fewer images at a time (--batch-size), smaller widths or another --device", 1)
     if code == STOPPED or received:
         code = received[0].code if received else STOPPED
         _fail("stopped; what was stored stays, and the same command goes on from it", code)
@@ -128,8 +133,17 @@ def _line(error: GradprobeError | OSError) -> str:
     """The error in one line; of a disk or file that no command foresaw, with its name."""
     if isinstance(error, GradprobeError):
         return str(error)
-    reason = error.strerror or type(error).__name__
-    return f"{error.filename or 'a file'}: {reason}; what was stored stays, and the same command goes on from it"
+    reason, file = error.strerror or type(error).__name__, str(error.filename or "a file")[:200]
+    return f"{file}: {reason}; what was stored stays, and the same command goes on from it"
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether the machine or its GPU has no more memory, however numpy and torch put it."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def _fail(message: str, code: int) -> None:

@@ -49,7 +49,6 @@ def compare(
     """Compare operators with baselines by every probe: one table, and one page to send to a co-author."""
     seconds = _seconds(budget)
     options.check_budget(k, keep)
-    options.check_workers(workers)
     if page != "none":
         from gradprobe.report import check_report
 

@@ -62,7 +62,6 @@ def equivalence(
     ladder = options.numbers("taus", taus, float, "0.001,0.01,0.1,1")
     if not 0 < margin < 1:
         raise UsageError(f"--margin {margin:g} is not possible; give a share of the images such as 0.01")
-    options.check_workers(workers)
 
     from gradprobe.cli.progress import bars
     from gradprobe.experiments import Run, ask

@@ -66,7 +66,6 @@ def fidelity(
         raise UsageError(f"--tolerance {tolerance:g} is not possible; give half the width of an interval, e.g. 0.05")
     if not budget > 0:
         raise UsageError(f"--budget {budget:g} is not possible; give seconds, e.g. --budget 600")
-    options.check_workers(workers)
     if figure is not None:
         from gradprobe.plotting.style import check_path
 

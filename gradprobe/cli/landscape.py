@@ -56,7 +56,6 @@ def landscape(
 ) -> None:
     """Measure the loss on a plane or line through the scorer's parameters, and how rough it is, against a baseline."""
     options.check_budget(k, keep)
-    options.check_workers(workers)
     _check_files(figure, surface, page)
 
     from gradprobe.cli.progress import bars

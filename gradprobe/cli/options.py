@@ -1,5 +1,6 @@
 """Options that several commands share, and what they become."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from gradprobe.budget import budget as budget  # commands ask for both by this m
 from gradprobe.budget import check_budget as check_budget
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.escape import visible
+from gradprobe.ranges import RANGES, check_number, check_numbers
 
 BASELINE = "gumbel"
 RUNS = Path("runs")
@@ -47,14 +49,18 @@ Trust = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Measure again even if the answer is stored.")]
 
 
-def check_workers(workers: int | None) -> None:
-    """Refuse less than one thread.
+def checked(command: Callable[..., None]) -> Callable[..., None]:
+    """A command that refuses numbers outside the range of their option before it does anything."""
 
-    Raises:
-        UsageError: fewer.
-    """
-    if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers} is not possible; give a whole number of at least 1")
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        check_numbers({
+            name: value for name, value in values.items()
+            if name.replace("_", "-") in RANGES and isinstance(value, int | float)
+        })  # fmt: skip
+        command(**values)
+
+    return run
 
 
 def numbers(option: str, text: str | None, kind: Callable[[str], Number], example: str) -> list[Number]:
@@ -68,9 +74,12 @@ def numbers(option: str, text: str | None, kind: Callable[[str], Number], exampl
         [49, 98]
     """
     try:
-        return sorted({kind(part) for part in text.split(",")}) if text else []
+        numbers = sorted({kind(part) for part in text.split(",")}) if text else []
     except ValueError:
         raise UsageError(f"--{option} {text} is not possible; give numbers such as --{option} {example}") from None
+    for number in numbers:
+        check_number(option, number)
+    return numbers
 
 
 def temperatures(text: str) -> tuple[float | None, float | None]:
@@ -87,9 +96,12 @@ def temperatures(text: str) -> tuple[float | None, float | None]:
         return None, None
     first, _, last = text.partition(":")
     try:
-        return float(first), float(last)
+        taus = float(first), float(last)
     except ValueError:
         raise UsageError(f"--tau {text} is not possible; give two temperatures, 2.0:0.1, or own") from None
+    for tau in taus:
+        check_number("tau", tau)
+    return taus
 
 
 def opened_image(path: Path) -> Any:

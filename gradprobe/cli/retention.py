@@ -59,7 +59,6 @@ def retention(
     chosen, (first, last) = options.numbers("seeds", seeds, int, "0,1,2"), options.temperatures(tau)
     if not chosen or chosen[0] < 0:
         raise UsageError(f"--seeds {seeds} is not possible; give whole numbers of 0 or more, e.g. --seeds 0,1,2")
-    options.check_workers(workers)
     if figure is not None:
         from gradprobe.plotting.style import check_path
 

@@ -2,6 +2,7 @@
 
 import typer
 
+from gradprobe.cli.options import checked
 from gradprobe.cli.vlm_cost import cost
 from gradprobe.cli.vlm_generate import generate
 from gradprobe.cli.vlm_scenes import train_scenes
@@ -12,8 +13,8 @@ vlm = typer.Typer(
     name="vlm", help="Train, deploy, show and count pruners of vision-language models.", no_args_is_help=True,
     rich_markup_mode=None,
 )  # fmt: skip
-vlm.command()(train)
-vlm.command()(generate)
-vlm.command()(show)
-vlm.command()(cost)
-vlm.command("train-scenes")(train_scenes)
+vlm.command()(checked(train))
+vlm.command()(checked(generate))
+vlm.command()(checked(show))
+vlm.command()(checked(cost))
+vlm.command("train-scenes")(checked(train_scenes))

@@ -4,6 +4,7 @@ import importlib
 from pathlib import Path
 
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.files import check_place
 
 
 def check_html(path: Path | str, needs: str, extra: str) -> Path:
@@ -15,12 +16,13 @@ def check_html(path: Path | str, needs: str, extra: str) -> Path:
         extra: what installs that with gradprobe.
 
     Raises:
-        UsageError: another suffix than .html.
+        UsageError: another suffix than .html, or a place where no file can be.
         GradprobeError: the package is not installed.
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"cannot write the page {path}: {path.suffix or 'no suffix'} is not a page; use .html")
+    check_place(path)
     try:
         importlib.import_module(needs)
     except ImportError:

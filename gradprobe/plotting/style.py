@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.files import check_place
 from gradprobe.plotting.escape import visible
 
 # Okabe and Ito, "Color universal design" (2008): told apart by all kinds of colour vision.
@@ -84,16 +85,17 @@ def look() -> Iterator[None]:
 
 
 def check_path(path: Path | str) -> Path:
-    """Refuse a figure file whose suffix is of no known kind (before the work that it would show is done).
+    """Refuse a figure that could not be written (before the work that it would show is done).
 
     Raises:
-        UsageError: another suffix.
+        UsageError: another suffix, or a place where no file can be.
     """
     path = Path(path)
     if path.suffix.lower() not in METADATA:
         raise UsageError(
             f"cannot draw {path}: {path.suffix or 'no suffix'} is not a known kind; use .png, .svg or .pdf"
         )
+    check_place(path)
     return path
 
 

@@ -1,5 +1,6 @@
 """The lines and planes that a landscape is drawn on: where theta is, the directions, and the coordinates."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,7 +70,7 @@ def parse_grid(text: str) -> tuple[int, int]:
         ((61, 31), (1, 81))
     """
     parts = text.lower().replace("×", "x").split("x")
-    if not (1 <= len(parts) <= 2 and all(part.strip().isdigit() for part in parts)):
+    if not (1 <= len(parts) <= 2 and all(re.fullmatch(" *[0-9]{1,6} *", part) for part in parts)):
         raise UsageError(f"--grid {text} is no grid; give rows x columns such as 61x31, or points of a line such as 81")
     sizes = [int(part) for part in parts]
     if min(sizes) < 3 and not (len(sizes) == 2 and sizes[0] == 1 and sizes[1] >= 3):

@@ -21,6 +21,7 @@ from gradprobe.probes.questions import (
     operator_of,
     task_of,
 )
+from gradprobe.ranges import check_numbers
 from gradprobe.results import CoherenceResult
 from gradprobe.train import LEARNING_RATE, train
 
@@ -114,6 +115,7 @@ def question_of(
     """
     check_k(k, task.n_tokens)
     check_counts({"batches": (batches, 3), "batch-size": (batch_size, 1), "draws": (draws, 2), "steps": (steps, 0)})
+    check_numbers({"seed": seed, "learning_rate": learning_rate})
     real_parameters(task.scorer)
     settings: dict[str, Any] = {
         "batches": batches, "batch_size": batch_size, "draws": draws, "steps": steps, "seed": seed

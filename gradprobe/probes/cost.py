@@ -25,6 +25,7 @@ from gradprobe.probes.questions import (
     operator_of,
     task_of,
 )
+from gradprobe.ranges import check_numbers
 from gradprobe.results import CostResult
 from gradprobe.workers import one_thread
 
@@ -120,6 +121,7 @@ def question_of(
     """
     check_k(k, task.n_tokens)
     check_counts({"images": (images, 1), "rounds": (rounds, 6)})
+    check_numbers({"seed": seed})
     device = next(task.scorer.parameters()).device.type  # what no other probe's numbers depend on
     return asked_of("cost", task, operator, k, {"images": images, "rounds": rounds, "seed": seed, "device": device})
 

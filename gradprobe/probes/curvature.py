@@ -26,6 +26,7 @@ from gradprobe.probes.questions import (
     operator_of,
     task_of,
 )
+from gradprobe.ranges import check_numbers
 from gradprobe.results import CurvatureResult
 from gradprobe.train import LEARNING_RATE, train
 
@@ -137,6 +138,7 @@ def question_of(
         "images": (images, 1), "batch-size": (batch_size, 1), "eigenvalues": (eigenvalues, 1), "samples": (samples, 2),
         "steps": (steps, 0),
     })  # fmt: skip
+    check_numbers({"seed": seed, "learning_rate": learning_rate, "tolerance": tolerance})
     if images > batch_size and images % batch_size:
         below = images - images % batch_size
         raise UsageError(

@@ -33,6 +33,7 @@ from gradprobe.probes.questions import (
     task_of,
     versions,
 )
+from gradprobe.ranges import check_numbers
 from gradprobe.results import LandscapeResult
 from gradprobe.train import LEARNING_RATE, training
 from gradprobe.weights import read_weights
@@ -132,7 +133,8 @@ def question_of(
         UsageError: a number or name outside what is possible.
     """
     check_k(k, task.n_tokens)
-    check_counts({"images": (images, 1), "steps": (steps, 0), "batch-size": (batch_size, 1), "seed": (seed, 0)})
+    check_counts({"images": (images, 1), "steps": (steps, 0), "batch-size": (batch_size, 1)})
+    check_numbers({"seed": seed, "learning_rate": learning_rate, "reach": reach})
     for option, value, possible in (("noise", noise, NOISE), ("axes", axes, AXES), ("one-d", one_d, ONE_D)):
         if value not in possible:
             raise UsageError(f"--{option} {value} is not possible; {nearest(value, possible)}")

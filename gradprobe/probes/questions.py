@@ -13,6 +13,7 @@ from gradprobe.budget import budget, check_budget
 from gradprobe.core import AnyOperator, SelectionOperator, Task
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.own_models import STATE
+from gradprobe.ranges import check_number
 from gradprobe.tasks import maker
 
 Progress = Callable[[str, int, int], None]
@@ -66,14 +67,13 @@ def operator_of(question: Mapping[str, Any]) -> Any:
 
 
 def check_counts(counts: Mapping[str, tuple[int, int]]) -> None:
-    """Refuse counts below their least: ``{option: (value, least)}``.
+    """Refuse counts outside their range, whose least value the probe gives: ``{option: (value, least)}``.
 
     Raises:
-        UsageError: one that is no whole number, or too small.
+        UsageError: one that is no whole number, too small or too large.
     """
     for option, (value, least) in counts.items():
-        if not isinstance(value, int) or value < least:
-            raise UsageError(f"--{option} {value} is not possible; give a whole number of at least {least}")
+        check_number(option, value, least)
 
 
 def task_of(question: Mapping[str, Any], where: Mapping[str, str]) -> Any:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -34,6 +35,7 @@ from gradprobe.probes.questions import (
     tokens_kept,
     versions,
 )
+from gradprobe.ranges import check_numbers
 from gradprobe.rankings import RANKINGS, rank_scores
 from gradprobe.results import RetentionResult
 from gradprobe.statistics import auc
@@ -167,13 +169,9 @@ def question_of(task: Task, operator: SelectionOperator, k: int, *, recipe: Reci
     """
     check_k(k, task.n_tokens)
     check_counts({"steps": (recipe.steps, 1), "batch-size": (recipe.batch_size, 1), "images": (images, 1)})
-    if not recipe.learning_rate > 0 or not recipe.weight_decay >= 0:
-        raise UsageError(
-            f"--learning-rate {recipe.learning_rate:g} with --weight-decay {recipe.weight_decay:g} is not possible; "
-            "give a positive rate and a decay of 0 or more"
-        )
+    check_numbers({name: getattr(recipe, name) for name in ("seed", "learning_rate", "weight_decay", "tau_steps")})
     taus = (recipe.tau_start, recipe.tau_end)
-    if (None in taus and taus != (None, None)) or any(t is not None and not t > 0 for t in taus):
+    if (None in taus and taus != (None, None)) or any(t is not None and not 0 < t < math.inf for t in taus):
         raise UsageError(f"--tau {taus[0]}:{taus[1]} is not possible; give two positive numbers, 2.0:0.1, or own")
     name = registry.label(operator)
     if recipe.tau_start is not None and own_tau(operator):
@@ -181,8 +179,6 @@ def question_of(task: Task, operator: SelectionOperator, k: int, *, recipe: Reci
             f"operator {name} has a tau of its own, which --tau {taus[0]:g}:{taus[1]:g} would anneal away; leave it "
             "out of the name, or keep it with --tau own"
         )
-    if recipe.tau_steps is not None and recipe.tau_steps < 1:
-        raise UsageError(f"tau_steps={recipe.tau_steps} is not possible; give a whole number of at least 1, or None")
     settings = {name: value for name, value in dataclasses.asdict(recipe).items() if value is not None}
     return asked_of("retention", task, operator, k, {**settings, "images": images})
 

@@ -32,8 +32,8 @@ class Perturbed:
 
     def __post_init__(self) -> None:
         check_positive("perturbed", "sigma", self.sigma)
-        if self.samples < 2:
-            raise UsageError(f"perturbed:samples={self.samples}: at least 2 are needed, e.g. perturbed:samples=100")
+        if not 2 <= self.samples <= 100_000:
+            raise UsageError(f"perturbed:samples={self.samples}: give 2 to 100000, e.g. perturbed:samples=100")
 
     @property
     def about(self) -> About:

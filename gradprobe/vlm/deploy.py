@@ -16,6 +16,7 @@ from gradprobe.backbones import frozen
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import write_whole
+from gradprobe.ranges import check_numbers
 from gradprobe.registry import check_trusted, part
 from gradprobe.vlm.model import VLM, Seen, Sequence, open_vlm
 from gradprobe.vlm.placeholders import Placeholders
@@ -43,10 +44,7 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.k is None) == (self.ratio is None):
             raise UsageError("give either --k (tokens kept an image) or --ratio (their share, e.g. --ratio 0.111)")
-        if self.k is not None and (not isinstance(self.k, int) or self.k < 1):
-            raise UsageError(f"--k {self.k} is not possible; give a whole number of at least 1, e.g. --k 64")
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise UsageError(f"--ratio {self.ratio} is not possible; give a share in (0, 1], e.g. --ratio 0.111")
+        check_numbers({"k": self.k, "ratio": self.ratio})
 
     def of(self, n: int) -> int:
         """K for an image of ``n`` tokens."""

@@ -3,7 +3,9 @@
 A hub id that is not in the table is not looked up: save its ``config.json`` in a folder and name that.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +95,10 @@ class Layout:
         return self.tokens + self.newlines
 
 
+_SIZE = re.compile("(hidden|intermediate|image|patch|temporal_patch|spatial_merge|window|vocab|out_hidden)_size|depth"
+                   "|num(_[a-z]+)*_(heads|layers|channels)|num_heads|in_channels|embed_dim|head_dim")  # fmt: skip
+
+
 def config_of(name: str | Path) -> Any:
     """The configuration of a model of the table, of ``scenes-vlm``, or of a folder with ``config.json``.
 
@@ -136,7 +142,40 @@ def _read(folder: Path) -> Any:
         told = str(error).strip().partition("\n")[0]
         raise GradprobeError(f"{folder / 'config.json'} cannot be read: {told}") from None
     family_of(config.model_type, str(folder))  # refuses others
+    _check_sizes(config.to_dict(), folder / "config.json")
     return config
+
+
+def _check_sizes(sizes: Mapping[str, Any], file: Path, within: str = "") -> None:
+    """Refuse a size or a number of parts in a configuration that no model can have.
+
+    Raises:
+        GradprobeError: names the entry.
+    """
+    for name, value in sizes.items():
+        if isinstance(value, Mapping):
+            _check_sizes(value, file, f"{within}{name}.")
+        elif _SIZE.fullmatch(name) and isinstance(value, int | float):
+            most = 1000 if name.endswith(("layers", "depth")) else 10**7
+            if not isinstance(value, int) or not 1 <= value <= most:
+                entry = f"{within}{name} is {value}; give a whole number of 1 to {most}"
+                raise GradprobeError(f"{file} cannot be read: {entry}")
+
+
+@contextmanager
+def told_of(model: str) -> Iterator[None]:
+    """Errors of a configuration whose entries do not go together, in one line.
+
+    Raises:
+        GradprobeError: whatever else than one was raised while the model was made.
+    """
+    try:
+        yield
+    except GradprobeError:
+        raise
+    except Exception as error:  # transformers' and torch's, of any kind
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+        raise GradprobeError(f"the configuration of {model} describes no model that can be made: {reason}") from error
 
 
 def skeleton(config: Any) -> Any:
@@ -163,7 +202,7 @@ def layout_of(config: Any, size: tuple[int, int] | None = None) -> Layout:
         >>> layout_of(config).tokens, layout_of(config).placeholders, layout_of(config, (480, 640)).placeholders
         (2880, 2928, 2340)
     """
-    if size is not None and (min(size) < 1 or max(size) > 200 * min(size)):
+    if size is not None and (min(size) < 1 or max(size) > min(200 * min(size), 99_999)):
         raise UsageError(f"an image of {size[0]} x {size[1]} is not possible; give --image-size 672x672, height first")
     if config.model_type == "qwen2_5_vl":
         return _native(config.vision_config, size or TILED)
@@ -218,8 +257,11 @@ def size_of(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() and int(side) for side in sides):
-        raise UsageError(f"--image-size {text} is not possible; give height and width, e.g. --image-size 672x672")
+    if len(sides) > 2 or not all(re.fullmatch("[0-9]{1,5}", side) and int(side) for side in sides):
+        raise UsageError(
+            f"--image-size {text} is not possible; give height and width of up to 99999 pixels, e.g. --image-size "
+            "672x672"
+        )
     return int(sides[0]), int(sides[-1])
 
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from gradprobe.errors import UsageError
 from gradprobe.probes.cost import counted
+from gradprobe.ranges import check_numbers
 from gradprobe.registry import part
-from gradprobe.vlm.dimensions import TABLE_4, Layout, config_of, layout_of, skeleton
+from gradprobe.vlm.dimensions import TABLE_4, Layout, config_of, layout_of, skeleton, told_of
 from gradprobe.vlm.families import family_of
 from gradprobe.vlm.timing import Timing, timed
 
@@ -150,14 +151,14 @@ def cost(
         >>> [f"{each.paper / 1e12:.2f} T" for each in found.flops]
         ['8.89 T', '2.13 T']
     """
+    check_numbers({"text_tokens": text_tokens, "passes": passes})
     config = config_of(model)
-    layout = layout_of(config, image_size)
-    if text_tokens < 1:
-        raise UsageError(f"--text-tokens {text_tokens} is not possible; give at least 1, e.g. --text-tokens {TEXT}")
-    kept = _budgets(k, ratio, layout.tokens)
-    frozen = skeleton(config)
-    family = family_of(config.model_type, model)
-    tower, projector, dim = family.tower(frozen), family.projector(frozen), family.dim(frozen)
+    with told_of(model):
+        layout = layout_of(config, image_size)
+        kept = _budgets(k, ratio, layout.tokens)
+        frozen = skeleton(config)
+        family = family_of(config.model_type, model)
+        tower, projector, dim = family.tower(frozen), family.projector(frozen), family.dim(frozen)
     with torch.device("meta"):
         network = part("scorer", scorer).make(dim, 0)
     with torch.no_grad(), counted() as counter:

@@ -6,6 +6,7 @@ from typing import Any
 
 from gradprobe.about import about_of
 from gradprobe.errors import UsageError, nearest
+from gradprobe.ranges import check_number, check_numbers
 from gradprobe.registry import build, part
 from gradprobe.train import Recipe
 
@@ -61,19 +62,16 @@ class Settings:
         """
         if (self.k is None) == (self.ratio is None):
             raise UsageError("give either --k (tokens kept of an image, e.g. --k 64) or --ratio (their share: 0.111)")
-        if self.ratio is not None and not 0 < self.ratio <= 1:
-            raise UsageError(f"--ratio {self.ratio:g} is not possible; give a share in (0, 1], e.g. --ratio 0.111")
-        least = {"k": 1, "steps": 1, "batch_size": 1, "tau_steps": 1, "validation": 0, "save_every": 1, "patience": 0}
-        for name, low in (least | {"seed": 0}).items():
-            value = getattr(self, name)
-            if value is not None and value < low:
-                raise UsageError(f"{_option(name)} {value} is not possible; give a whole number of at least {low}")
-        for name in ("learning_rate", "tau_start", "tau_end"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise UsageError(f"{_option(name)} {value:g} is not possible; give a positive number")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise UsageError(f"weight_decay={self.weight_decay:g} is not possible; give 0 or a positive number")
+        names = (
+            "k", "ratio", "batch_size", "learning_rate", "weight_decay", "tau_steps", "validation", "save_every",
+            "patience", "seed",
+        )  # fmt: skip
+        check_numbers({name: getattr(self, name) for name in names})
+        if self.steps is not None:
+            check_number("steps", self.steps, 1)
+        for tau in (self.tau_start, self.tau_end):
+            if tau is not None:
+                check_number("tau", tau)
         part("scorer", self.scorer), part("denoiser", self.denoiser)
         if getattr(about_of(build(self.op)), "gradient", None) == "none":
             raise UsageError(
@@ -138,7 +136,3 @@ def preset(name: str, changes: Mapping[str, Any]) -> Settings:
     found = replace(PRESETS[name].settings, **changes)
     found.check()
     return found
-
-
-def _option(name: str) -> str:
-    return "--tau" if name in ("tau_start", "tau_end") else f"--{name.replace('_', '-')}"

@@ -14,6 +14,7 @@ from torch import Tensor
 from gradprobe.core import deployed
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.questions import versions
+from gradprobe.ranges import check_number
 from gradprobe.registry import part
 from gradprobe.results.cost import median
 from gradprobe.vlm.dimensions import Layout
@@ -88,9 +89,8 @@ def timed(
         UsageError: a model too large for a CPU, too few passes, no such device.
         GradprobeError: the device's memory is too small.
     """
+    check_number("passes", passes)
     where = _device(device, parameters)
-    if passes < 6:
-        raise UsageError(f"--passes {passes} is not possible; give a whole number of at least 6")
     dtype = torch.float16 if where.type == "cuda" else torch.float32
     # The generators are left as found; a GPU other than `where` is not touched.
     with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), one_thread():
