@@ -35,8 +35,10 @@ class Range:
 
     def __str__(self) -> str:
         """Words that end an error."""
+        if not self.whole and self.above and not self.least:
+            return "a share in (0, 1], e.g. 0.3" if self.most == 1 else f"a positive number, at most {self.most:g}"
         if not self.whole:
-            return f"a number {'above' if self.above else 'from'} {self.least:g}{',' * self.above} up to {self.most:g}"
+            return f"a number from {self.least:g} to {self.most:g}"
         return f"a whole number of at least {self.least:.0f}, at most {self.most:.0f}"
 
 
@@ -100,7 +102,7 @@ def check_number(option: str, value: Any, least: float | None = None) -> None:
         >>> check_number("seed", 3)
         >>> check_number("learning_rate", float("nan"))
         Traceback (most recent call last):
-        gradprobe.errors.UsageError: --learning-rate nan is not possible; give a number above 0, up to 1e+06
+        gradprobe.errors.UsageError: --learning-rate nan is not possible; give a positive number, at most 1e+06
     """
     option = option.replace("_", "-")
     kind = RANGES[option]

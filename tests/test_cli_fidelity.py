@@ -55,7 +55,7 @@ def test_a_budget_ends_it_and_is_told(run):  # noqa: F811
     ("arguments", "words"),
     [
         (["--sigma", "0.1,x"], "--sigma 0.1,x"),
-        (["--sigma", "-1"], "positive numbers"),
+        (["--sigma", "-1"], "a positive number"),
         (["--sigma", ""], "--sigma"),
         (["--ladder", "big"], "--ladder big"),
         (["--draws", "100"], "a multiple of 32"),

@@ -1,10 +1,12 @@
 """Numbers outside their range are refused at once and in one line, on the command line and in Python."""
 
+import json
 import math
 import typing
+from copy import deepcopy
 
 import pytest
-from campaign_cli import commands, flag, wrong
+from campaign_cli import commands, wrong
 
 import gradprobe as gp
 from gradprobe.errors import GradprobeError, UsageError
@@ -26,12 +28,16 @@ def test_a_range_refuses_what_is_no_number_of_it(option):
 
 
 def test_every_number_of_the_command_line_has_a_range():
+    seen = set()
     for _, function in commands():
         for name, hint in typing.get_type_hints(function, include_extras=True).items():
-            kinds = set(typing.get_args(typing.get_args(hint)[0])) | set(typing.get_args(hint)) if hint else set()
-            if name != "return" and kinds & {int, float} and bool not in kinds:
-                assert name.replace("_", "-") in RANGES, flag(name, hint)
+            kinds = {hint, *typing.get_args(hint)}
+            kinds |= {part for kind in kinds for part in typing.get_args(kind)}
+            if kinds & {int, float}:
+                seen.add(name.replace("_", "-"))
                 assert wrong(name, hint)
+    assert seen <= set(RANGES)
+    assert len(seen) > 20
 
 
 @pytest.mark.parametrize(
@@ -65,21 +71,21 @@ def test_a_pruner_keeps_whole_numbers_of_tokens(k):
 
 
 @pytest.mark.parametrize(
-    ("entry", "value"),
-    [("hidden_size", -5), ("hidden_size", 2.5), ("patch_size", 0), ("num_hidden_layers", 10**9), ("image_size", 0),
-     ("num_attention_heads", 0), ("num_attention_heads", 7), ("patch_size", 10**6)],
+    ("part", "entry", "value"),
+    [
+        ("text_config", "hidden_size", -5), ("text_config", "hidden_size", 2.5), ("vision_config", "patch_size", 0),
+        ("text_config", "num_hidden_layers", 10**9), ("vision_config", "image_size", 0),
+        ("text_config", "num_attention_heads", 0), ("vision_config", "patch_size", 10**6),
+    ],
 )  # fmt: skip
-def test_a_configuration_of_no_model_is_one_line(entry, value, tmp_path):
-    import json
-
+def test_a_configuration_of_no_model_is_one_line(part, entry, value, tmp_path):
     pytest.importorskip("transformers")
     from gradprobe.vlm.cost import cost
 
-    from gradprobe.vlm.dimensions import DIMENSIONS
+    from gradprobe.vlm.dimensions import config_of
 
-    config = json.loads(json.dumps(DIMENSIONS["llava-hf/llava-1.5-7b-hf"]))
-    part = config["vision_config" if entry in ("patch_size", "image_size") else "text_config"]
-    part[entry] = value
+    config = deepcopy(config_of("scenes-vlm").to_dict())
+    config[part][entry] = value
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(GradprobeError) as caught:
         cost(str(tmp_path))

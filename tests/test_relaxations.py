@@ -192,7 +192,7 @@ def test_perturbed_and_its_jacobian_have_the_mean_of_gaussian_smoothing(samples)
     [
         ("imle:lam=nrom", "possible are lam=norm or a positive number"),
         ("imle:lam=0", "must be positive"),
-        ("perturbed:samples=1", "at least 2 are needed"),
+        ("perturbed:samples=1", "give 2 to 100000"),
         ("perturbed:sigma=0", "must be positive"),
         ("sigmoid:ratio=-1", "must be 0 or more"),
         ("gumbel-softmax:temperature=0", "must be positive"),

@@ -7,6 +7,7 @@ import typer
 
 from gradprobe.cli import options
 from gradprobe.cli.output import say, say_json
+from gradprobe.errors import UsageError
 
 
 def cost(
@@ -29,6 +30,8 @@ def cost(
     """
     counts = options.numbers("k", k, int, "64,128,192")
     shares = options.numbers("ratio", ratio, float, "0.111,0.222")
+    if device != "cpu" and not measure:
+        raise UsageError(f"--device {device} goes with --measure, which times the parts there")
     if figure is not None:
         from gradprobe.plotting.style import check_path
 

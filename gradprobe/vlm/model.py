@@ -9,7 +9,6 @@ from threading import get_ident
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from gradprobe.backbones import frozen
@@ -336,7 +335,9 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
             source, dtype=getattr(torch, dtype), device_map=device, trust_remote_code=False, use_safetensors=True
         )
         processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (GradprobeError, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # transformers checks entries of a configuration with errors of many kinds
         reason = " ".join(str(error).split())[:200]
         where = "the folder" if folder.is_dir() else "the hub (is there a network? is the id right?)"
         raise GradprobeError(f"{name_or_folder} cannot be opened from {where}: {reason}") from None
