@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gradprobe.about import about_of
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.third_party import code_of, role_of
-from gradprobe.user_files import PATH, check_trusted, from_file, reason_of, refuse_bare
+from gradprobe.user_files import PATH, all_named, check_trusted, from_file, reason_of, refuse_bare
 
 if TYPE_CHECKING:
     from gradprobe.core import AnyOperator, SelectionOperator
@@ -140,6 +140,8 @@ def build(spec: "AnyOperator") -> "SelectionOperator":
 
     if not isinstance(spec, str):
         return _own(spec)
+    if not all_named(spec):
+        _given.pop(spec, None)  # the same relative path is another file in another folder
     if spec in _given:
         return _given[spec]
     first, plus, second = spec.partition("+")

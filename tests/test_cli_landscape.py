@@ -95,7 +95,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_whatever_the_workers(tmp_path):
         (["--axes", "checkpoints"], "checkpoints:A,B"),
         (["--axes", "checkpoints:no.safetensors,0"], "no.safetensors"),
         (["--params", "blocks.*"], "hidden.weight"),
-        (["--reach", "0"], "0.3"),
+        (["--reach", "0"], "a positive number"),
         (["--images", "-1"], "--images -1"),
         (["--workers", "0"], "--workers 0"),
         (["--figure", "plot.jpg"], "not a known kind"),

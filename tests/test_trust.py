@@ -170,3 +170,16 @@ def test_a_model_folder_that_brings_its_own_code_is_refused(theirs, tmp_path):
             read(str(folder))
         assert "\n" not in str(caught.value)
     assert not mark.exists()
+
+
+def test_a_relative_path_is_the_file_of_the_present_folder(tmp_path, monkeypatch):
+    """Also after an operator of that name was used from another folder in the same process."""
+    made = []
+    for i in range(2):
+        (tmp_path / f"{i}").mkdir()
+        (tmp_path / f"{i}" / "mine.py").write_text(f"def Op(patches, scores, k, noise):\n    return {i}\n")
+        monkeypatch.chdir(tmp_path / f"{i}")
+        made += [registry.build("mine.py:Op")(None, None, 1, None)]
+        registry.build(registry.build("mine.py:Op"))
+        made += [registry.build("mine.py:Op")(None, None, 1, None) for _ in range(2)]
+    assert made == [0] * 3 + [1] * 3
