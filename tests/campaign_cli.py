@@ -236,7 +236,7 @@ def warm():
     os.environ["OMP_NUM_THREADS"] = "1"
     import importlib
 
-    for name in ("gradprobe.probes.coherence", "gradprobe.testing", "gradprobe.plotting.interactive", "gradprobe.report",
+    for name in ("gradprobe.compare", "gradprobe.testing", "gradprobe.plotting.interactive", "gradprobe.report",
                  "gradprobe.vlm.train", "gradprobe.vlm.deploy", "gradprobe.vlm.flops", "gradprobe.ablation",
                  "gradprobe.probes.fidelity", "gradprobe.probes.landscape", "gradprobe.probes.curvature"):  # fmt: skip
         importlib.import_module(name)
