@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint figures bench clean
+.PHONY: help demo test slow lint floor figures bench clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,18 @@ lint: .venv/developing  ## style, types and floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.venv-floor/installed: pyproject.toml tests/floors.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
+	  { echo "the lowest versions are built for Python 3.11 and 3.12; type: make PYTHON=python3.11 floor"; exit 1; }
+	rm -rf .venv-floor
+	$(PYTHON) -m venv .venv-floor
+	.venv-floor/bin/python -m pip install --quiet --upgrade pip
+	.venv-floor/bin/python -m pip install --quiet --group tools --editable . $$($(PYTHON) tests/floors.py)
+	@touch $@
+
+floor: .venv-floor/installed  ## the demo, every probe and the quick tests with the lowest versions of all dependencies
+	cd .venv-floor && WORKERS=$(WORKERS) ../tests/floor.sh
+
 figures: .venv/installed  ## draw every figure of experiments/ into figures/, computing only what is missing
 	$(BIN)/gradprobe figures
 
@@ -43,4 +55,4 @@ bench: .venv/developing  ## speed, side by side with peers and with the bare for
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## remove the virtual environment and caches
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-floor .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -61,7 +61,7 @@ def write_report(comparison: Comparison, path: Path | str, figures: Mapping[str,
 
     Raises:
         UsageError: another suffix.
-        GradprobeError: jinja2 is not installed, or the file cannot be written.
+        GradprobeError: the file cannot be written.
     """
     path = check_report(path)
     return write_html(_page(comparison, figures), path)
@@ -72,14 +72,14 @@ def check_report(path: Path | str) -> Path:
 
     Raises:
         UsageError: another suffix.
-        GradprobeError: jinja2 is not installed.
     """
-    return check_html(path, "jinja2", "report")
+    return check_html(path)
 
 
 def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
-    jinja2: Any = importlib.import_module("jinja2")
-    strict = {"autoescape": True, "undefined": jinja2.StrictUndefined, "finalize": _visible}
+    import jinja2
+
+    strict: Any = {"autoescape": True, "undefined": jinja2.StrictUndefined, "finalize": _visible}
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **strict)
     environment.filters["named"] = _named
     found = rows(comparison)

@@ -18,7 +18,7 @@ from gradprobe.throttles.gather import Gather
 def test_keeping_all_is_the_model_bit_for_bit(kind, dtype):
     model = vit(kind).to(dtype)
     images = images_for(model).to(dtype)
-    with torch.no_grad():
+    with torch.no_grad(), frozen(model):  # torch 2.6 pools by another kernel where parameters ask for a gradient
         wanted = model(images)
     for layer in range(DEPTH + 1):
         backbone = Backbone.of(model, layer)
@@ -221,7 +221,7 @@ def test_images_of_another_size_are_refused():
         ("swin_tiny_patch4_window7_224", "windows or convolutions"),
         ("resnet18", "windows or convolutions"),
         ("eva02_tiny_patch14_224", "rotary positions"),
-        ("test_vit_relpos", "relative-position bias"),
+        ("vit_relpos_small_patch16_224", "relative-position bias"),
         ("beit_base_patch16_224", "relative-position bias"),
         ("samvit_base_patch16", "relative-position bias"),
         ("naflexvit_base_patch16_gap", "not known to take any set"),

@@ -68,10 +68,57 @@ def test_a_broken_operator_is_told_with_its_input_and_remedy_and_exit_code_one(r
     assert "raised ValueError: I am broken (mine.py, line 5)" in " ".join(out.split())
 
 
+BARE = """
+from gradprobe import Selection
+from gradprobe.relaxations.lapsum import LapSum
+
+SLOPE = 4.0
+
+class Whole:
+    def __call__(self, patches, scores, k, noise):
+        return Selection(patches, scores.sigmoid())
+
+def function(patches, scores, k, noise):
+    return Whole()(patches, scores, k, noise)
+
+class MyRelaxation:
+    def __call__(self, scores, k, noise):
+        return scores.sigmoid()
+
+class MyThrottle:
+    def __call__(self, patches, weights, k, noise):
+        return Selection(patches * weights[..., None], weights)
+
+class _Hidden(Whole):
+    pass
+
+class Other:
+    pass
+"""
+
+
+@pytest.mark.parametrize("command", [["check"], ["coherence", "--k", "58", "--op"], ["cite", "--op"]])
+def test_a_bare_file_lists_its_classes_as_they_are_typed(run, tmp_path, command):
+    (tmp_path / "mine.py").write_text(BARE)
+    code, _, err = run(*command, "mine.py")
+    assert code == 2
+    names = "mine.py:Whole, mine.py:function, mine.py:MyRelaxation+gather, lapsum+mine.py:MyThrottle"
+    assert " ".join(err.split()).endswith(f"mine.py is a file; name what is meant in it: {names}")
+    for name in names.split(", "):
+        assert registry.build(name)
+
+
+def test_half_of_an_operator_says_how_it_is_joined(run, tmp_path):
+    (tmp_path / "mine.py").write_text(BARE)
+    assert "mine.py:MyRelaxation+gather" in run("check", "mine.py:MyRelaxation")[2]
+    assert "lapsum+mine.py:MyThrottle" in run("check", "mine.py:MyThrottle")[2]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["check"], "Missing argument"),
+        (["check", "gone.py"], "no such file; name a Python file and a class in it"),
         (["check", "vpnose"], "did you mean 'vpnoise'"),
         (["check", "lapsum"], "only one part"),
         (["check", "gone.py:Op"], "no such file"),

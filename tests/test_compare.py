@@ -193,7 +193,6 @@ def test_the_command_says_the_same_from_what_is_stored(whole, run, asked, monkey
 
 
 def test_the_command_prints_a_table_and_writes_a_page_where_it_is_asked_to(whole, run, monkeypatch):
-    pytest.importorskip("jinja2", reason='no jinja2; type: pip install "gradprobe[report]"')
     _, folder, *_ = whole
     shrink(monkeypatch)
     monkeypatch.chdir(folder)

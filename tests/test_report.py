@@ -4,7 +4,6 @@ import base64
 import json
 import re
 import shutil
-import sys
 
 import pytest
 from compared import MINE, OPS, comparison
@@ -13,7 +12,7 @@ from landscapes import GUMBEL, VPNOISE
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.summary import figures_of
 from gradprobe.plotting.summary_table import value
-from gradprobe.report import check_report, write_report
+from gradprobe.report import write_report
 from gradprobe.summary import METRICS, PROBES, rows
 
 EVIL = "<b>x</b>\"'&{{1+1}}</script>.py:Op"
@@ -28,7 +27,6 @@ def full():
 
 @pytest.fixture(scope="module")
 def page(full, tmp_path_factory):
-    pytest.importorskip("jinja2", reason='no jinja2; type: pip install "gradprobe[report]"')
     return write_report(full, tmp_path_factory.mktemp("page") / "deep" / "page.html", figures_of(full))
 
 
@@ -268,10 +266,6 @@ def test_the_file_names_no_address_and_ends_no_script(page):
 def test_what_cannot_be_written(full, monkeypatch, tmp_path):
     with pytest.raises(UsageError, match=r"use \.html"):
         write_report(full, tmp_path / "a.pdf", {})
-    with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "jinja2", None)
-        with pytest.raises(GradprobeError, match=r'pip install "gradprobe\[report\]"'):
-            check_report(tmp_path / "a.html")
     assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     with pytest.raises(GradprobeError, match="cannot write"):

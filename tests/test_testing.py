@@ -359,6 +359,96 @@ def test_a_wrong_log_probability_is_found():
     assert found["gradient"].status == "failed"
 
 
+GATHER = registry.part("throttle", "gather")
+
+
+def half_of_it(scores, k, noise):
+    return registry.part("relaxation", "plackett-luce").log_prob(scores, k, noise) / 2
+
+
+def declared(gradient, log_prob):
+    @dataclass(frozen=True)
+    class Declared(Scored):
+        about = About("", gradient, stochastic=True, budget=1e-9) if gradient else None
+
+    return Operator(Declared(log_prob), GATHER)
+
+
+@pytest.mark.parametrize("log_prob", [independent, half_of_it])
+def test_an_approximate_log_probability_that_is_declared_biased_passes(log_prob):
+    found = gradient_of(declared("biased", log_prob))
+    assert (found.status, found.told.partition(":")[0]) == ("passed", "a score function's, biased as declared")
+    check_operator(declared("biased", log_prob))
+
+
+def test_an_exact_log_probability_that_is_declared_biased_passes_and_hears_that_it_is_not():
+    found = gradient_of(declared("biased", registry.part("relaxation", "plackett-luce").log_prob))
+    assert found.status == "passed"
+    assert found.told.endswith("it may be declared unbiased")
+
+
+@pytest.mark.parametrize("gradient", ["exact", "none"])
+def test_a_score_function_is_neither_exact_nor_none_and_the_remedy_is_a_way_out(gradient):
+    """Its hard weights have derivative zero, which is what differences find: that does not make it exact."""
+    found = gradient_of(declared(gradient, independent))
+    assert found.status == "failed"
+    assert 'declare gradient="unbiased", or "biased"' in found.remedy
+
+
+def test_a_score_function_that_declares_nothing_hears_what_it_can_be():
+    found = gradient_of(declared(None, independent))
+    assert found.status == "skipped"
+    assert "score function" in found.told
+
+
+def test_a_log_probability_without_a_graph_is_found():
+    found = gradient_of(declared("biased", lambda scores, k, noise: scores.sum(-1).detach()))
+    assert (found.status, found.remedy) == ("failed", "keep the graph from scores to log_prob")
+
+
+def test_a_gradient_that_is_zero_everywhere_is_not_exact():
+    found = gradient_of(Planted(lambda patches, scores, k, noise: zero_slope(patches, scores, k)))
+    assert (found.status, found.told) == ("failed", "the gradient is zero everywhere")
+
+
+def zero_slope(patches, scores, k):
+    """Hard top-K joined to the scores by a graph that carries nothing."""
+    weights = torch.zeros_like(scores).scatter(-1, scores.topk(k).indices, 1.0) + 0 * scores
+    return Selection(patches * weights[..., None], weights)
+
+
+def bisected(scores, k):
+    """Sigmoids of shifted scores that sum to K, the shift found in the precision of the scores."""
+    low, high = scores.amin(-1, keepdim=True) - 50, scores.amax(-1, keepdim=True) + 50
+    if k == scores.shape[1]:
+        return torch.ones_like(scores)
+    for _ in range(200):
+        middle = (low + high) / 2
+        over = (scores - middle).sigmoid().sum(-1, keepdim=True) > k
+        low, high = torch.where(over, middle, low), torch.where(over, high, middle)
+    return (scores - (low + high) / 2).sigmoid()
+
+
+def test_a_budget_missed_in_float32_alone_says_how_to_meet_it():
+    about = About("", "biased", budget=1e-9)
+
+    def careless(patches, scores, k, noise):
+        weights = bisected(scores, k)
+        return Selection(patches * weights[..., None], weights)
+
+    def careful(patches, scores, k, noise):
+        weights = bisected(scores.double(), k).to(scores.dtype)
+        return Selection(patches * weights[..., None], weights)
+
+    found = {f.property: f for f in examine(Planted(careless, about))}["budget"]
+    assert found.status == "failed"
+    assert "float32" in found.case
+    assert "scores.double() and return weights.to(scores.dtype), or renormalise" in found.remedy
+    assert {f.property: f for f in examine(Planted(careful, about))}["budget"].status == "passed"
+    short = Planted(lambda p, s, k, noise: careful(p, s, max(1, k - 1), noise), about)
+    assert "float64" not in {f.property: f for f in examine(short)}["budget"].remedy
+
+
 def test_a_gradient_too_noisy_to_tell_is_not_called_right():
     def loud(patches, scores, k, noise):
         weights = soft_topk(scores, k)

@@ -115,7 +115,9 @@ def test_a_trusted_link_is_the_file_that_it_leads_to(theirs, tmp_path):
         registry.check_trusted("scorer", f"{innocent}:S", "x.json", [link])
 
 
-@pytest.mark.parametrize("name", ["{}:E", "lapsum+{}:E", "{}:E+gather", "{}:E:a=1", " {}:E", "hard+ {}:E:"])
+@pytest.mark.parametrize(
+    "name", ["{}:E", "lapsum+{}:E", "{}:E+gather", "{}:E:a=1", " {}:E", "hard+ {}:E:", "{}", " {} ", "{}:a=1"]
+)
 def test_a_question_from_nowhere_runs_nothing(name, theirs):
     path, mark = theirs
     question = {"op": name.format(path), "scorer": f"{path}:S", "backbone": "scenes", "weights": "embedded"}

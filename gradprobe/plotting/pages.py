@@ -7,12 +7,12 @@ from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import check_place
 
 
-def check_html(path: Path | str, needs: str, extra: str) -> Path:
+def check_html(path: Path | str, needs: str = "", extra: str = "") -> Path:
     """Refuse a page that cannot be made (before the work that it would show is done).
 
     Args:
         path: of the page.
-        needs: the package that makes it.
+        needs: the package of an extra that makes it; none for the core's.
         extra: what installs that with gradprobe.
 
     Raises:
@@ -23,6 +23,8 @@ def check_html(path: Path | str, needs: str, extra: str) -> Path:
     if path.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"cannot write the page {path}: {path.suffix or 'no suffix'} is not a page; use .html")
     check_place(path)
+    if not needs:
+        return path
     try:
         importlib.import_module(needs)
     except ImportError:
