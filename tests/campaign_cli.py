@@ -136,10 +136,12 @@ def cases():
                 if (name, value) in UNREFUSED or (command, name) == ("cite", "backbone"):
                     continue
                 option = flag(name, hint)
-                line = [*command.split(), *TINY[command], *([option, value] if option else ["--", value])]
+                line = [*command.split(), *TINY.get(command, []), *([option, value] if option else ["--", value])]
                 yield Case(command, name, tuple(line))
-        yield Case(command, "unknown", (*command.split(), *TINY[command], "--no-such-option", "1"))
-        yield Case(command, "argument", (*command.split(), *TINY[command], "one", "two", "three", "missing.py:Op"))
+        yield Case(command, "unknown", (*command.split(), *TINY.get(command, []), "--no-such-option", "1"))
+        yield Case(
+            command, "argument", (*command.split(), *TINY.get(command, []), "one", "two", "three", "missing.py:Op")
+        )
     for words in ([], ["nope"], ["--nope"], ["vlm"], ["vlm", "nope"], ["\x1b[31m"], ["vlm", "train"], ["coherence"]):
         if words not in ([], ["vlm"]):  # these print the help
             yield Case(" ".join(words), "words", tuple(words))
