@@ -14,7 +14,7 @@ import torch
 
 from gradprobe import registry
 from gradprobe.core import AnyOperator, Noise, SelectionOperator, apply, check_k, deployed
-from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.experiments import Progress, Run, ask
 from gradprobe.files import write_whole
 from gradprobe.probes import coherence, cost, equivalence, fidelity, landscape, retention
@@ -122,7 +122,7 @@ def compare(
         ops: one operator or several, each itself, its name or its class; all others are compared with the first.
         k: tokens kept, 1..N; or ``keep`` instead.
         keep: their share of N, in (0, 1].
-        baselines: operators likewise.
+        baselines: operators likewise; ``[]`` or ``"none"`` for none.
         backbone: ``scenes`` or a timm vision transformer.
         weights: a file, or ``none``; None: the backbone's own.
         data: folder of images; None: the backbone's own.
@@ -158,13 +158,15 @@ def compare(
         gradprobe.errors.UsageError: no size is called 'enormous'; Known: full, large, medium, small, tiny
     """
     own = _named(ops)
-    named = own | _named(baselines, own)
+    named = own | _named([] if baselines == "none" else baselines, own)
     if not own:
         raise UsageError("a comparison needs an operator; give --op NAME or --op my_op.py:MyOp")
     if not isinstance(backbone, str):
         raise UsageError("a comparison opens its model by name; save your weights and give backbone= and weights=")
     if size is not None and size not in SIZES:
         raise UsageError(f"no size is called {size!r}; {nearest(size, SIZES)}")
+    if not isinstance(budget, int | float):
+        raise UsageError(f"budget={in_words(budget)} is not possible; give seconds, such as budget=600")
     if not budget > 0:
         raise UsageError(f"--budget {budget:g}s is not possible; give a time such as --budget 10m")
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.about import About, joined
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, UsageError, in_words
 from gradprobe.nans import refuse_nan
 
 
@@ -288,7 +288,9 @@ def check_k(k: int, n: int) -> None:
     Raises:
         UsageError: K is not a whole number between 1 and N.
     """
-    if not isinstance(k, int) or not 1 <= k <= n:
+    if not isinstance(k, int):
+        raise UsageError(f"k={in_words(k)} is not possible; give a whole number, 1 to {n}, or a share with keep=0.3")
+    if not 1 <= k <= n:
         raise UsageError(
             f"k={k} asks for {k} of {n} tokens; possible: --k 1 to --k {n}, or --keep with a share in (0, 1]"
         )

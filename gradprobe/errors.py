@@ -35,9 +35,20 @@ def nearest(asked: str, known: Iterable[str]) -> str:
         "did you mean 'vpnoise'? Known: gumbel, vpnoise"
     """
     names = sorted(known)
-    close = get_close_matches(asked, names, n=1)
+    close = get_close_matches(str(asked), names, n=1)
     guess = f"did you mean '{close[0]}'? " if close else ""
     return f"{guess}Known: {', '.join(names)}"
+
+
+def in_words(value: object) -> str:
+    """A value that was given instead of another, in one line: itself if it is short, else its type.
+
+    Example:
+        >>> in_words("scenes"), in_words(list(range(100)))
+        ("'scenes'", 'a list')
+    """
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"a {type(value).__name__}"
 
 
 def check_positive(name: str, field: str, value: float) -> None:

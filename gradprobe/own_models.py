@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from gradprobe.backbones import Backbone
-from gradprobe.errors import UsageError
+from gradprobe.errors import UsageError, in_words
 
 STATE = "state:"  # begins the fingerprint of weights that are in no file
 
@@ -37,7 +37,9 @@ def own_backbone(model: Any, *, layer: int = 0, device: str = "cpu", dtype: str 
         config = getattr(backbone.model, "pretrained_cfg", None) or {}
         backbone = replace(backbone, name=config.get("architecture") or type(backbone.model).__name__)
     else:
-        raise UsageError(f"backbone={model!r} is no model; give a name, a timm VisionTransformer or a gp.Backbone")
+        raise UsageError(
+            f"backbone={in_words(model)} is no model; give a name, a timm VisionTransformer or a gp.Backbone"
+        )
     parameter = next(backbone.model.parameters())
     if device not in ("cpu", str(parameter.device), parameter.device.type):
         raise UsageError(f"the model is on {parameter.device}; move it: model.to({device!r}), or leave device= out")

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradprobe.about import about_of
-from gradprobe.errors import GradprobeError, UsageError, nearest
-from gradprobe.third_party import code_of, role_of
+from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
+from gradprobe.third_party import code_of, defining, parts_of, role_of
 from gradprobe.user_files import PATH, all_named, check_trusted, from_file, reason_of, refuse_bare
 
 if TYPE_CHECKING:
@@ -173,7 +173,9 @@ def part(kind: str, spec: str) -> Any:
         UsageError: an unknown name or field, or a value the field does not take.
     """
     if not isinstance(spec, str):
-        raise UsageError(f"{spec!r} is not the name of a {kind}; give a name, such as {next(iter(TABLES[kind]))!r}")
+        raise UsageError(
+            f"{in_words(spec)} is not the name of a {kind}; give a name, such as {next(iter(TABLES[kind]))!r}"
+        )
     name, fields = _split(spec)
     found = _find(kind, name)
     try:
@@ -201,9 +203,7 @@ def label(thing: Any) -> str:
         settings = ",".join(f"{key}={_text(value)}" for key, value in thing.keywords.items())
         return f"{label(thing.func)}:{settings}" if settings else label(thing.func)
     named = thing if inspect.isroutine(thing) else type(thing)
-    where = f"{named.__module__}:{named.__qualname__}"
-    built_in = {path: name for table in TABLES.values() for name, path in table.items()}
-    name = built_in.get(where) or _typed.get(named, where)
+    name = _name_of(named) or f"{named.__module__}:{named.__qualname__}"
     if not dataclasses.is_dataclass(thing):
         return name
     changed = [
@@ -288,26 +288,36 @@ def _remedy(kind: str, name: str) -> str:
     return f"it is {_origin(points[0])}: update or uninstall that" if points else f"see the built-in {kind}s"
 
 
+def _name_of(code: Any) -> str | None:
+    """The name by which a class or function can be asked for; None if it was only ever given as an object."""
+    built_in = {path: name for table in TABLES.values() for name, path in table.items()}
+    return built_in.get(f"{code.__module__}:{code.__qualname__}") or _typed.get(code)
+
+
 def _own(thing: Any) -> Any:
     """An operator that is given as an object, function or class."""
     made = _make(thing, {}, thing.__name__) if inspect.isclass(thing) else thing
     if not callable(made):
         raise UsageError(
-            f"{made!r} cannot be called; give the name of an operator, such as 'vpnoise', or an object, function or "
-            "class that is called with (patches, scores, k, noise) and returns a gradprobe.Selection"
+            f"{in_words(made)} cannot be called; give the name of an operator, such as 'vpnoise', or an object, a "
+            "function or a class that is called with (patches, scores, k, noise) and returns a gradprobe.Selection"
         )
     name = label(made)
-    _given[name] = _whole(made, name)
-    return made
+    if any(_name_of(code) is None for code in map(defining, parts_of(made))):
+        _given[name] = _whole(made, name)
+    return _whole(made, name)
 
 
 def _whole(made: Any, name: str) -> Any:
     """An operator as it is; half of one is refused.
 
     Raises:
-        UsageError: a relaxation or a throttle alone.
+        UsageError: a relaxation or a throttle alone, or something else.
     """
-    if (role := role_of(made)) in ("relaxation", "throttle"):
+    role = role_of(made)
+    if role == "none":
+        raise UsageError(f"{name} cannot be called with (patches, scores, k, noise), as an operator is")
+    if role != "operator":
         other, joined = ("throttle", f"{name}+gather") if role == "relaxation" else ("relaxation", f"lapsum+{name}")
         python = "gp.Operator(relaxation, throttle)"
         raise UsageError(f"{name} is a {role} alone; join it with a {other}: {joined} (in Python {python})")

@@ -4,6 +4,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from gradprobe.core import Batch, Selection
 from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
 from gradprobe.data.images import Images
 from gradprobe.data.source import FolderSource, SceneSource, Source
-from gradprobe.errors import UsageError, nearest
+from gradprobe.errors import UsageError, in_words, nearest
 from gradprobe.own_models import STATE, own_backbone, own_names, state_fingerprint
 from gradprobe.registry import label, part
 
@@ -137,9 +138,9 @@ class Classification:
 def classification(
     backbone: str | nn.Module | Backbone = "scenes",
     *,
-    weights: str | None = None,
-    data: str | None = None,
-    train_data: str | None = None,
+    weights: str | Path | None = None,
+    data: str | Path | None = None,
+    train_data: str | Path | None = None,
     layer: int = 0,
     loss: str = "ce",
     scorer: str = "mlp",
@@ -185,6 +186,11 @@ def classification(
     for name, value, possible in (("loss", loss, LOSSES), ("dtype", dtype, DTYPES)):
         if value not in possible:
             raise UsageError(f"--{name} {value} is not possible; {nearest(value, possible)}")
+    for name, path in (("weights", weights), ("data", data), ("train_data", train_data)):
+        if path is not None and not isinstance(path, str | Path):
+            raise UsageError(f"{name}={in_words(path)} is not possible; give the path of a file or folder")
+    if not isinstance(seed, int):
+        raise UsageError(f"seed={in_words(seed)} is not possible; give a whole number")
     if class_order is not None and data is None:
         raise UsageError(f"--class-order {class_order} needs class folders: give --data DIR")
     if not isinstance(backbone, str):

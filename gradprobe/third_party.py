@@ -38,6 +38,11 @@ def role_of(thing: Any) -> Role:
     return "relaxation" if _takes(signature, *own, 0, 0, 0) else "none"
 
 
+def parts_of(thing: Any) -> list[Any]:
+    """The relaxation and the throttle of an `Operator`; any other operator as it is."""
+    return [thing.relaxation, thing.throttle] if type(thing).__name__ == "Operator" else [thing]
+
+
 def code_of(thing: Any) -> str | None:
     """A hash of what a third party's operator computes by, None for built-ins.
 
@@ -45,10 +50,9 @@ def code_of(thing: Any) -> str | None:
     the name. So stored answers do not outlive a change of the code, nor pass for those of an object with other
     settings.
     """
-    parts = [thing.relaxation, thing.throttle] if type(thing).__name__ == "Operator" else [thing]
     files, rest = set(), []
-    for item in parts:
-        code = _defining(item)
+    for item in parts_of(thing):
+        code = defining(item)
         if (code.__module__ or "").startswith("gradprobe."):
             continue
         file = _source_file(code)
@@ -69,10 +73,10 @@ def _takes(signature: inspect.Signature, *arguments: Any, **named: Any) -> bool:
     return True
 
 
-def _defining(item: Any) -> Any:
+def defining(item: Any) -> Any:
     """The function or class whose code runs when an object is called."""
     if isinstance(item, functools.partial):
-        return _defining(item.func)
+        return defining(item.func)
     return item if inspect.isroutine(item) else type(item)
 
 

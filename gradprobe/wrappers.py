@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from gradprobe.errors import UsageError
+from gradprobe.errors import UsageError, in_words
 
 
 def unwrapped(model: Any, name: str) -> Any:
@@ -19,13 +19,15 @@ def unwrapped(model: Any, name: str) -> Any:
         name: what errors call it.
 
     Raises:
-        UsageError: the model inside does not compute the same.
+        UsageError: what is no module, or a model inside that does not compute the same.
 
     Example:
         >>> linear = nn.Linear(2, 2)
         >>> unwrapped(nn.DataParallel(linear), "mine") is linear
         True
     """
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"{in_words(model)} is no model; give a torch.nn.Module")
     while (inner := _inside(model, name)) is not model:
         model = inner
     return model

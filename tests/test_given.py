@@ -79,6 +79,8 @@ def test_a_class_an_object_and_a_function_are_operators(probe):
         ({"keep": "0.3"}, r"share in \(0, 1\]"),
         ({"k": 0}, "k=0 asks for 0 of 10 tokens"),
         ({"k": 11}, "k=11 asks for 11 of 10 tokens"),
+        ({"k": "4"}, "k='4' is not possible; give a whole number, 1 to 10"),
+        ({"k": 4.0}, "k=4.0 is not possible"),
     ],
 )
 def test_exactly_one_possible_budget_is_taken(probe, budget, words):
@@ -116,6 +118,8 @@ def test_retention_without_a_recipe_trains_as_the_command_does(monkeypatch):
         (gp.build("vpnoise").relaxation, r"lapsum is a relaxation alone.*lapsum\+gather"),
         (type(gp.build("vpnoise").throttle), r"vpnoise is a throttle alone.*lapsum\+vpnoise"),
         (gp.Operator, "give every field that has no default"),
+        (gp.About("x", "exact", source="y" * 100), "^a About cannot be called"),
+        (gp.classification, r"classification cannot be called with \(patches, scores, k, noise\)"),
     ],
 )
 def test_what_is_no_operator_is_one_line_that_says_what_to_give(op, words):
@@ -125,11 +129,28 @@ def test_what_is_no_operator_is_one_line_that_says_what_to_give(op, words):
         assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_task_is_one_line():
-    with pytest.raises(gp.UsageError, match=r"'scenes' is no task; make one with gradprobe.classification"):
-        gp.coherence("scenes", "vpnoise", k=58)
-    with pytest.raises(gp.UsageError, match="is not the name of a scorer"):
-        gp.classification("scenes", scorer=torch.nn.Linear(2, 1))
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: gp.coherence("scenes", "vpnoise", k=58), "'scenes' is no task; make one with gradprobe.classif"),
+        (lambda: gp.coherence("vpnoise", Toy(), k=4), "a Toy cannot be called"),
+        (lambda: gp.retention(Toy(), "vpnoise", k=4, recipe=5), r"recipe=5 is no recipe; give gradprobe.Recipe\("),
+        (lambda: gp.landscape(Toy(), "vpnoise", k=4, grid=2), "--grid 2 has no steps to compare"),
+        (lambda: gp.compare("vpnoise", k=58, budget="10m"), "budget='10m' is not possible; give seconds"),
+        (lambda: gp.classification("scenes", scorer=torch.nn.Linear(2, 1)), "is not the name of a scorer"),
+        (lambda: gp.classification("scenes", denoiser=3), "3 is not the name of a denoiser"),
+        (lambda: gp.classification("scenes", data=5), "data=5 is not possible; give the path"),
+        (lambda: gp.classification("scenes", seed="a"), "seed='a' is not possible; give a whole number"),
+        (lambda: gp.classification("scenes", loss=None), "--loss None is not possible; Known: ce, kl"),
+        (lambda: gp.classification("scenes", dtype=torch.float32), "did you mean 'float32'"),
+        (lambda: gp.Backbone.of(5), "5 is no model; give a torch.nn.Module"),
+        (lambda: gp.vlm.captioning(5), "5 is no name of a model"),
+    ],
+)
+def test_a_wrong_call_is_one_line(call, words):
+    with pytest.raises(gp.UsageError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
 
 
 def test_an_operator_comes_back_as_it_was_given_and_is_found_by_its_name():
@@ -142,6 +163,17 @@ def test_an_operator_comes_back_as_it_was_given_and_is_found_by_its_name():
     joined = gp.Operator(half, gp.build("scale").throttle)
     assert gp.build(registry.label(gp.build(joined))) is joined
     assert gp.build("vpnoise") == gp.build(gp.build("vpnoise"))
+
+
+def test_a_name_of_a_file_is_looked_up_where_the_user_is_now(tmp_path, monkeypatch):
+    """A probe that was given a name leaves nothing behind that stands for the same name elsewhere."""
+    for slope in (1, 2):
+        (tmp_path / str(slope)).mkdir()
+        code = f"from test_given import SoftMask\n\n\nclass Mine(SoftMask):\n    by = {slope}\n"
+        (tmp_path / str(slope) / "mine.py").write_text(code)
+        monkeypatch.chdir(tmp_path / str(slope))
+        gp.coherence(Toy(), "mine.py:Mine", k=4, batches=3, batch_size=2)
+        assert gp.build("mine.py:Mine").by == slope
 
 
 def test_check_takes_a_class_and_a_function():
@@ -212,7 +244,7 @@ def test_compare_takes_one_operator_objects_and_a_share(tmp_path, monkeypatch):
     from test_compare import shrink
 
     shrink(monkeypatch)
-    found = gp.compare(SoftMask(2.0), keep=0.3, baselines=[], size="tiny", results=tmp_path, workers=1)
+    found = gp.compare(SoftMask(2.0), keep=0.3, baselines="none", size="tiny", results=tmp_path, workers=1)
     assert found.settings["k"] == 59
     assert found.focus.endswith(":SoftMask:slope=2")
     assert set(found.results) == {"coherence", "landscape", "fidelity", "equivalence", "retention", "cost"}

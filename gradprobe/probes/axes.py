@@ -69,7 +69,7 @@ def parse_grid(text: str) -> tuple[int, int]:
         >>> parse_grid("61x31"), parse_grid("81")
         ((61, 31), (1, 81))
     """
-    parts = text.lower().replace("×", "x").split("x")
+    parts = str(text).lower().replace("×", "x").split("x")
     if not (1 <= len(parts) <= 2 and all(re.fullmatch(" *[0-9]{1,6} *", part) for part in parts)):
         raise UsageError(f"--grid {text} is no grid; give rows x columns such as 61x31, or points of a line such as 81")
     sizes = [int(part) for part in parts]

@@ -13,7 +13,7 @@ from torch import Tensor
 from gradprobe import registry
 from gradprobe.agreement import FOLDS, different, products_of
 from gradprobe.core import AnyOperator, Batch, Noise, SelectionOperator, Task
-from gradprobe.errors import UsageError
+from gradprobe.errors import UsageError, in_words
 from gradprobe.probes.descent import HeldOut, group_gradients, groups_for, own_products, products
 from gradprobe.probes.gradients import centred, score_gradient
 from gradprobe.probes.questions import Progress, check_counts, check_same, environment, operator_of
@@ -109,7 +109,9 @@ def _reference(
     if given is None:
         return make_reference(task, k, keep=keep, workers=workers, progress=progress)
     if not isinstance(given, ReferenceResult):
-        raise UsageError(f"{given!r} is no reference; give reference=gradprobe.reference(task, k=58), or k=58 alone")
+        raise UsageError(
+            f"{in_words(given)} is no reference; give reference=gradprobe.reference(task, k=58), or k=58 alone"
+        )
     if k is not None or keep is not None:
         raise UsageError("a reference says its K; give either reference= or one of k= and keep=")
     return given

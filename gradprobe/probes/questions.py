@@ -11,7 +11,7 @@ import torch
 from gradprobe import registry
 from gradprobe.budget import budget, check_budget
 from gradprobe.core import AnyOperator, SelectionOperator, Task
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, UsageError, in_words
 from gradprobe.own_models import STATE
 from gradprobe.ranges import check_number
 from gradprobe.tasks import maker
@@ -44,7 +44,9 @@ def tokens_kept(task: Task, k: int | None, keep: float | None) -> int:
         UsageError: what is no task, or not exactly one of ``k`` and ``keep``.
     """
     if not hasattr(task, "n_tokens"):
-        raise UsageError(f"{task!r} is no task; make one with gradprobe.classification('scenes'), and pass it first")
+        raise UsageError(
+            f"{in_words(task)} is no task; make one with gradprobe.classification('scenes'), and pass it first"
+        )
     check_budget(k, keep)
     return budget(k, keep, task.n_tokens)
 

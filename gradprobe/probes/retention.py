@@ -19,7 +19,7 @@ from torch import Tensor
 from gradprobe import registry
 from gradprobe.core import AnyOperator, Batch, Selection, SelectionOperator, Task, check_k, deployed
 from gradprobe.deploy import save_scorer
-from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.files import write_whole
 from gradprobe.locks import claimed
 from gradprobe.probes.gradients import refuse_nonfinite
@@ -84,7 +84,9 @@ def retention(
         GradprobeError: no gradient to train with, a loss that is not finite, or too few images.
     """
     operator, k = operator_and_k(task, operator, k, keep)
-    name, recipe = registry.label(operator), recipe or Recipe(STEPS)
+    name, recipe = registry.label(operator), Recipe(STEPS) if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise UsageError(f"recipe={in_words(recipe)} is no recipe; give gradprobe.Recipe(steps=100)")
     question = question_of(task, operator, k, recipe=recipe, images=images)
     tell, started = progress or (lambda what, done, total: None), time.perf_counter()
     threads = workers_for(task, workers)

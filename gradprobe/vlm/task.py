@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from gradprobe.backbones import frozen
 from gradprobe.core import Batch, Mixed, Selection, Tokens
 from gradprobe.data.fingerprints import model_fingerprint
-from gradprobe.errors import UsageError
+from gradprobe.errors import UsageError, in_words
 from gradprobe.registry import label, part
 from gradprobe.tasks import both_trained
 from gradprobe.vlm.captions import CaptionSource, Example
@@ -207,6 +207,8 @@ def captioning(
         >>> task.n_tokens, task.vlm.dim
         (100, 128)
     """
+    if not isinstance(backbone, str):
+        raise UsageError(f"{in_words(backbone)} is no name of a model; an open one makes a task by gp.vlm.task_of")
     for given, option, remedy in (
         (weights, "--weights", f"name a folder with the model's weights instead of {backbone}"),
         (train_data, "--train-data", "a fixed part of --data is held out for probes"),
