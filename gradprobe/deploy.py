@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gradprobe.backbones import Backbone
 from gradprobe.core import check_k, deployed
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.files import write_whole
+from gradprobe.files import open_regular, write_whole
 from gradprobe.registry import check_trusted, part
 from gradprobe.wrappers import unwrapped
 
@@ -144,7 +144,8 @@ def load_scorer(path: Path | str, trust: Collection[Path | str] = ()) -> Scorer:
         )
     try:
         state = load(path.read_bytes())
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        with open_regular(path.with_suffix(".json")) as file:
+            about = json.loads(file.read())
         check_trusted("scorer", about["scorer"], path.with_suffix(".json"), trust)
         network = part("scorer", about["scorer"]).make(about["dim"], 0).to(next(iter(state.values())).dtype)
         network.load_state_dict(state)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradprobe.errors import GradprobeError
+from gradprobe.files import open_regular
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -85,6 +86,7 @@ _REMEDY = f"install gradprobe again, or make the weights with: gradprobe train-s
 
 def _read(weights: Path) -> bytes:
     try:
-        return Path(weights).read_bytes()
+        with open_regular(Path(weights)) as file:
+            return file.read()
     except OSError as error:
         raise GradprobeError(f"cannot read the scenes weights {weights} ({error.strerror}); {_REMEDY}") from None

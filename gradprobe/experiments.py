@@ -19,6 +19,7 @@ from string import Template
 from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.files import open_regular
 from gradprobe.leftovers import FORCED
 from gradprobe.results import Store, key_of
 
@@ -102,7 +103,8 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
     """
     path = Path(path)
     try:
-        preset = tomllib.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            preset = tomllib.loads(file.read().decode("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the preset {path}: {error}") from None
     kinds = {"title": str, "figure": str, "claim": str, "baseline": str, "question": dict, "run": list}

@@ -51,12 +51,14 @@ SPECIAL = {  # options of text, by what is meant
     "taus": LISTS, "tau": [*LISTS, "1", "1:x", "0:1", "2:nan"], "steps": LISTS, "budget": LISTS, "size": HOSTILE,
     "grid": [*LISTS, "2x2", "0x0", "99999999x99999999", "3x3x3"],
     "image_size": [*LISTS, "99999999x99999999", "0x0", "1x5000"],
-    "params": ["***", "nothing", "[", ""], "data": FILES, "train_data": FILES, "weights": FILES, "image_root": FILES,
+    "params": ["***", "nothing", "[", ""],
+    "axes": [*HOSTILE, "pca", "checkpoints:fifo,0", "checkpoints:", "checkpoints:-1,2"],
+    "data": FILES, "train_data": FILES, "weights": FILES, "image_root": FILES,
     "model": FILES, "vlm": FILES, "preset": HOSTILE, "page": PLACES,
 }  # fmt: skip
 READ = ("preset", "pruner", "image", "trust", "presets", "data")  # paths that are read; others are written
 UNREFUSED = {  # what means something after all: (option, value)
-    ("budget", "x"), ("image_root", ""), ("data", ""), ("trust", ""), ("presets", ""), ("page", ""),
+    ("budget", "x"), ("image_root", ""), ("data", ""), ("presets", ""), ("page", ""),
 }  # fmt: skip
 TINY = {  # what makes a command small and complete; the option that is tried stands behind it and wins
     "compare": ["--op", "vpnoise", "--k", "5", "--size", "tiny", "--baseline", "none", "--page", "none"],

@@ -1,6 +1,7 @@
 """Nothing that is loaded runs code: names in files are built-in or installed, a path needs the user's own word."""
 
 import json
+import os
 import textwrap
 
 import pytest
@@ -185,3 +186,28 @@ def test_a_relative_path_is_the_file_of_the_present_folder(tmp_path, monkeypatch
         registry.build(registry.build("mine.py:Op"))
         made += [registry.build("mine.py:Op")(None, None, 1, None) for _ in range(2)]
     assert made == [0] * 3 + [1] * 3
+
+
+def test_what_is_trusted_is_there(tmp_path):
+    from gradprobe.cli.options import trusted
+
+    file = tmp_path / "theirs.py"
+    file.touch()
+    assert trusted([file]) == (file,)
+    assert trusted(None) == ()
+    for wrong in (tmp_path / "missing.py", tmp_path, tmp_path / "theirs"):
+        with pytest.raises(UsageError, match="--trust"):
+            trusted([wrong])
+
+
+def test_a_file_that_never_ends_is_not_waited_for(tmp_path):
+    from gradprobe.errors import GradprobeError
+
+    os.mkfifo(tmp_path / "p.toml")
+    with pytest.raises(UsageError, match="cannot read the preset"):
+        load_experiment(tmp_path / "p.toml")
+    about = save_scorer(MLP(width=4).make(6, 0), tmp_path, {"scorer": "mlp"}, dim=6).with_suffix(".json")
+    about.unlink()
+    os.mkfifo(about)
+    with pytest.raises(GradprobeError, match="no scorer that can be read"):
+        load_scorer(tmp_path)

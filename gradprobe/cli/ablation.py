@@ -27,7 +27,7 @@ def ablation(
 
     if figure is not None:
         check_path(figure)
-    experiment = load_experiment(preset, trust or ())
+    experiment = load_experiment(preset, options.trusted(trust))
     with bars() as tell:
         answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
     found = variants([answer.result for answer in answers], experiment.paper)

@@ -36,7 +36,7 @@ def figures(
     if name is not None and name not in known:
         raise UsageError(f"no preset {name!r} in {presets}: {nearest(name, known)}")
     drawings = _drawings()
-    chosen = [load_experiment(path, trust or ()) for stem, path in known.items() if name in (None, stem)]
+    chosen = [load_experiment(path, options.trusted(trust)) for stem, path in known.items() if name in (None, stem)]
     for experiment in chosen:
         if experiment.figure not in drawings:
             raise UsageError(

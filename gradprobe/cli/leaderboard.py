@@ -30,7 +30,7 @@ def leaderboard(
 
     if figure is not None:
         check_path(figure)
-    experiment = load_experiment(preset, trust or ())
+    experiment = load_experiment(preset, options.trusted(trust))
     with bars() as tell:
         answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
     computed = sum(answer.computed for answer in answers)

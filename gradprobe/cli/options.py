@@ -50,6 +50,18 @@ Trust = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Measure again even if the answer is stored.")]
 
 
+def trusted(files: Sequence[Path] | None) -> tuple[Path, ...]:
+    """Python files that may run.
+
+    Raises:
+        UsageError: one of them is not there.
+    """
+    for file in files or ():
+        if not file.is_file() or file.suffix != ".py":
+            raise UsageError(f"--trust {file} is no Python file; name the file that was named in the error")
+    return tuple(files or ())
+
+
 def checked(command: Callable[..., None]) -> Callable[..., None]:
     """A command that refuses numbers outside the range of their option before it does anything."""
 

@@ -36,7 +36,7 @@ def generate(
     from gradprobe.vlm.deploy import Budget, inputs_of, load
 
     asked = None if k is None and ratio is None else Budget(k, ratio)
-    pruned = load(pruner, model, device, dtype, trust or ())
+    pruned = load(pruner, model, device, dtype, options.trusted(trust))
     pruned = pruned if asked is None else replace(pruned, budget=asked)
     inputs = inputs_of(pruned.vlm, pictures, prompt)
     ids = pruned.generate(inputs, max_new_tokens=max_new_tokens, options={"do_sample": False})

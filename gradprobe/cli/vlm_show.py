@@ -43,7 +43,7 @@ def show(
 
     scorer: Any = None
     if pruner is not None:
-        found = load(pruner, model, device, dtype, trust or ())
+        found = load(pruner, model, device, dtype, options.trusted(trust))
         vlm, scorer, ranked_by = found.vlm, found.scorer, f"scorer of {pruner}"
         budget = found.budget
     else:

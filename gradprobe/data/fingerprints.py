@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gradprobe.data.hashes import file_hash, file_hashes
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.files import open_regular
 
 SCENES_VLM = Path(__file__).parents[1] / "assets" / "scenes_vlm"
 # Of a model's folder, what decides nothing: pictures, documents, and the card of scenes-vlm.
@@ -102,8 +103,8 @@ def _is_paper(file: Path) -> bool:
 def _adapted(folder: Path) -> Path | None:
     """The folder of the model that an adapter is for."""
     try:
-        base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-        return Path(base)
+        with open_regular(folder / "adapter_config.json") as file:
+            return Path(json.loads(file.read())["base_model_name_or_path"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from gradprobe.core import SelectionOperator
 from gradprobe.errors import GradprobeError, Notice, UsageError
+from gradprobe.files import open_regular
 from gradprobe.registry import build, code_of, label
 from gradprobe.statistics import Estimate
 from gradprobe.train import Fitting
@@ -187,7 +188,8 @@ class _Run:
         path, content = self.out / NAME, None
         if self.team.first and not restart and path.exists():
             try:
-                content = path.read_bytes()
+                with open_regular(path) as file:
+                    content = file.read()
             except OSError as error:
                 raise GradprobeError(f"{path} cannot be read: {error.strerror or error}") from None
         content = self.team.given(content)
