@@ -92,7 +92,7 @@ TABLES = {
 }  # fmt: skip
 
 _typed: dict[Any, str] = {}  # class or function -> the name it was asked for by, so that `label` can be typed back
-_given: dict[str, Any] = {}  # canonical name -> an operator that was given as an object, for as long as this process
+_objects: dict[str, Any] = {}  # canonical name -> an operator that was given as an object, for as long as this process
 
 
 def names(kind: str) -> list[str]:
@@ -141,9 +141,9 @@ def build(spec: "AnyOperator") -> "SelectionOperator":
     if not isinstance(spec, str):
         return _own(spec)
     if not all_named(spec):
-        _given.pop(spec, None)  # the same relative path is another file in another folder
-    if spec in _given:
-        return _given[spec]
+        _objects.pop(spec, None)  # the same relative path is another file in another folder
+    if spec in _objects:
+        return _objects[spec]
     first, plus, second = spec.partition("+")
     if plus:
         return Operator(part("relaxation", first), part("throttle", second))
@@ -296,32 +296,32 @@ def _name_of(code: Any) -> str | None:
 
 def _own(thing: Any) -> Any:
     """An operator that is given as an object, function or class."""
-    made = _make(thing, {}, thing.__name__) if inspect.isclass(thing) else thing
-    if not callable(made):
+    operator = _make(thing, {}, thing.__name__) if inspect.isclass(thing) else thing
+    if not callable(operator):
         raise UsageError(
-            f"{in_words(made)} cannot be called; give the name of an operator, such as 'vpnoise', or an object, a "
+            f"{in_words(operator)} cannot be called; give the name of an operator, such as 'vpnoise', or an object, a "
             "function or a class that is called with (patches, scores, k, noise) and returns a gradprobe.Selection"
         )
-    name = label(made)
-    if any(_name_of(code) is None for code in map(defining, parts_of(made))):
-        _given[name] = _whole(made, name)
-    return _whole(made, name)
+    name = label(operator)
+    if any(_name_of(code) is None for code in map(defining, parts_of(operator))):
+        _objects[name] = _whole(operator, name)
+    return _whole(operator, name)
 
 
-def _whole(made: Any, name: str) -> Any:
+def _whole(operator: Any, name: str) -> Any:
     """An operator as it is; half of one is refused.
 
     Raises:
         UsageError: a relaxation or a throttle alone, or something else.
     """
-    role = role_of(made)
+    role = role_of(operator)
     if role == "none":
         raise UsageError(f"{name} cannot be called with (patches, scores, k, noise), as an operator is")
     if role != "operator":
         other, joined = ("throttle", f"{name}+gather") if role == "relaxation" else ("relaxation", f"lapsum+{name}")
         python = "gp.Operator(relaxation, throttle)"
         raise UsageError(f"{name} is a {role} alone; join it with a {other}: {joined} (in Python {python})")
-    return made
+    return operator
 
 
 def _fields_of(cls: Any) -> dict[str, Any]:

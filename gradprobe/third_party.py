@@ -111,16 +111,16 @@ def _instructions(code: CodeType) -> Iterator[bytes]:
 def _state(item: Any) -> bytes:
     """All that an object holds beside the fields that stand in its name; empty where it holds nothing."""
     if isinstance(item, functools.partial):
-        held: Any = (item.args, sorted(item.keywords.items()), _state(item.func))
+        content: Any = (item.args, sorted(item.keywords.items()), _state(item.func))
     elif inspect.isfunction(item):
-        held = [cell.cell_contents for cell in item.__closure__ or () if cell.cell_contents is not item]
+        content = [cell.cell_contents for cell in item.__closure__ or () if cell.cell_contents is not item]
     elif inspect.ismethod(item):
-        held = vars(item.__self__) if hasattr(item.__self__, "__dict__") else item.__self__
+        content = vars(item.__self__) if hasattr(item.__self__, "__dict__") else item.__self__
     else:
-        held = None if is_dataclass(item) else getattr(item, "__dict__", None)
-    if not held:
+        content = None if is_dataclass(item) else getattr(item, "__dict__", None)
+    if not content:
         return b""
     try:
-        return pickle.dumps(held)
-    except Exception:  # anything may be held; an address among it makes the hash new in each process, never stale
-        return repr(held).encode()
+        return pickle.dumps(content)
+    except Exception:  # an object may hold anything; an address in it makes the hash new in each process, never stale
+        return repr(content).encode()

@@ -87,9 +87,9 @@ def refuse_bare(path: Path) -> NoReturn:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; name a Python file and a class in it: my_ops.py:MyOperator")
-    if not (known := _names_in(_module_of(path), path)):
+    if not (names := _names_in(_module_of(path), path)):
         raise UsageError(f"{path} defines no operator: a class or function called with (patches, scores, k, noise)")
-    raise UsageError(f"{path} is a file; name what is meant in it: {', '.join(known)}")
+    raise UsageError(f"{path} is a file; name what is meant in it: {', '.join(names)}")
 
 
 def _module_of(path: Path) -> ModuleType:
@@ -115,14 +115,14 @@ def _module_of(path: Path) -> ModuleType:
 
 def _names_in(module: ModuleType, path: Path | str) -> list[str]:
     """Names, as they are typed, of the operators, relaxations and throttles that a file defines, in its order."""
-    joined = {"operator": "{}", "relaxation": "{}+gather", "throttle": "lapsum+{}"}
-    found = []
+    templates = {"operator": "{}", "relaxation": "{}+gather", "throttle": "lapsum+{}"}
+    names = []
     for name, value in vars(module).items():
         if getattr(value, "__module__", None) != module.__name__ or name.startswith("_"):
             continue
         if (inspect.isclass(value) or inspect.isfunction(value)) and (role := role_of(value)) != "none":
-            found.append(joined[role].format(f"{path}:{name}"))
-    return found
+            names.append(templates[role].format(f"{path}:{name}"))
+    return names
 
 
 def reason_of(error: BaseException) -> str:
