@@ -155,7 +155,7 @@ def associations(units: Units, seed: int = 0, replicates: int = REPLICATES) -> d
 
 
 def difference(units: Units, one: str, other: str, seed: int = 0, replicates: int = REPLICATES) -> Estimate:
-    """How much more a measure goes with the outcome than another, on the units that have both: rho less rho.
+    """Difference of two measures' correlations with the outcome, on the units that have both: rho less rho.
 
     Both correlations come from the same draws, so that what they share cancels.
     """

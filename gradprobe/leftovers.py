@@ -1,4 +1,4 @@
-"""What killed runs leave in a folder of answers: older answers set aside, unfinished folders, unfinished work."""
+"""Leftovers of killed runs in a folder of answers: older answers set aside, unfinished folders, unfinished work."""
 
 import errno
 import json
@@ -101,7 +101,7 @@ def _answer_in(aside: Path) -> str:
 
 
 def _touched(path: Path) -> float:
-    """When something was last written in a folder, in seconds."""
+    """Time of the last write in a folder, in seconds."""
     times = []
     with suppress(OSError):
         times.append(path.lstat().st_mtime)

@@ -27,7 +27,7 @@ class Range:
     above: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Whether the value is a number of this range; NaN, infinities and truth values are of none."""
+        """Tell whether the value is a number of this range; NaN, infinities and truth values are of none."""
         kinds = int if self.whole else (int, float)
         if isinstance(value, bool) or not isinstance(value, kinds):
             return False

@@ -200,7 +200,7 @@ def _score_ends(x: int, n: int, z: float) -> tuple[float, float]:
 
 
 def _ratio_reach(ratio: float, below: float, above_by: float, below_by: float, side: int) -> float:
-    """How far a ratio a/b goes to one side: its end is ``(a b + side sqrt(...)) / (b^2 - d^2)`` less a/b."""
+    """Distance from a ratio a/b to one end of its interval: ``(a b + side sqrt(...)) / (b^2 - d^2)`` less a/b."""
     share = below_by / below
     if share >= 1:
         return np.inf

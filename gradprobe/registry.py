@@ -283,7 +283,7 @@ def _origin(point: EntryPoint) -> str:
 
 
 def _remedy(kind: str, name: str) -> str:
-    """Whom to ask about a part that is broken."""
+    """Name the maintainer of a broken part."""
     points = [] if name in TABLES[kind] else plugins(kind).get(name, [])
     return f"it is {_origin(points[0])}: update or uninstall that" if points else f"see the built-in {kind}s"
 

@@ -31,7 +31,7 @@ _WHOLE = 64 << 20  # bytes up to which a model's file was hashed whole
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an answer or file: its name, the name it has now, and why."""
+    """Outcome for an answer or file: its name, the name it has now, and why."""
 
     before: str
     after: str

@@ -96,7 +96,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Count:
-    """How many comparisons a table makes, how many of them are decided, and how many would be by chance alone.
+    """Count the comparisons of a table, those that are decided, and those that would be by chance alone.
 
     Attributes:
         compared: those that could be decided.
@@ -194,7 +194,7 @@ def count(table: Sequence[Mapping[str, Any]]) -> Count:
 
 
 def few_seeds(cell: Mapping[str, Any]) -> bool:
-    """Whether a cell is of a training with too few seeds to decide anything."""
+    """Tell whether a cell is of a training with too few seeds to decide anything."""
     return cell["seeds"] is not None and cell["seeds"] < FEWEST_SEEDS
 
 

@@ -54,7 +54,7 @@ def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection
 
 
 def all_named(spec: str) -> bool:
-    """Whether the user has named every Python file of an operator's name, as it is read from the present folder."""
+    """Tell whether the user has named every Python file of an operator's name, as read from the present folder."""
     files = [name.partition(":")[0].strip() for name in spec.split("+", 1)]
     return all(Path(file).resolve() in _trusted for file in files if file.endswith(".py"))
 

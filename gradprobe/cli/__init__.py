@@ -138,7 +138,7 @@ def _line(error: GradprobeError | OSError) -> str:
 
 
 def _is_memory(error: Exception) -> bool:
-    """Whether the machine or its GPU has no more memory, however numpy and torch put it."""
+    """Tell an error of exhausted memory, of the machine or its GPU, however numpy and torch put it."""
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"

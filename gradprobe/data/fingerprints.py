@@ -1,4 +1,4 @@
-"""What names weights and images in a stored question: hashes of contents, not paths. Nothing here imports torch."""
+"""Fingerprints of weights and images in a stored question: hashes of contents, not paths; no torch is imported."""
 
 import json
 import os

@@ -123,7 +123,7 @@ class _Memory:
 
 
 def _stamp(found: os.stat_result) -> list[int]:
-    """What changes when a file does: the inode and the time of its last change too, which no ``touch`` puts back."""
+    """Stamp that changes when a file does: inode and time of last change too, which no ``touch`` puts back."""
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 

@@ -99,7 +99,7 @@ def predict(results: Sequence[Any]) -> Figure:
 
 
 def differences(units: Units) -> dict[str, Estimate]:
-    """How much more each of the two named measures goes with the outcome than coherence, on the same operators."""
+    """Correlation of each of the two named measures less that of coherence, on the same operators."""
     return {name: difference(units, name, COHERENCE) for name in NAMED if {name, COHERENCE} <= units.measures.keys()}
 
 

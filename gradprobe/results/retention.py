@@ -193,7 +193,7 @@ def _difference(pairs: Sequence[tuple[RetentionResult, RetentionResult]]) -> "Es
 
 
 def _shared(results: Sequence[RetentionResult]) -> bool:
-    """Whether seeds may have test images in common: those of a folder; generated ones are each seed's own."""
+    """Tell whether seeds may have test images in common: those of a folder; generated ones are each seed's own."""
     return len(results) > 1 and results[0].question.get("data") not in GENERATED
 
 
@@ -225,5 +225,5 @@ def _counts(right: np.ndarray, unpruned: np.ndarray, kind: np.ndarray) -> list[A
 
 
 def _kinds(kind: np.ndarray, images: int) -> list[np.ndarray]:
-    """Which images are of each kind of question."""
+    """Masks of the images of each kind of question."""
     return [kind == each for each in np.unique(kind)] if len(kind) else [np.ones(images, bool)]

@@ -89,7 +89,7 @@ def unbiased(subject: Subject) -> str:
 
 
 def moves(subject: Subject) -> bool:
-    """Whether the gradient that probes would take differs from zero anywhere along a line between two scores."""
+    """Tell whether the gradient that probes would take differs from zero anywhere along a line between two scores."""
     return bool(_along(subject, 0, ROWS[0], {})[1].any())
 
 

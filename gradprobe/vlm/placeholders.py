@@ -1,4 +1,4 @@
-"""What stands for pictures in a model's texts, and texts that it must not stand in."""
+"""Placeholders of pictures in a model's texts, and texts that must not contain them."""
 
 from dataclasses import dataclass
 from typing import Any
