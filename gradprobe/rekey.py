@@ -16,7 +16,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from gradprobe.data.classes import natural_key
 from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, image_files, model_fingerprint
 from gradprobe.data.reader import is_plain
 from gradprobe.errors import GradprobeError, UsageError
@@ -109,6 +108,8 @@ def _check_read_alike(root: Path) -> None:
         UsageError: a picture is turned, transparent, of more than 8 bits or of an extreme shape, or its class folders
             get other labels.
     """
+    from gradprobe.data.classes import natural_key  # timm
+
     files = image_files(root)
     folders = sorted({file.split("/")[0] for file in files if "/" in file})
     reason = next((f"{file} was read otherwise" for file in files if not is_plain(root / file)), "")
