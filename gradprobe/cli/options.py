@@ -63,7 +63,7 @@ def trusted(files: Sequence[Path] | None) -> tuple[Path, ...]:
 
 
 def checked(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that refuses numbers outside the range of their option before it does anything."""
+    """A command that refuses numbers outside their range, and a --trust that is no file, before it does anything."""
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
@@ -71,6 +71,7 @@ def checked(command: Callable[..., None]) -> Callable[..., None]:
             name: value for name, value in values.items()
             if name.replace("_", "-") in RANGES and name != MODELS_OWN and isinstance(value, int | float)
         })  # fmt: skip
+        trusted(values.get("trust"))
         command(**values)
 
     return run
