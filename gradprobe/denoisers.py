@@ -27,6 +27,7 @@ class Token:
         hidden: hidden width of the MLP; 0 means four times the block's.
 
     Example:
+        >>> import torch
         >>> network = Token().make(dim=8, seed=0)
         >>> tokens = torch.randn(2, 5, 8)
         >>> torch.equal(network(tokens), tokens)  # it begins as the identity

@@ -56,11 +56,12 @@ def at_work(folder):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
 def test_a_signal_ends_a_command_as_ctrl_c_does(tmp_path, command, name):
-    process = command(*RETENTION, "--steps", "100000")
+    number = getattr(signal, name)  # its default, also where the tests themselves run under nohup
+    process = command(*RETENTION, "--steps", "100000", preexec_fn=lambda: signal.signal(number, signal.SIG_DFL))
     until(at_work(tmp_path / "runs"), process)
-    process.send_signal(getattr(signal, name))
+    process.send_signal(number)
     _, err = process.communicate()
-    assert process.returncode == 128 + getattr(signal, name)
+    assert process.returncode == 128 + number
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "gradprobe: stopped; what was stored stays, and the same command goes on from it"
     assert Store(tmp_path / "runs").entries() == ()
@@ -76,12 +77,13 @@ def test_nohup_is_heeded(tmp_path, command):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_handlers_are_put_back_and_the_second_signal_is_the_system_s(number):
-    before = signal.getsignal(number)
+def test_handlers_are_put_back_and_the_second_signal_is_the_system_s(number, request):
+    before = signal.signal(number, signal.SIG_DFL)  # another where the tests run under nohup
+    request.addfinalizer(lambda: signal.signal(number, before))
     with pytest.raises(Stopped) as stopped, stoppable() as received:
         signal.raise_signal(number)
     assert stopped.value.code == 128 + number and received == [stopped.value]
-    assert signal.getsignal(number) == before
+    assert signal.getsignal(number) == signal.SIG_DFL
     with pytest.raises(Stopped), stoppable():
         try:
             signal.raise_signal(number)
