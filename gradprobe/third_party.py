@@ -84,7 +84,7 @@ def _source_file(code: Any) -> str | None:
     """The file that defines a function or class; None where there is none, as at a prompt or in a notebook."""
     try:
         file = inspect.getsourcefile(code)
-    except TypeError:
+    except (TypeError, OSError):  # built in, or of a main program without a file
         return None
     return file if file and Path(file).is_file() else None
 

@@ -61,9 +61,15 @@ def test_top_k_takes_the_first_of_equals_and_keeps_the_order():
     assert top_k_mask(values, 2).tolist() == [[0, 1, 1, 0, 0], [1, 1, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("k", [0, -1, 11, 2.5])
+@pytest.mark.parametrize("k", [0, -1, 11])
 def test_a_budget_outside_one_to_n_is_refused(k):
     with pytest.raises(UsageError, match=r"of 10 tokens; possible: --k 1 to --k 10"):
+        check_k(k, 10)
+
+
+@pytest.mark.parametrize("k", [2.5, "3", None])
+def test_a_budget_that_is_no_whole_number_is_refused(k):
+    with pytest.raises(UsageError, match=r"is not possible; give a whole number, 1 to 10, or a share"):
         check_k(k, 10)
 
 

@@ -121,9 +121,12 @@ def test_a_loaded_scorer_knows_its_layer_and_its_width(tmp_path):
         prune(small(), narrow, 3)
 
 
-@pytest.mark.parametrize("k", [0, 17, 2.5])
-def test_an_impossible_k_is_one_line(k):
-    with pytest.raises(UsageError, match=f"k={k} asks for {k} of 16 tokens"):
+@pytest.mark.parametrize(
+    "k, reason",
+    [(0, "asks for 0 of 16 tokens"), (17, "asks for 17 of 16 tokens"), (2.5, "is not possible; give a whole number")],
+)
+def test_an_impossible_k_is_one_line(k, reason):
+    with pytest.raises(UsageError, match=f"k={k} {reason}"):
         prune(small(), MLP(width=7).make(192, 0), k)
 
 
