@@ -85,8 +85,9 @@ def of_cosine(found: Jackknifed, level: float = 0.95) -> Estimate:
         return Estimate(*(float(np.clip(found.value, -1, 1)),) * 3)
     spread = found.left_out - found.left_out.mean()
     half = student.ppf((1 + level) / 2, b - 1) * np.sqrt(spread @ spread) / (1 - found.value**2)
-    low, high = np.tanh(np.arctanh(found.value) + half * np.array([-1, 1]))
-    return Estimate(float(found.value), float(low), float(high))
+    value = float(found.value)
+    low, high = np.tanh(np.arctanh(value) + half * np.array([-1, 1]))
+    return Estimate(value, min(float(low), value), max(float(high), value))  # the two functions round
 
 
 def mover(ours: Estimate, theirs: Estimate, correlation: float = 0.0) -> Estimate:

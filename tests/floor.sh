@@ -11,7 +11,7 @@ measure() {
 
 # Newer packages that old ones bring along may warn of their future; that is no fault of gradprobe.
 tests() {
-  (cd .. && .venv-floor/bin/pytest --quiet -W ignore::DeprecationWarning "$@")
+  (cd .. && .venv-floor/bin/pytest --quiet -W ignore::DeprecationWarning -W ignore::FutureWarning "$@")
 }
 
 measure coherence --op vpnoise --k 58 --figure coherence.svg --force

@@ -251,7 +251,7 @@ def _flops(shape: _Shape, kept: int | None, text: int) -> Flops:
 def _vision_pairs(vision: Any, layout: Layout) -> int:
     """Pairs of a query and a key, over the layers of a vision tower, in one tile."""
     everything = (layout.patches + layout.class_tokens) ** 2
-    layers = vision.num_hidden_layers
+    layers = getattr(vision, "depth", None) or vision.num_hidden_layers  # Qwen's configurations call it depth
     if not layout.windows:
         return layers * everything
     whole = len([layer for layer in vision.fullatt_block_indexes if layer < layers])
