@@ -37,7 +37,7 @@ SETUP = 2.5  # seconds that a question takes beside its work: making the task, s
 
 @dataclass(frozen=True)
 class Size:
-    """How much each probe is asked of.
+    """Amount of each probe in a comparison.
 
     Attributes:
         batches: of coherence.

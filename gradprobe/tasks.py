@@ -58,7 +58,7 @@ class Classification:
 
     @property
     def question(self) -> dict[str, Any]:
-        """What the task is, in JSON types; the weights of a caller's own model are looked at anew each time."""
+        """Description of the task in JSON types; the weights of a caller's own model are hashed anew each time."""
         names = dict(self.names)
         if str(names.get("weights")).startswith(STATE):
             names["weights"] = state_fingerprint(self.backbone.model)
