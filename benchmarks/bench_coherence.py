@@ -20,7 +20,7 @@ import torch
 
 import gradprobe as gp
 from gradprobe.core import Noise
-from gradprobe.probes.coherence import coherence
+from gradprobe.probes.coherence.measure import coherence
 from gradprobe.probes.gradients import centred
 
 K, DRAWS = 58, 2

@@ -19,10 +19,10 @@ from bench_coherence import MODELS, Loaded, loaded, timed
 
 import gradprobe as gp
 from gradprobe.core import Noise, Selection, deployed
-from gradprobe.probes.fidelity import score_gradients
-from gradprobe.probes.reference import LADDER, SIGMAS, _parts, question_of, scores_of
-from gradprobe.probes.smoothing import BLOCK
-from gradprobe.workers import groups_of, in_threads
+from gradprobe.probes.fidelity.measure import score_gradients
+from gradprobe.probes.fidelity.reference import LADDER, SIGMAS, _parts, question_of, scores_of
+from gradprobe.probes.fidelity.smoothing import BLOCK
+from gradprobe.training.workers import groups_of, in_threads
 
 K, DRAWS, AIM = 58, 4, 1.1
 OPERATORS = ("gumbel", "vpnoise", "softtopk")

@@ -29,11 +29,11 @@ from loss_landscapes.model_interface.model_wrapper import GeneralModelWrapper
 
 import gradprobe as gp
 from gradprobe.core import Batch, Noise
-from gradprobe.probes.axes import random_axes
-from gradprobe.probes.cells import Plane, plain_losses
-from gradprobe.probes.landscape import landscape
-from gradprobe.probes.scores import ScoreField
-from gradprobe.workers import groups_of, one_thread
+from gradprobe.probes.landscape.axes import random_axes
+from gradprobe.probes.landscape.measure import landscape
+from gradprobe.probes.landscape.plane_losses import Plane, plain_losses
+from gradprobe.probes.landscape.plane_scores import ScoreField
+from gradprobe.training.workers import groups_of, one_thread
 
 K = 58
 AIMS = {  # (images, kind of operator): what the time of the peer over ours should be at least

@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gradprobe import registry
 from gradprobe.core import Noise, top_k_mask
-from gradprobe.softtopk import soft_topk
+from gradprobe.operators import registry
+from gradprobe.operators.softtopk import soft_topk
 
 SIZES, BATCH, KEEP, TAU = (196, 2880), 32, 0.3, 1.0
 PATIENCE = 2.0  # seconds: what takes longer is timed in two rounds only

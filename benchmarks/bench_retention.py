@@ -24,8 +24,8 @@ from bench_coherence import MODELS, OPERATORS, loaded
 
 import gradprobe as gp
 from gradprobe.core import Batch, Noise, Selection
-from gradprobe.train import Fitting, Recipe, at_tau
-from gradprobe.workers import groups_of, in_threads, workers_for
+from gradprobe.training.train import Fitting, Recipe, at_tau
+from gradprobe.training.workers import groups_of, in_threads, workers_for
 
 SIZE = 32
 BUDGETS = {"scenes-vlm": 11}

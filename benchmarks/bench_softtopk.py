@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.utils.benchmark import Timer
 
-from gradprobe.softtopk import soft_topk
+from gradprobe.operators.softtopk import soft_topk
 
 SIZES = (196, 2880, 32768)
 BATCH, KEEP, TAU = 32, 0.3, 1.0

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradprobe.results.cost import median
+from gradprobe.probes.cost.result import median
+from gradprobe.training.workers import one_thread
 from gradprobe.vlm.flops import cost
-from gradprobe.workers import one_thread
 
 SCORER = "transformer:depth=2,width=128"
 NARROW = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 256, "intermediate_size": 1024}

@@ -15,9 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `_HOME` finds the same names, and torch comes with them
     from gradprobe import vlm as vlm
-    from gradprobe.about import About as About
-    from gradprobe.backbones import Backbone as Backbone
-    from gradprobe.comparison import compare as compare
+    from gradprobe.comparison.run import compare as compare
     from gradprobe.core import Batch as Batch
     from gradprobe.core import Noise as Noise
     from gradprobe.core import Operator as Operator
@@ -27,70 +25,72 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_HOME` finds th
     from gradprobe.core import Task as Task
     from gradprobe.core import Throttle as Throttle
     from gradprobe.core import Tokens as Tokens
-    from gradprobe.deploy import load_scorer as load_scorer
-    from gradprobe.deploy import prune as prune
-    from gradprobe.directions import filter_normalized as filter_normalized
-    from gradprobe.directions import pca_directions as pca_directions
     from gradprobe.errors import GradprobeError as GradprobeError
     from gradprobe.errors import UsageError as UsageError
-    from gradprobe.functional import functional_call as functional_call
-    from gradprobe.planes import axis as axis
-    from gradprobe.planes import from_metric as from_metric
-    from gradprobe.planes import line as line
-    from gradprobe.planes import plane as plane
-    from gradprobe.probes.coherence import coherence as coherence
-    from gradprobe.probes.cost import cost as cost
-    from gradprobe.probes.curvature import curvature as curvature
-    from gradprobe.probes.equivalence import equivalence as equivalence
-    from gradprobe.probes.fidelity import fidelity as fidelity
-    from gradprobe.probes.landscape import landscape as landscape
-    from gradprobe.probes.reference import reference as reference
-    from gradprobe.probes.retention import retention as retention
-    from gradprobe.registry import build as build
-    from gradprobe.results import Store as Store
-    from gradprobe.softtopk import soft_topk as soft_topk
+    from gradprobe.landscapes.directions import filter_normalized as filter_normalized
+    from gradprobe.landscapes.directions import pca_directions as pca_directions
+    from gradprobe.landscapes.functional import functional_call as functional_call
+    from gradprobe.landscapes.planes import axis as axis
+    from gradprobe.landscapes.planes import from_metric as from_metric
+    from gradprobe.landscapes.planes import line as line
+    from gradprobe.landscapes.planes import plane as plane
+    from gradprobe.models.backbones import Backbone as Backbone
+    from gradprobe.models.deploy import load_scorer as load_scorer
+    from gradprobe.models.deploy import prune as prune
+    from gradprobe.operator_info import About as About
+    from gradprobe.operators.registry import build as build
+    from gradprobe.operators.softtopk import soft_topk as soft_topk
+    from gradprobe.probes.coherence.measure import coherence as coherence
+    from gradprobe.probes.cost.measure import cost as cost
+    from gradprobe.probes.curvature.measure import curvature as curvature
+    from gradprobe.probes.equivalence.measure import equivalence as equivalence
+    from gradprobe.probes.fidelity.measure import fidelity as fidelity
+    from gradprobe.probes.fidelity.reference import reference as reference
+    from gradprobe.probes.landscape.measure import landscape as landscape
+    from gradprobe.probes.retention.measure import retention as retention
+    from gradprobe.store.results import Store as Store
     from gradprobe.tasks import classification as classification
     from gradprobe.testing import check_operator as check_operator
-    from gradprobe.train import Recipe as Recipe
+    from gradprobe.training.train import Recipe as Recipe
 
 _HOME = {
-    "About": "about",
-    "axis": "planes",
-    "Backbone": "backbones",
+    "About": "operator_info",
+    "axis": "landscapes.planes",
+    "Backbone": "models.backbones",
     "Batch": "core",
     "GradprobeError": "errors",
     "Noise": "core",
     "Operator": "core",
-    "Recipe": "train",
+    "Recipe": "training.train",
     "Relaxation": "core",
     "Selection": "core",
     "SelectionOperator": "core",
-    "Store": "results",
+    "Store": "store.results",
     "Task": "core",
     "Throttle": "core",
     "Tokens": "core",
     "UsageError": "errors",
-    "build": "registry",
+    "build": "operators.registry",
     "check_operator": "testing",
     "classification": "tasks",
-    "coherence": "probes.coherence",
-    "compare": "comparison",
-    "cost": "probes.cost",
-    "curvature": "probes.curvature",
-    "equivalence": "probes.equivalence",
-    "fidelity": "probes.fidelity",
-    "filter_normalized": "directions",
-    "from_metric": "planes",
-    "functional_call": "functional",
-    "landscape": "probes.landscape",
-    "line": "planes",
-    "load_scorer": "deploy",
-    "pca_directions": "directions",
-    "plane": "planes",
-    "prune": "deploy",
-    "reference": "probes.reference",
-    "retention": "probes.retention",
-    "soft_topk": "softtopk",
+    "coherence": "probes.coherence.measure",
+    "compare": "comparison.run",
+    "cost": "probes.cost.measure",
+    "curvature": "probes.curvature.measure",
+    "equivalence": "probes.equivalence.measure",
+    "fidelity": "probes.fidelity.measure",
+    "filter_normalized": "landscapes.directions",
+    "from_metric": "landscapes.planes",
+    "functional_call": "landscapes.functional",
+    "landscape": "probes.landscape.measure",
+    "line": "landscapes.planes",
+    "load_scorer": "models.deploy",
+    "pca_directions": "landscapes.directions",
+    "plane": "landscapes.planes",
+    "prune": "models.deploy",
+    "reference": "probes.fidelity.reference",
+    "retention": "probes.retention.measure",
+    "soft_topk": "operators.softtopk",
 }
 __all__ = sorted(_HOME)
 

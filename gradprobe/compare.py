@@ -1,4 +1,4 @@
-"""`gradprobe.comparison` under its older name, which `gradprobe.compare`, the function, has now.
+"""`gradprobe.comparison.run` under its older name, which `gradprobe.compare`, the function, has now.
 
 Importing this module would put it in the place of that function, so the function stands in for the module and carries
 the names that were imported from it.
@@ -6,7 +6,7 @@ the names that were imported from it.
 
 import sys
 
-from gradprobe.comparison import BASELINES, SIZES, Size, Times, compare, estimate
+from gradprobe.comparison.run import BASELINES, SIZES, Size, Times, compare, estimate
 
 __all__ = ["BASELINES", "SIZES", "Size", "Times", "compare", "estimate"]
 

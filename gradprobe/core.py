@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradprobe.about import About, joined
 from gradprobe.errors import GradprobeError, UsageError, in_words
 from gradprobe.nans import refuse_nan
+from gradprobe.operator_info import About, joined
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradprobe.attention import class_attention
-from gradprobe.backbones import Backbone, frozen, load_backbone
 from gradprobe.core import Batch, Selection
 from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
+from gradprobe.data.image_source import FolderSource, SceneSource, Source
 from gradprobe.data.images import Images
-from gradprobe.data.source import FolderSource, SceneSource, Source
 from gradprobe.errors import UsageError, in_words, nearest
-from gradprobe.own_models import STATE, own_backbone, own_names, state_fingerprint
-from gradprobe.registry import label, part
+from gradprobe.models.attention import class_attention
+from gradprobe.models.backbones import Backbone, frozen, load_backbone
+from gradprobe.models.own_models import STATE, own_backbone, own_names, state_fingerprint
+from gradprobe.operators.registry import label, part
 
 TASKS = {  # the part of a question that says what kind of task it is about -> what makes it
     "classification": "gradprobe.tasks:classification",

@@ -240,9 +240,11 @@ def warm():
     os.environ["OMP_NUM_THREADS"] = "1"
     import importlib
 
-    for name in ("gradprobe.compare", "gradprobe.testing", "gradprobe.plotting.interactive", "gradprobe.report",
-                 "gradprobe.vlm.train", "gradprobe.vlm.deploy", "gradprobe.vlm.flops", "gradprobe.ablation",
-                 "gradprobe.probes.fidelity", "gradprobe.probes.landscape", "gradprobe.probes.curvature"):  # fmt: skip
+    for name in ("gradprobe.compare", "gradprobe.testing", "gradprobe.probes.landscape.page",
+                 "gradprobe.comparison.page",
+                 "gradprobe.vlm.train", "gradprobe.vlm.deploy", "gradprobe.vlm.flops", "gradprobe.comparison.ablation",
+                 "gradprobe.probes.fidelity.measure", "gradprobe.probes.landscape.measure",
+                 "gradprobe.probes.curvature.measure"):  # fmt: skip
         importlib.import_module(name)
     import torch
 

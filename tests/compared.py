@@ -8,8 +8,8 @@ from stored import result as coherence
 from test_plotting_equivalence import result as equivalence
 from test_plotting_fidelity import result as fidelity
 
-from gradprobe.results import CostResult
-from gradprobe.summary import PROBES, REFERENCE, Comparison
+from gradprobe.comparison.comparison import PROBES, REFERENCE, Comparison
+from gradprobe.probes.cost.result import CostResult
 
 MINE = "my_op.py:MyOp"
 OPS = (MINE, VPNOISE, GUMBEL)

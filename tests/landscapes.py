@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gradprobe.results import LandscapeResult
+from gradprobe.probes.landscape.result import LandscapeResult
 
 GUMBEL, VPNOISE = "gumbel-ste+gather", "lapsum+vpnoise"
 QUESTION = {

@@ -8,7 +8,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtr
 from torch import Tensor
 
-from gradprobe.softtopk import CDFS
+from gradprobe.operators.softtopk import CDFS
 
 CASES = score_cases()
 TAUS = torch.tensor([10.0, 1, 0.1, 1e-3, 1e-8], dtype=torch.float64)

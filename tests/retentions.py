@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gradprobe.results import RetentionResult
+from gradprobe.probes.retention.result import RetentionResult
 
 GUMBEL, VPNOISE = "gumbel-ste+gather", "lapsum+vpnoise"
 QUESTION = {

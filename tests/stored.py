@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gradprobe.results import CoherenceResult
+from gradprobe.probes.coherence.result import CoherenceResult
 
 QUESTION = {
     "probe": "coherence", "op": "lapsum+vpnoise", "k": 58, "batches": 6, "batch_size": 16, "draws": 2, "seed": 0,

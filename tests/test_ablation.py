@@ -7,10 +7,10 @@ import pytest
 from retentions import retained
 from rich.console import Console
 
-from gradprobe.ablation import variants, verdicts
+from gradprobe.comparison.ablation import variants, verdicts
+from gradprobe.comparison.ablation_figure import ablation_figure, ablation_table, paper_budget
+from gradprobe.comparison.experiments import load_experiment
 from gradprobe.errors import UsageError
-from gradprobe.experiments import load_experiment
-from gradprobe.plotting.ablation import ablation_figure, ablation_table, paper_budget
 from gradprobe.plotting.style import save_figure
 
 FULL, GUMBEL = "lapsum+vpnoise", "gumbel-ste+gather"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradprobe.agreement import (
+from gradprobe.statistics.agreement import (
     Products,
     cosine,
     different,
@@ -13,7 +13,7 @@ from gradprobe.agreement import (
     products_of,
     widest,
 )
-from gradprobe.statistics import Jackknifed, batch_mean
+from gradprobe.statistics.estimates import Jackknifed, batch_mean
 
 RNG = np.random.default_rng
 

@@ -6,11 +6,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from vits import DEPTH, KINDS, MASKED, TINY, UNWEIGHTED, digest, everything, images_for, kept, vit
 
-from gradprobe.backbones import Backbone, frozen, load_backbone
 from gradprobe.core import Noise, Selection
 from gradprobe.errors import UsageError
-from gradprobe.throttles.attention import Attention
-from gradprobe.throttles.gather import Gather
+from gradprobe.models.backbones import Backbone, frozen, load_backbone
+from gradprobe.operators.throttles.attention import Attention
+from gradprobe.operators.throttles.gather import Gather
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

@@ -223,7 +223,7 @@ def test_unreadable_images_are_named_skipped_and_counted(run, tmp_path):
 
 
 def test_a_stopped_run_keeps_what_was_answered(run, tmp_path, monkeypatch):
-    from gradprobe.probes import coherence as probe
+    from gradprobe.probes.coherence import measure as probe
 
     original = probe.coherence
 

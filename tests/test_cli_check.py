@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from gradprobe import cli, registry
-from gradprobe.citations import BIBTEX
+from gradprobe import cli
+from gradprobe.operators import registry
+from gradprobe.operators.citations import BIBTEX
 from gradprobe.testing import PROPERTIES
 
 DOCS = Path(__file__).parents[1] / "docs" / "add-an-operator.md"
@@ -70,7 +71,7 @@ def test_a_broken_operator_is_told_with_its_input_and_remedy_and_exit_code_one(r
 
 BARE = """
 from gradprobe import Selection
-from gradprobe.relaxations.lapsum import LapSum
+from gradprobe.operators.relaxations.lapsum import LapSum
 
 SLOPE = 4.0
 

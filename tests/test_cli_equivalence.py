@@ -149,7 +149,7 @@ def test_a_preset_is_answered_by_the_same_probe_and_drawn(run, tmp_path):
 
 
 def test_a_stopped_run_goes_on_where_it_was(run, monkeypatch, tmp_path):
-    from gradprobe.probes import equivalence as probe
+    from gradprobe.probes.equivalence import measure as probe
 
     original = probe.equivalence
 

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from test_cli import run  # noqa: F401  # a fixture
 
 import gradprobe as gp
-from gradprobe.scorers import MLP
+from gradprobe.models.scorers import MLP
 
 SMALL = ["--k", "58", "--images", "3", "--weights", "none", "--scorer", "mlp:width=32"]
 LINE = ["landscape", *SMALL, "--line", "--grid", "9"]

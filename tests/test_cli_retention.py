@@ -9,7 +9,7 @@ from PIL import Image
 from test_cli import run  # noqa: F401  # a fixture
 
 import gradprobe as gp
-from gradprobe.train import Fitting
+from gradprobe.training.train import Fitting
 
 SMALL = ["retention", "--op", "vpnoise", "--images", "8", "--batch-size", "2", "--scorer", "mlp:width=8"]
 QUICK = [*SMALL, "--steps", "2"]
@@ -77,7 +77,7 @@ def test_keep_is_a_share_and_tau_own_leaves_it_out(run):  # noqa: F811
 
 
 def test_stopped_it_goes_on_from_what_was_kept(run, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("gradprobe.probes.retention.SAVE_EVERY", 3)
+    monkeypatch.setattr("gradprobe.probes.retention.measure.SAVE_EVERY", 3)
     asked = [*SMALL, "--steps", "6", "--seeds", "1", "--rankings", "none", "--baseline", "none"]
     original = Fitting.run
 

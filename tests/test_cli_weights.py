@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from test_cli import run  # noqa: F401
 
-from gradprobe.probes.coherence import answer, question_of
-from gradprobe.registry import build
-from gradprobe.results import key_of
+from gradprobe.operators.registry import build
+from gradprobe.probes.coherence.measure import answer, question_of
+from gradprobe.store.results import key_of
 from gradprobe.tasks import classification
 
 COMMANDS = ("compare", "coherence", "landscape", "curvature", "fidelity", "equivalence", "retention", "cost")

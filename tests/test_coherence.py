@@ -5,12 +5,12 @@ import pytest
 import torch
 from toy import Toy
 
-from gradprobe import registry
 from gradprobe.core import Noise, Selection, apply
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.probes.coherence import coherence
+from gradprobe.operators import registry
+from gradprobe.probes.coherence.measure import coherence
 from gradprobe.probes.gradients import centred, gram_by_group, score_gradient, write_scorer_gradient
-from gradprobe.results import Store
+from gradprobe.store.results import Store
 
 SIZES = {"batches": 4, "batch_size": 3, "draws": 2}
 OPERATORS = [

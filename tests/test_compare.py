@@ -13,14 +13,15 @@ import torch
 from stored import asked as question_of
 from stored import result
 
-from gradprobe import cli, experiments, registry
-from gradprobe import comparison as compare
-from gradprobe.comparison import SIZES, Size, Times, estimate
+from gradprobe import cli
+from gradprobe.comparison.comparison import METRICS, PROBES, rows, to_json
+from gradprobe.comparison.experiments import Answer
+from gradprobe.comparison.run import SIZES, Size, Times, estimate, experiments
+from gradprobe.comparison.run import run as compare
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.experiments import Answer
-from gradprobe.summary import METRICS, PROBES, rows, to_json
+from gradprobe.operators import registry
 from gradprobe.tasks import classification
-from gradprobe.workers import one_thread
+from gradprobe.training.workers import one_thread
 
 MINE, SCALE = "mine.py:Half", "lapsum+scale"
 OPERATORS = """\

@@ -10,12 +10,12 @@ from torch import nn
 from toy import Toy
 
 import gradprobe as gp
-from gradprobe.directions import along, checkpoint_directions, cosine, filter_normalized, pca_directions
 from gradprobe.errors import UsageError
-from gradprobe.probes.coherence import coherence
-from gradprobe.probes.curvature import curvature
-from gradprobe.probes.landscape import landscape
-from gradprobe.probes.reference import reference
+from gradprobe.landscapes.directions import along, checkpoint_directions, cosine, filter_normalized, pca_directions
+from gradprobe.probes.coherence.measure import coherence
+from gradprobe.probes.curvature.measure import curvature
+from gradprobe.probes.fidelity.reference import reference
+from gradprobe.probes.landscape.measure import landscape
 
 COMPLEX = [torch.complex64, torch.complex128]
 FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -13,15 +13,15 @@ from torch.utils.flop_counter import flop_registry
 from toy import Toy
 
 import gradprobe as gp
-from gradprobe import registry
 from gradprobe.core import Selection, deployed
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.cost import cost_bars
-from gradprobe.plotting.cost_table import cost_table, meaning, ratio_lines
+from gradprobe.operators import registry
 from gradprobe.plotting.style import save_figure
-from gradprobe.probes.cost import WARM_UP, answer, cost
-from gradprobe.results import CostResult, Store
-from gradprobe.results.cost import median, over
+from gradprobe.probes.cost.figure import cost_bars
+from gradprobe.probes.cost.measure import WARM_UP, answer, cost
+from gradprobe.probes.cost.result import CostResult, median, over
+from gradprobe.probes.cost.view import cost_table, meaning, ratio_lines
+from gradprobe.store.results import Store
 
 QUICK = {"images": 2, "rounds": 6}
 ONE = {"images": 1, "rounds": 6}  # on the scenes

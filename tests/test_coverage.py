@@ -9,11 +9,12 @@ import pytest
 from scipy.special import ndtri
 from test_agreement import drawn, measured
 
-from gradprobe import statistics as st
-from gradprobe.agreement import cut_estimate
-from gradprobe.association import Units, associations
-from gradprobe.proportions import Pairs, wilson
-from gradprobe.ratios import (
+from gradprobe.probes.cost.result import median, over
+from gradprobe.statistics.agreement import cut_estimate
+from gradprobe.statistics.association import Units, associations
+from gradprobe.statistics.estimates import estimates as st
+from gradprobe.statistics.proportions import Pairs, wilson
+from gradprobe.statistics.ratios import (
     Paired,
     mean_of,
     over_seeds,
@@ -22,8 +23,7 @@ from gradprobe.ratios import (
     retained_difference,
     seeds_difference,
 )
-from gradprobe.results.cost import median, over
-from gradprobe.roughness import landscape_row
+from gradprobe.statistics.roughness import landscape_row
 
 pytestmark = pytest.mark.slow
 RNG = np.random.default_rng

@@ -9,12 +9,13 @@ import typer
 from torch.func import functional_call
 from toy import Toy
 
-from gradprobe import experiments, registry
+from gradprobe.comparison.run import experiments
 from gradprobe.core import Noise, Selection
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.probes import curvature as probe
-from gradprobe.probes.curvature import curvature
-from gradprobe.results import Store
+from gradprobe.operators import registry
+from gradprobe.probes.curvature import measure as probe
+from gradprobe.probes.curvature.measure import curvature
+from gradprobe.store.results import Store
 
 SIZES = {"images": 4, "batch_size": 4, "eigenvalues": 4, "samples": 3, "tolerance": 1e-4}
 SMOOTH = [f"lapsum+{throttle}" for throttle in registry.names("throttle") if throttle != "zero"]
@@ -268,7 +269,7 @@ def run(monkeypatch, capsys, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setitem(experiments.PROBES, "curvature", "gradprobe.probes.curvature:answer")
+    monkeypatch.setitem(experiments.PROBES, "curvature", "gradprobe.probes.curvature.measure:answer")
     app = typer.Typer()
     app.command()(command)
     small = "--k=58 --images=1 --eigenvalues=2 --samples=2 --layer=3 --scorer=mlp:width=8 --weights=none"

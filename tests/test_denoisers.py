@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from gradprobe.errors import UsageError
-from gradprobe.registry import label, part
+from gradprobe.operators.registry import label, part
 
 SPECS = ("token", "token:width=24", "token:hidden=5", "global", "global:width=24,heads=3")
 

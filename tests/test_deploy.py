@@ -9,15 +9,15 @@ import torch
 from toy import Toy
 from vits import digest
 
-from gradprobe.data.source import SceneSource
-from gradprobe.deploy import Scorer, load_scorer, prune, save_scorer
-from gradprobe.embedded import load_scenes_model
+from gradprobe.data.image_source import SceneSource
+from gradprobe.embedded.scenes_model import load_scenes_model
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.probes.retention import retention
-from gradprobe.registry import build, label
-from gradprobe.scorers import MLP, Transformer
+from gradprobe.models.deploy import Scorer, load_scorer, prune, save_scorer
+from gradprobe.models.scorers import MLP, Transformer
+from gradprobe.operators.registry import build, label
+from gradprobe.probes.retention.measure import retention
 from gradprobe.tasks import classification
-from gradprobe.train import Recipe
+from gradprobe.training.train import Recipe
 
 ABOUT = {"scorer": "mlp:width=7", "backbone": "deit", "layer": 1, "k": 3, "op": "lapsum+vpnoise"}
 

@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from torch import nn
 
-from gradprobe.directions import along, checkpoint_directions, cosine, filter_normalized, pca_directions, select
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.landscapes.directions import (
+    along,
+    checkpoint_directions,
+    cosine,
+    filter_normalized,
+    pca_directions,
+    select,
+)
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "linear.weight": (5, 7), "norm.weight": (7,), "scale": ()}
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from vits import DEPTH, images_for, vit
 
-from gradprobe import registry
-from gradprobe.backbones import Backbone
 from gradprobe.core import Noise, apply
-from gradprobe.throttles.attention import Attention
-from gradprobe.throttles.dynamicvit import DynamicViT
+from gradprobe.models.backbones import Backbone
+from gradprobe.operators import registry
+from gradprobe.operators.throttles.attention import Attention
+from gradprobe.operators.throttles.dynamicvit import DynamicViT
 
 KINDS = ["deit", "deit distilled", "dinov2 with registers", "no positions", "registers, average"]
 DROPPED = torch.tensor([[0, 3, 5], [1, 2, 15], [4, 9, 11]])

@@ -8,17 +8,24 @@ import torch
 import torch.nn.functional as F
 from toy import Toy
 
-from gradprobe import registry
 from gradprobe.core import Noise, Selection, top_k_mask
+from gradprobe.data.image_source import SceneSource
 from gradprobe.data.pixels import displayed, to_images, to_patches
 from gradprobe.data.scenes import MEAN, STD
-from gradprobe.data.source import SceneSource
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.probes import equivalence as probe
-from gradprobe.probes.equivalence import answer, at_temperature, equivalence, question_of, random_scores, temperature
-from gradprobe.probes.pictures import pictures_of, scene_pictures
-from gradprobe.results import EquivalenceResult, Store
-from gradprobe.results.equivalence import pooled
+from gradprobe.operators import registry
+from gradprobe.probes.equivalence import measure as probe
+from gradprobe.probes.equivalence.measure import (
+    answer,
+    at_temperature,
+    equivalence,
+    question_of,
+    random_scores,
+    temperature,
+)
+from gradprobe.probes.equivalence.pictures import pictures_of, scene_pictures
+from gradprobe.probes.equivalence.result import EquivalenceResult, pooled
+from gradprobe.store.results import Store
 from gradprobe.tasks import classification
 
 build = registry.build

@@ -9,8 +9,8 @@ from scipy.stats import gumbel_r, kstest
 from torch import Tensor
 from twins import DRAWS, SIGMAS, assert_mean, assert_same, budgeted, hard, many, noise_for, ours, rows, subsets, twin
 
-from gradprobe import registry
-from gradprobe.relaxations import imle
+from gradprobe.operators import registry
+from gradprobe.operators.relaxations import imle
 
 # --- hard weights with another backward ---
 

@@ -9,11 +9,11 @@ import typer
 from stored import asked, result
 from typer.testing import CliRunner
 
-from gradprobe import experiments
 from gradprobe.cli.figures import figures
+from gradprobe.comparison.experiments import Run, ask, load_experiment, row_panels, run_experiment
+from gradprobe.comparison.run import experiments
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.experiments import Run, ask, load_experiment, row_panels, run_experiment
-from gradprobe.results import Store, key_of
+from gradprobe.store.results import Store, key_of
 
 TREE = Path(__file__).parents[1]
 GUMBEL, VPNOISE = "gumbel-ste+gather", "lapsum+vpnoise"

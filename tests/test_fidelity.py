@@ -9,17 +9,17 @@ import torch
 from additive import Additive, smoothed_gradient
 from toy import Toy
 
-from gradprobe import registry
-from gradprobe.agreement import different, products_of
+from gradprobe.comparison.experiments import Run, ask
 from gradprobe.core import Noise, Selection
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.experiments import Run, ask
-from gradprobe.probes.descent import own_products, products
-from gradprobe.probes.fidelity import fidelity, needed, question_of
+from gradprobe.operators import registry
+from gradprobe.operators.softtopk import soft_topk
+from gradprobe.probes.fidelity.descent import own_products, products
+from gradprobe.probes.fidelity.measure import fidelity, needed, question_of
+from gradprobe.probes.fidelity.reference import images_of, reference, scores_of
 from gradprobe.probes.gradients import centred, score_gradient
-from gradprobe.probes.reference import images_of, reference, scores_of
-from gradprobe.results import Store
-from gradprobe.softtopk import soft_topk
+from gradprobe.statistics.agreement import different, products_of
+from gradprobe.store.results import Store
 from gradprobe.tasks import classification
 
 SMALL = {"draws": 32, "images": 6, "held_out": 5, "sigmas": (0.3, 1.0), "ladder": (0.01, 0.1)}

@@ -11,11 +11,11 @@ from torch import nn
 from toy import Toy
 
 import gradprobe as gp
-from gradprobe.functional import safe_functional_calls
-from gradprobe.probes.curvature import curvature
-from gradprobe.probes.fidelity import fidelity
-from gradprobe.probes.landscape import landscape
-from gradprobe.probes.reference import reference
+from gradprobe.landscapes.functional import safe_functional_calls
+from gradprobe.probes.curvature.measure import curvature
+from gradprobe.probes.fidelity.measure import fidelity
+from gradprobe.probes.fidelity.reference import reference
+from gradprobe.probes.landscape.measure import landscape
 
 # old weight norm is deprecated, and models still have it
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm.*")

@@ -9,8 +9,8 @@ import torch
 from toy import Toy
 
 import gradprobe as gp
-from gradprobe import registry
-from gradprobe.probes import retention as retention_module
+from gradprobe.operators import registry
+from gradprobe.probes.retention import measure as retention_module
 
 CALLS = {
     "coherence": lambda task, op, **budget: gp.coherence(task, op, **budget, batches=3, batch_size=2),
@@ -90,7 +90,7 @@ def test_exactly_one_possible_budget_is_taken(probe, budget, words):
 
 
 def test_fidelity_makes_the_reference_that_nobody_gave(monkeypatch):
-    from gradprobe.probes import fidelity
+    from gradprobe.probes.fidelity import measure as fidelity
 
     monkeypatch.setattr(fidelity, "make_reference", lambda task, k, *, keep, **_: small_reference(task, k=k, keep=keep))
     assert gp.fidelity(Toy(), "vpnoise", keep=0.4).question["k"] == 4

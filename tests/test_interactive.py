@@ -33,7 +33,7 @@ def results():
 @pytest.fixture(scope="module")
 def page(results, tmp_path_factory):
     pytest.importorskip("plotly", reason='no plotly; type: pip install "gradprobe[interactive]"')
-    from gradprobe.plotting.interactive import save_page
+    from gradprobe.probes.landscape.page import save_page
 
     return save_page(results, tmp_path_factory.mktemp("page") / "deep" / "page.html", "Landscapes <of> a test & more")
 
@@ -254,7 +254,7 @@ def test_the_legend_switches_operators_of_the_variation(browser, page, results):
 @pytest.mark.parametrize("kind", ["planes", "lines"])
 def test_a_phone_needs_no_sideways_scrolling(browser, page, kind, tmp_path):
     if kind == "lines":
-        from gradprobe.plotting.interactive import save_page
+        from gradprobe.probes.landscape.page import save_page
 
         results = [landscape(rough, op="gumbel-ste:backward=soft+gather", rows=1), broken_line()]
         page = save_page(results, tmp_path / "lines.html", "Lines")
@@ -285,7 +285,7 @@ def broken_line():
 
 
 def test_same_results_same_bytes(page, results, tmp_path):
-    from gradprobe.plotting.interactive import save_page
+    from gradprobe.probes.landscape.page import save_page
 
     again = save_page(results, tmp_path / "again.html", "Landscapes <of> a test & more")
     assert again.read_bytes() == page.read_bytes()
@@ -294,7 +294,7 @@ def test_same_results_same_bytes(page, results, tmp_path):
 
 def test_a_name_cannot_end_the_script(tmp_path):
     pytest.importorskip("plotly")
-    from gradprobe.plotting.interactive import save_page
+    from gradprobe.probes.landscape.page import save_page
 
     evil = "my</script><b>.py:Op"
     text = save_page([landscape(op=evil)], tmp_path / "a.html", evil).read_text(encoding="utf-8")
@@ -303,7 +303,7 @@ def test_a_name_cannot_end_the_script(tmp_path):
 
 
 def test_what_cannot_be_written(monkeypatch, tmp_path):
-    from gradprobe.plotting.interactive import save_page
+    from gradprobe.probes.landscape.page import save_page
 
     with pytest.raises(UsageError, match=r"use \.html"):
         save_page([landscape()], tmp_path / "a.png", "t")

@@ -8,14 +8,14 @@ import sys
 import pytest
 
 from gradprobe.errors import GradprobeError
-from gradprobe.journal import opened
+from gradprobe.store.chunk_log import opened
 
 ABOUT = {"question": {"k": 58}, "versions": {"torch": "2"}}
 
 
 def test_pieces_survive_a_kill(tmp_path):
     code = (
-        "import os, signal\nfrom gradprobe.journal import opened\n"
+        "import os, signal\nfrom gradprobe.store.chunk_log import opened\n"
         f"with opened({str(tmp_path)!r}, {ABOUT!r}) as journal:\n"
         "    for i in range(5):\n        journal.append(i, bytes([i]) * 1000)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

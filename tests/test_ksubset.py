@@ -6,7 +6,7 @@ import pytest
 import torch
 from catalogue import score_cases
 
-from gradprobe.ksubset import marginals, sample
+from gradprobe.operators.ksubset import marginals, sample
 
 
 def subsets(n, k):

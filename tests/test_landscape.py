@@ -10,13 +10,13 @@ from toy import Toy
 
 import gradprobe as gp
 from gradprobe.core import Noise
-from gradprobe.directions import along, filter_normalized
 from gradprobe.errors import GradprobeError, Notice, UsageError
-from gradprobe.planes import axis
-from gradprobe.probes import cells
-from gradprobe.probes.landscape import landscape
-from gradprobe.results import Store
-from gradprobe.scorers import MLP, Transformer
+from gradprobe.landscapes.directions import along, filter_normalized
+from gradprobe.landscapes.planes import axis
+from gradprobe.models.scorers import MLP, Transformer
+from gradprobe.probes.landscape import plane_losses as cells
+from gradprobe.probes.landscape.measure import landscape
+from gradprobe.store.results import Store
 from gradprobe.tasks import Classification
 
 K, IMAGES = 4, 11  # 11: two groups of unequal size

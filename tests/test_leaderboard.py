@@ -12,15 +12,15 @@ from landscapes import GUMBEL, VPNOISE
 from retentions import retained
 from test_plotting_fidelity import result as fidelity
 
-from gradprobe import registry
-from gradprobe.about import about_of
 from gradprobe.cli.leaderboard import leaderboard as command
+from gradprobe.comparison.comparison import METRICS, rows, to_json
+from gradprobe.comparison.experiments import Answer, Experiment, Missing, Run, load_experiment, run_experiment
+from gradprobe.comparison.leaderboard import SHARED, comparisons, write
+from gradprobe.comparison.tables import value
 from gradprobe.errors import GradprobeError
-from gradprobe.experiments import Answer, Experiment, Missing, Run, load_experiment, run_experiment
-from gradprobe.leaderboard import SHARED, comparisons, write
-from gradprobe.plotting.summary_table import value
-from gradprobe.results import Store, key_of
-from gradprobe.summary import METRICS, rows, to_json
+from gradprobe.operator_info import about_of
+from gradprobe.operators import registry
+from gradprobe.store.results import Store, key_of
 
 TREE = Path(__file__).parents[1]
 PRESET = """

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 from vits import digest, everything
 
-from gradprobe import backbones
-from gradprobe.backbones import load_backbone
 from gradprobe.data.fingerprints import weights_fingerprint
 from gradprobe.errors import GradprobeError, Notice, UsageError
+from gradprobe.models import backbones
+from gradprobe.models.backbones import load_backbone
 
 
 def test_random_weights_come_from_the_seed_alone():
@@ -169,7 +169,7 @@ def test_a_hub_that_answers_but_fails_is_told_apart(monkeypatch):
 
 
 def test_scenes_is_a_backbone():
-    from gradprobe.embedded import WEIGHTS
+    from gradprobe.embedded.scenes_model import WEIGHTS
 
     backbone = load_backbone("scenes", layer=2)
     assert (backbone.n_tokens, backbone.dim) == (196, 128)

@@ -13,9 +13,9 @@ from toy import Toy
 import gradprobe as gp
 from gradprobe.core import Batch, Noise, Operator, deployed, top_k, top_k_mask
 from gradprobe.errors import GradprobeError
-from gradprobe.probes.landscape import landscape
-from gradprobe.rankings import RANKINGS, rank_scores
-from gradprobe.registry import RELAXATIONS, THROTTLES, build, names, part, registered
+from gradprobe.models.rankings import RANKINGS, rank_scores
+from gradprobe.operators.registry import RELAXATIONS, THROTTLES, build, names, part, registered
+from gradprobe.probes.landscape.measure import landscape
 
 # torch.func imports a torch module that still uses the deprecated torch.jit
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*")

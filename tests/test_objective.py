@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 from toy import Toy
 
-from gradprobe import registry
 from gradprobe.core import Noise, Operator
-from gradprobe.objective import objective
+from gradprobe.operators import registry
 from gradprobe.probes.gradients import score_gradient
+from gradprobe.training.surrogate_loss import objective
 
 
 def one(size=2):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from catalogue import score_cases
 
-from gradprobe import registry
 from gradprobe.core import Noise, Selection, apply, top_k, top_k_mask
+from gradprobe.operators import registry
 from gradprobe.testing.cases import TOKENS, budgets, catalogue
 from gradprobe.testing.readouts import curved
 

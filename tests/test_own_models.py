@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import gradprobe as gp
-from gradprobe.own_models import state_fingerprint
-from gradprobe.probes.coherence import answer
+from gradprobe.models.own_models import state_fingerprint
+from gradprobe.probes.coherence.measure import answer
 
 SMALL = {"batches": 3, "batch_size": 2, "k": 2}
 
@@ -105,7 +105,7 @@ def test_the_fingerprint_is_of_the_contents_and_follows_them(photos):
 def test_the_fingerprint_is_the_same_in_another_process():
     source = Path(__file__).read_text(encoding="utf-8")
     code = (
-        "import timm, torch\nfrom gradprobe.own_models import state_fingerprint\n"
+        "import timm, torch\nfrom gradprobe.models.own_models import state_fingerprint\n"
         + source[source.index("def model(") : source.index("@pytest.fixture")]
         + "\nprint(state_fingerprint(model()))"
     )

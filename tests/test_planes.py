@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from gradprobe.directions import along, checkpoint_directions, filter_normalized, pca_directions
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.planes import axis, from_metric, line, losses_at, plane
+from gradprobe.landscapes.directions import along, checkpoint_directions, filter_normalized, pca_directions
+from gradprobe.landscapes.planes import axis, from_metric, line, losses_at, plane
 
 SHAPES = {"w": (3, 4), "b": (3,), "s": ()}
 P = 16

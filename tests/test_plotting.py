@@ -12,9 +12,9 @@ from stored import asked, result
 
 from gradprobe.cli.screen import Screen
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.coherence import coherence_bars, fig1c, operators
+from gradprobe.plotting.columns import coherence_table, interval, markdown_table, names, ratio_lines, setting
 from gradprobe.plotting.style import BLUE, ORANGE, check_path, look, save_figure
-from gradprobe.plotting.tables import coherence_table, interval, markdown_table, names, ratio_lines, setting
+from gradprobe.probes.coherence.figure import coherence_bars, fig1c, operators
 
 GUMBEL, SOFT, VPNOISE, HARD = "gumbel-ste+gather", "gumbel-ste:backward=soft+gather", "lapsum+vpnoise", "hard+gather"
 PAPER = (

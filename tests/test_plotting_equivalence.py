@@ -8,11 +8,11 @@ from matplotlib.container import ErrorbarContainer
 from rich.console import Console
 
 from gradprobe.errors import GradprobeError
-from gradprobe.plotting.equivalence import equivalence_chart, family, fig4, pooled_rows
-from gradprobe.plotting.equivalence_table import equivalence_table, in_words, verdict_lines
-from gradprobe.plotting.patches import patch_rows
 from gradprobe.plotting.style import save_figure
-from gradprobe.results import EquivalenceResult
+from gradprobe.probes.equivalence.figure import equivalence_chart, family, fig4, pooled_rows
+from gradprobe.probes.equivalence.patches import patch_rows
+from gradprobe.probes.equivalence.result import EquivalenceResult
+from gradprobe.probes.equivalence.view import equivalence_table, in_words, verdict_lines
 
 HARD, NOISE = "hard+gather", "lapsum:tau=0.01+vpnoise"
 

@@ -9,10 +9,12 @@ from rich.console import Console
 from test_agreement import toy
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.fidelity import fidelity_figure
-from gradprobe.plotting.fidelity_table import difference_lines, estimated, fidelity_table, reasons, reference_table
 from gradprobe.plotting.style import look, save_figure
-from gradprobe.results import FidelityResult, ReferenceResult, Store
+from gradprobe.probes.fidelity.figure import fidelity_figure
+from gradprobe.probes.fidelity.reference_result import ReferenceResult
+from gradprobe.probes.fidelity.result import FidelityResult
+from gradprobe.probes.fidelity.view import difference_lines, estimated, fidelity_table, reasons, reference_table
+from gradprobe.store.results import Store
 
 QUESTION = {
     "probe": "fidelity", "op": "lapsum+vpnoise", "k": 58, "images": 40, "draws": 128, "noise_draws": 4,

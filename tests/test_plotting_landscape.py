@@ -10,9 +10,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
 
 from gradprobe.errors import UsageError
-from gradprobe.plotting import surfaces as show
-from gradprobe.plotting.landscape import COLOUR_MAP, fig2, landscape_figure, surface_figure
 from gradprobe.plotting.style import BLUE, GREEN, ORANGE, look, save_figure
+from gradprobe.probes.landscape import surfaces as show
+from gradprobe.probes.landscape.figure import COLOUR_MAP, fig2, landscape_figure, surface_figure
 
 HARD = "hard+gather"
 

@@ -11,10 +11,10 @@ from retentions import GUMBEL, VPNOISE, panel, retained
 from rich.console import Console
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.retention import retention_figure
-from gradprobe.plotting.retention_table import difference_lines, kind_lines, meaning, name_of, retention_table
 from gradprobe.plotting.style import BLUE, GREY, ORANGE, save_figure
-from gradprobe.results.retention import over_seeds, seed_groups
+from gradprobe.probes.retention.figure import retention_figure
+from gradprobe.probes.retention.result import over_seeds, seed_groups
+from gradprobe.probes.retention.view import difference_lines, kind_lines, meaning, name_of, retention_table
 
 RESULTS = panel()
 

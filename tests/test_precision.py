@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-import gradprobe.pretrain as scenes
+import gradprobe.training.train_scenes as scenes
 import gradprobe.vlm.pretrain as pictures
 from gradprobe.errors import UsageError
-from gradprobe.precision import PRECISIONS, autocast, chosen, seconds_by_precision
+from gradprobe.training.precision import PRECISIONS, autocast, chosen, seconds_by_precision
 from gradprobe.vlm import pretrain_card
 
 SCENES = scenes.Recipe(steps=2, seed=1, batch=4, warmup=1, save_every=1)
@@ -44,10 +44,14 @@ def test_the_shorter_of_two_counts_after_one_to_warm_up(durations, wanted):
 
 
 def test_the_faster_one_is_chosen_and_the_line_says_both_times(monkeypatch):
-    monkeypatch.setattr("gradprobe.precision.seconds_by_precision", lambda step: {"float32": 1.5, "bfloat16": 7.25})
+    monkeypatch.setattr(
+        "gradprobe.training.precision.seconds_by_precision", lambda step: {"float32": 1.5, "bfloat16": 7.25}
+    )
     told = "precision: float32, the faster one here (1.5 s against 7.25 s in bfloat16)"
     assert chosen("auto", None, print) == ("float32", told)
-    monkeypatch.setattr("gradprobe.precision.seconds_by_precision", lambda step: {"float32": 1.5, "bfloat16": 0.5})
+    monkeypatch.setattr(
+        "gradprobe.training.precision.seconds_by_precision", lambda step: {"float32": 1.5, "bfloat16": 0.5}
+    )
     assert chosen("auto", None, print)[0] == "bfloat16"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gradprobe.cli.stopping import Stopped, stoppable
-from gradprobe.results import Store
+from gradprobe.store.results import Store
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 RETENTION = (

@@ -10,9 +10,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
 from scipy.stats import multinomial, norm
 
-from gradprobe import proportions as p
 from gradprobe.errors import UsageError
-from gradprobe.proportions import Pairs
+from gradprobe.statistics.estimates import proportions as p
+from gradprobe.statistics.proportions import Pairs
 
 Z = norm.ppf(0.975)
 CASES = [Pairs(14, 6, 100), Pairs(0, 5, 40), Pairs(5, 0, 40), Pairs(3, 3, 10), Pairs(20, 70, 100), Pairs(90, 120, 804)]

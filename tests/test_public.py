@@ -50,7 +50,7 @@ def test_compare_is_a_function_also_for_those_who_import_its_older_module():
     import gradprobe.compare
     from gradprobe.compare import SIZES
 
-    assert gp.compare is importlib.import_module("gradprobe.comparison").compare
+    assert gp.compare is importlib.import_module("gradprobe.comparison.run").compare
     assert gradprobe.compare.compare is gp.compare
     assert "tiny" in SIZES
     assert Path(gradprobe.compare.__file__).name == "compare.py"
@@ -104,6 +104,6 @@ def test_mypy_reveals_the_real_types_and_finds_a_misspelt_name(tmp_path):
     assert lines[1] == 'note: Revealed type is "gradprobe.core.SelectionOperator"'
     assert lines[2] == 'note: Revealed type is "gradprobe.tasks.Classification"'
     assert lines[3].startswith('note: Revealed type is "def (')
-    assert lines[4] == 'note: Revealed type is "gradprobe.results.coherence.CoherenceResult"'
+    assert lines[4] == 'note: Revealed type is "gradprobe.probes.coherence.result.CoherenceResult"'
     assert lines[5].startswith('error: Module has no attribute "coherense"')
     assert "Found 1 error" in done.stdout

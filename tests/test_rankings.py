@@ -5,10 +5,10 @@ import torch
 from toy import Toy
 from vits import DEPTH, images_for, vit
 
-from gradprobe.attention import class_attention
-from gradprobe.backbones import Backbone
 from gradprobe.core import Noise
-from gradprobe.rankings import RANKINGS, rank_scores
+from gradprobe.models.attention import class_attention
+from gradprobe.models.backbones import Backbone
+from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.tasks import classification
 
 WITH_CLASS_TOKEN = ["deit", "deit distilled", "deit3", "norm before", "dinov2 with registers", "dynamic size"]

@@ -8,10 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from gradprobe.agreement import cut_estimate
-from gradprobe.proportions import Pairs, tango, wilson
-from gradprobe.ratios import Paired, mean_of, over_seeds, paired_ratio, relative_variance, retained_difference
-from gradprobe.statistics import Estimate, Jackknifed, mover, of_cosine, paired_difference
+from gradprobe.statistics.agreement import cut_estimate
+from gradprobe.statistics.estimates import Estimate, Jackknifed, mover, of_cosine, paired_difference
+from gradprobe.statistics.proportions import Pairs, tango, wilson
+from gradprobe.statistics.ratios import (
+    Paired,
+    mean_of,
+    over_seeds,
+    paired_ratio,
+    relative_variance,
+    retained_difference,
+)
 
 COUNTS = st.builds(Paired, st.integers(0, 900), st.integers(0, 60), st.integers(0, 60))
 

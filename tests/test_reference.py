@@ -8,10 +8,10 @@ from toy import Toy
 
 from gradprobe.core import deployed
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.probes.descent import HeldOut, deployed_losses, group_gradients, own_products, products
-from gradprobe.probes.reference import images_of, question_of, reference, scores_of
-from gradprobe.probes.smoothing import covariance, expected
-from gradprobe.results import Store
+from gradprobe.probes.fidelity.descent import HeldOut, deployed_losses, group_gradients, own_products, products
+from gradprobe.probes.fidelity.reference import images_of, question_of, reference, scores_of
+from gradprobe.probes.fidelity.smoothing import covariance, expected
+from gradprobe.store.results import Store
 
 SMALL = {"draws": 32, "images": 5, "held_out": 4, "sigmas": (0.3, 1.0), "ladder": (0.01, 0.1)}
 
@@ -187,7 +187,7 @@ def test_held_out_losses_after_a_step_are_those_of_a_moved_scorer():
 
 
 def test_images_whose_kept_set_stays_are_not_evaluated_again(monkeypatch):
-    from gradprobe.probes import descent
+    from gradprobe.probes.fidelity.measure import descent
 
     task, rows, original = Toy(), [], descent.deployed_losses
     (batch,) = task.batches(1, 6, 0)

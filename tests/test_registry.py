@@ -5,8 +5,8 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from gradprobe import registry
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.operators import registry
 
 EVERY = [f"{r}+{t}" for r in registry.RELAXATIONS for t in registry.THROTTLES]
 
@@ -123,7 +123,9 @@ def test_entry_points_are_names_like_any_other(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     points = {
         "gradprobe.operators": [EntryPoint("half", "third_party_ops:Half", "gradprobe.operators")],
-        "gradprobe.relaxations": [EntryPoint("sig", "third_party_ops:Sigmoid", "gradprobe.relaxations")],
+        "gradprobe.operators.relaxations": [
+            EntryPoint("sig", "third_party_ops:Sigmoid", "gradprobe.operators.relaxations")
+        ],
     }
     monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
     assert registry.label(registry.build("half:by=2")) == "half:by=2"
@@ -135,7 +137,7 @@ def test_entry_points_are_names_like_any_other(tmp_path, monkeypatch):
 
 BROKEN = """
     import sys
-    from gradprobe.throttles.scale import Scale
+    from gradprobe.operators.throttles.scale import Scale
     NUMBER = 3
     class Empty:
         pass

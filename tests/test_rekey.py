@@ -12,10 +12,7 @@ from test_store_kills import KILLER, run_python
 from typer.testing import CliRunner
 
 from gradprobe.cli import app
-from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, model_fingerprint
-from gradprobe.errors import UsageError
-from gradprobe.record import RUN, key_of
-from gradprobe.rekey import (
+from gradprobe.comparison.rekey import (
     fingerprints,
     older_captions_fingerprint,
     older_data_fingerprint,
@@ -23,7 +20,10 @@ from gradprobe.rekey import (
     rekey,
     rekey_presets,
 )
-from gradprobe.results import Store
+from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, model_fingerprint
+from gradprobe.errors import UsageError
+from gradprobe.store.record import RUN, key_of
+from gradprobe.store.results import Store
 from gradprobe.vlm.caption_files import list_captions
 
 
@@ -100,7 +100,7 @@ def test_an_answer_that_is_there_already_is_not_overwritten(tmp_path, photos):
 
 
 REKEYS = """
-from gradprobe.rekey import rekey
+from gradprobe.comparison.rekey import rekey
 n = 0
 while True:
     n += 1

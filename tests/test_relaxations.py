@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from twins import CDFS, DRAWS, SIGMAS, assert_mean, assert_same, budgeted, many, noise_for, ours, rows, subsets, twin
 
-from gradprobe import registry
 from gradprobe.errors import UsageError
-from gradprobe.relaxations.softsort import _by_logarithms, _by_sums
+from gradprobe.operators import registry
+from gradprobe.operators.relaxations.softsort import _by_logarithms, _by_sums
 
 # --- soft weights without noise ---
 

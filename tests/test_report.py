@@ -9,11 +9,11 @@ import pytest
 from compared import MINE, OPS, comparison
 from landscapes import GUMBEL, VPNOISE
 
+from gradprobe.comparison.comparison import METRICS, PROBES, rows
+from gradprobe.comparison.figures import figures_of
+from gradprobe.comparison.page import write_report
+from gradprobe.comparison.tables import value
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.summary import figures_of
-from gradprobe.plotting.summary_table import value
-from gradprobe.report import write_report
-from gradprobe.summary import METRICS, PROBES, rows
 
 EVIL = "<b>x</b>\"'&{{1+1}}</script>.py:Op"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")

@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from stored import ENVIRONMENT, asked, result
 from typer.testing import CliRunner
 
-import gradprobe.store
+import gradprobe.store.results
 from gradprobe.cli.store import list_results, show
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.results import SCHEMA, CoherenceResult, Store, key_of
-from gradprobe.statistics import coherence_row
+from gradprobe.probes.coherence.result import CoherenceResult
+from gradprobe.statistics.estimates import coherence_row
+from gradprobe.store.results import SCHEMA, Store, key_of
 
 TREE = Path(__file__).parents[1]
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -174,7 +175,7 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
 
     store = Store(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("gradprobe.store.sealed", interrupted)
+        patch.setattr("gradprobe.store.results.sealed", interrupted)
         store.save(result())
     assert list(tmp_path.iterdir()) == []
 
@@ -189,14 +190,14 @@ def test_arrays_without_run_are_not_a_result(tmp_path):
 
 
 def test_two_processes_may_answer_the_same_question(tmp_path, monkeypatch):
-    store, place = Store(tmp_path), gradprobe.store.folder_locked
+    store, place = Store(tmp_path), gradprobe.store.results.folder_locked
 
     def late(root):
-        monkeypatch.setattr("gradprobe.store.folder_locked", place)
+        monkeypatch.setattr("gradprobe.store.results.folder_locked", place)
         Store(tmp_path).save(result(seed=1))  # the other one comes first
         return place(root)
 
-    monkeypatch.setattr("gradprobe.store.folder_locked", late)
+    monkeypatch.setattr("gradprobe.store.results.folder_locked", late)
     folder = store.save(result(seed=2))
     same(store.load(folder), result(seed=2))
     assert len(list(tmp_path.iterdir())) == 1
@@ -333,10 +334,11 @@ def test_list_and_show(tmp_path, run):
 def test_stored_results_are_read_and_drawn_without_torch(tmp_path):
     Store(tmp_path / "runs").save(result())
     code = (
-        "from gradprobe.results import Store\nimport gradprobe.experiments, gradprobe.cli.figures\n"
+        "from gradprobe.store.results import Store\nimport gradprobe.comparison.experiments, gradprobe.cli.figures\n"
         "import gradprobe.cli.store\n"
-        "from gradprobe.plotting.coherence import coherence_bars\nfrom gradprobe.plotting.style import save_figure\n"
-        "from gradprobe.plotting.tables import markdown_table\n"
+        "from gradprobe.probes.coherence.figure import coherence_bars\n"
+        "from gradprobe.plotting.style import save_figure\n"
+        "from gradprobe.plotting.columns import markdown_table\n"
         "row = Store('runs').load(sys.argv[1]).row()\nsave_figure(coherence_bars([row], 'x'), 'x.svg')\n"
         "print(markdown_table([row]))\nassert 'matplotlib.pyplot' not in sys.modules"
     )

@@ -13,19 +13,19 @@ from retentions import GUMBEL, retained
 from sklearn.metrics import roc_auc_score
 from toy import Toy
 
-from gradprobe import experiments
+from gradprobe.comparison.run import experiments
 from gradprobe.core import Selection, top_k
-from gradprobe.deploy import load_scorer, prune
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.probes import retention as probe
-from gradprobe.probes.retention import answer, question_of, ranked, ranked_question, retention
-from gradprobe.ratios import Paired, paired_ratio
-from gradprobe.registry import build
-from gradprobe.results import Store
-from gradprobe.results.retention import over_seeds, seed_groups
-from gradprobe.statistics import auc
+from gradprobe.models.deploy import load_scorer, prune
+from gradprobe.operators.registry import build
+from gradprobe.probes.retention import measure as probe
+from gradprobe.probes.retention.measure import answer, question_of, ranked, ranked_question, retention
+from gradprobe.probes.retention.result import over_seeds, seed_groups
+from gradprobe.statistics.estimates import auc
+from gradprobe.statistics.ratios import Paired, paired_ratio
+from gradprobe.store.results import Store
 from gradprobe.tasks import classification
-from gradprobe.train import Recipe
+from gradprobe.training.train import Recipe
 
 RECIPE = Recipe(steps=3, batch_size=4, learning_rate=0.02)
 TOY = {"scorer": "mlp", "weights": "none"}
@@ -237,9 +237,9 @@ def test_groups_differ_in_seed_alone_and_random_weights_are_the_seeds():
 SCRIPT = """
 import sys, time
 from toy import Toy
-from gradprobe.probes.retention import retention
-from gradprobe.registry import build
-from gradprobe.train import Recipe
+from gradprobe.probes.retention.measure import retention
+from gradprobe.operators.registry import build
+from gradprobe.training.train import Recipe
 
 def told(what, done, total):
     if done == 31:

@@ -9,8 +9,8 @@ import torch
 from scipy.stats import t as student
 
 from gradprobe.errors import UsageError
-from gradprobe.planes import axis, line
-from gradprobe.roughness import landscape_row, roughness, tv_exponent
+from gradprobe.landscapes.planes import axis, line
+from gradprobe.statistics.roughness import landscape_row, roughness, tv_exponent
 
 
 def test_roughness_equals_its_definitions():

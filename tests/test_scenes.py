@@ -14,11 +14,11 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-import gradprobe.pretrain as pretrain_module
+import gradprobe.training.train_scenes as pretrain_module
 from gradprobe.data.scenes import COLOURS, MEAN, NO_COLOUR, NO_DIGIT, STD, _bank, scenes, split_samples
-from gradprobe.embedded import CARD, WEIGHTS, load_scenes_model, scenes_sha256
+from gradprobe.embedded.scenes_model import CARD, WEIGHTS, load_scenes_model, scenes_sha256
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.pretrain import Recipe, evaluate, training
+from gradprobe.training.train_scenes import Recipe, evaluate, training
 
 SPLITS = ("train", "heldout")
 
@@ -224,7 +224,7 @@ def test_weights_cut_short_or_of_another_model(tmp_path):
 
 
 def test_the_hash_needs_no_torch():
-    code = "import sys, gradprobe.embedded as e; e.scenes_sha256(); sys.exit('torch' in sys.modules)"
+    code = "import sys, gradprobe.embedded.scenes_model as e; e.scenes_sha256(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -246,7 +246,7 @@ def test_training_killed_and_resumed_ends_with_the_same_bits(tmp_path):
     losses = [step.loss for step in training(TINY, whole)]
     code = (
         "import os, signal, sys, pathlib\n"
-        "from gradprobe.pretrain import Recipe, training\n"
+        "from gradprobe.training.train_scenes import Recipe, training\n"
         f"for step in training({TINY!r}, pathlib.Path(sys.argv[1])):\n"
         "    if step.done == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
     )

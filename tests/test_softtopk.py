@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from questions import CASES, TAUS, cases, cdfs, questions, twin
 
 from gradprobe.errors import UsageError
-from gradprobe.softtopk import soft_topk
+from gradprobe.operators.softtopk import soft_topk
 
 # torch.func imports a torch module that still uses the deprecated torch.jit
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")

@@ -11,7 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.softtopk import soft_topk
+from gradprobe.operators.softtopk import soft_topk
 
 # torch.func imports a torch module that still uses the deprecated torch.jit
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")

@@ -19,8 +19,9 @@ from typer.testing import CliRunner
 
 from gradprobe.cli.store import list_results, show
 from gradprobe.errors import GradprobeError
-from gradprobe.record import RUN, SCHEMA, checksum, key_of, npz, sealed
-from gradprobe.results import CostResult, Store
+from gradprobe.probes.cost.result import CostResult
+from gradprobe.store.record import RUN, SCHEMA, checksum, key_of, npz, sealed
+from gradprobe.store.results import Store
 
 
 @pytest.fixture
@@ -341,7 +342,7 @@ def test_an_answer_of_a_probe_to_come_is_told(tmp_path):
 def test_a_store_needs_no_other_import(tmp_path):
     folder = Store(tmp_path).save(result())
     code = (
-        "from gradprobe.store import Store\n"
+        "from gradprobe.store.results import Store\n"
         "print(type(Store('.').load(sys.argv[1])).__name__, [e.problem for e in Store('.').entries()])"
     )
     command = [sys.executable, "-c", NO_TORCH + code, folder.name]

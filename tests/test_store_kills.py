@@ -13,12 +13,11 @@ import pytest
 from stored import asked, result
 from test_results import NO_TORCH, same
 
-from gradprobe import leftovers
 from gradprobe.errors import GradprobeError
 from gradprobe.files import write_whole
-from gradprobe.locks import claimed
-from gradprobe.record import key_of
-from gradprobe.results import Store
+from gradprobe.store.locks import claimed
+from gradprobe.store.record import key_of
+from gradprobe.store.results import Store, leftovers
 
 KEY = key_of(asked())
 NAME = f"coherence-{KEY}"
@@ -27,7 +26,7 @@ KILLER = """
 import os, shutil
 from pathlib import Path
 from stored import asked, result
-from gradprobe.results import Store
+from gradprobe.store.results import Store
 
 STEPS = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "os.listdir", "os.scandir", "os.utime", "os.chmod")
 
@@ -137,7 +136,7 @@ def test_an_answer_that_cannot_be_put_in_place_leaves_the_older_one(tmp_path, mo
 
 
 def test_an_answer_replaced_while_it_is_read_is_read_again(tmp_path, monkeypatch):
-    import gradprobe.store as module
+    import gradprobe.store.results as module
 
     store, read = Store(tmp_path), module.read_arrays
     store.save(result(seed=1))
@@ -194,7 +193,7 @@ def test_work_in_a_process_s_hands_is_not_swept(tmp_path):
 
 HOLDER = """
 from stored import asked
-from gradprobe.results import Store
+from gradprobe.store.results import Store
 
 with Store(sys.argv[1]).working(asked()) as partial:
     (partial / "piece").write_text("half")

@@ -17,10 +17,10 @@ from test_plotting_equivalence import result as equivalence
 from test_plotting_fidelity import result as fidelity
 
 from gradprobe.cli.screen import Screen
-from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.style import save_figure
-from gradprobe.plotting.summary import figures_of, leaderboard
-from gradprobe.plotting.summary_table import (
+from gradprobe.comparison.comparison import METRICS, PROBES, REFERENCE, Comparison, answers_of, rows, to_json
+from gradprobe.comparison.comparison import count as count_of
+from gradprobe.comparison.figures import figures_of, leaderboard
+from gradprobe.comparison.tables import (
     chance,
     difference,
     mark,
@@ -32,10 +32,10 @@ from gradprobe.plotting.summary_table import (
     value,
     verdict_lines,
 )
-from gradprobe.results import key_of
-from gradprobe.results.retention import over_seeds
-from gradprobe.summary import METRICS, PROBES, REFERENCE, Comparison, answers_of, rows, to_json
-from gradprobe.summary import count as count_of
+from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.plotting.style import save_figure
+from gradprobe.probes.retention.result import over_seeds
+from gradprobe.store.results import key_of
 
 SHARP = "lapsum:tau=0.01+vpnoise"
 

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from toy import Toy
 
-from gradprobe import registry
-from gradprobe.backbones import Backbone
 from gradprobe.core import Batch, Noise, Selection
 from gradprobe.data.images import Images
 from gradprobe.errors import GradprobeError
-from gradprobe.probes.coherence import coherence
-from gradprobe.scorers import MLP, Transformer
+from gradprobe.models.backbones import Backbone
+from gradprobe.models.scorers import MLP, Transformer
+from gradprobe.operators import registry
+from gradprobe.probes.coherence.measure import coherence
 from gradprobe.tasks import Classification, classification
 
 SIZES = {"batches": 3, "batch_size": 2, "draws": 2}

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import gradprobe as gp
-from gradprobe import registry
-from gradprobe.about import About
 from gradprobe.core import Operator, Selection
-from gradprobe.softtopk import soft_topk
+from gradprobe.operator_info import About
+from gradprobe.operators import registry
+from gradprobe.operators.softtopk import soft_topk
 from gradprobe.testing import PROPERTIES, BrokenContract, check_operator, examine
 
 PAIRS = {

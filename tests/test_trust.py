@@ -8,19 +8,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from gradprobe import registry
-from gradprobe.deploy import load_scorer, save_scorer
+from gradprobe.comparison.experiments import load_experiment
 from gradprobe.errors import UsageError
-from gradprobe.experiments import load_experiment
+from gradprobe.models.deploy import load_scorer, save_scorer
+from gradprobe.models.scorers import MLP
+from gradprobe.operators import registry
 from gradprobe.probes.questions import operator_of, task_of
-from gradprobe.scorers import MLP
 
 THEIRS = """
     from pathlib import Path
     Path({mark!r}).touch()
     from dataclasses import dataclass
-    from gradprobe.scorers import MLP
-    from gradprobe.throttles.scale import Scale as E
+    from gradprobe.models.scorers import MLP
+    from gradprobe.operators.throttles.scale import Scale as E
     @dataclass(frozen=True)
     class S:
         def make(self, dim, seed):

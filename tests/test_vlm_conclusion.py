@@ -10,8 +10,8 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from gradprobe.errors import Notice
-from gradprobe.registry import build
-from gradprobe.statistics import Estimate
+from gradprobe.operators.registry import build
+from gradprobe.statistics.estimates import Estimate
 from gradprobe.vlm.captions import open_captions
 from gradprobe.vlm.conclusion import beats_random, conclusion, unfinished
 from gradprobe.vlm.deploy import Budget

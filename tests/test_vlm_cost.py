@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from gradprobe.cli.vlm_cost import cost as command
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.vlm_cost import cost_tables, vlm_cost_figure
-from gradprobe.probes import cost as probe
+from gradprobe.probes.cost import measure as probe
+from gradprobe.vlm.cost_figure import cost_tables, vlm_cost_figure
 from gradprobe.vlm.dimensions import DIMENSIONS, config_of, layout_of, size_of, skeleton
 from gradprobe.vlm.flops import cost, ffn_for
 from gradprobe.vlm.timing import random_inputs

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from gradprobe.cli.vlm_generate import generate
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.registry import part
+from gradprobe.operators.registry import part
 from gradprobe.vlm.deploy import Budget, Pruner, inputs_of, load, save
 from gradprobe.vlm.model import VLM, open_vlm
 

@@ -9,7 +9,7 @@ from tiny_vlms import BOS, FAMILIES, IMAGE, made, shared, tiny
 
 import gradprobe as gp
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.registry import part
+from gradprobe.operators.registry import part
 from gradprobe.vlm.families import family_of
 from gradprobe.vlm.masks import biased_mask
 from gradprobe.vlm.model import VLM, open_vlm

@@ -20,7 +20,7 @@ from gradprobe.data.pictures_text import (
     questions,
 )
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.pretrain import load_checkpoint
+from gradprobe.training.train_scenes import load_checkpoint
 from gradprobe.vlm.pretrain import Recipe, fresh_model, training
 from gradprobe.vlm.pretrain_card import BUDGETS, CHECKPOINT, evaluate, pretrain
 from gradprobe.vlm.pretrain_parts import (

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from gradprobe.cli.vlm_show import show
 from gradprobe.core import deployed
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.ranking import means_lines, ranking_figure
+from gradprobe.operators.registry import part
 from gradprobe.plotting.style import BLUE, VERMILION
-from gradprobe.registry import part
 from gradprobe.vlm.model import VLM
 from gradprobe.vlm.ranking import NORM, ranking
+from gradprobe.vlm.ranking_figure import means_lines, ranking_figure
 
 CASES = [(family, size) for family in FAMILIES for size in range(len(SIZES))]
 app = typer.Typer()

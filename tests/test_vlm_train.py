@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tiny_vlms import FAMILIES
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.registry import names, part, registered
+from gradprobe.operators.registry import names, part, registered
 from gradprobe.vlm.captions import Captions, open_captions
 from gradprobe.vlm.deploy import load
 from gradprobe.vlm.model import VLM

@@ -11,9 +11,9 @@ import torch
 from captioned import SCORER, captioned, log, trained, with_processor
 from typer.testing import CliRunner
 
-from gradprobe.denoisers import Nothing
 from gradprobe.errors import UsageError
-from gradprobe.registry import part
+from gradprobe.models.denoisers import Nothing
+from gradprobe.operators.registry import part
 from gradprobe.vlm.captions import Captions, open_captions
 from gradprobe.vlm.presets import PRESETS, preset
 

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 from vits import everything
 
-from gradprobe.backbones import load_backbone
 from gradprobe.errors import GradprobeError, Notice, UsageError
-from gradprobe.vit_weights import size_of
-from gradprobe.weights import read_weights
+from gradprobe.models.backbones import load_backbone
+from gradprobe.models.vit_weights import size_of
+from gradprobe.models.weights import read_weights
 
 NAME, KEY = "deit_tiny_patch16_224", "blocks.0.attn.qkv.weight"
 SMALL = {"depth": 1, "embed_dim": 24, "num_heads": 2}

@@ -8,7 +8,7 @@ import torch
 from toy import Toy
 
 from gradprobe.errors import UsageError
-from gradprobe.workers import ROWS, groups_of, in_threads, one_thread, workers_for
+from gradprobe.training.workers import ROWS, groups_of, in_threads, one_thread, workers_for
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import gradprobe as gp
-from gradprobe.backbones import Backbone
-from gradprobe.deploy import Scorer
 from gradprobe.errors import UsageError
-from gradprobe.scorers import MLP
-from gradprobe.wrappers import unwrapped
+from gradprobe.models.backbones import Backbone
+from gradprobe.models.deploy import Scorer
+from gradprobe.models.scorers import MLP
+from gradprobe.models.wrappers import unwrapped
 
 
 class Lora(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from scipy.optimize import brentq
 from torch import Tensor
 
-from gradprobe import registry
 from gradprobe.core import Noise
+from gradprobe.operators import registry
 
 DRAWS = 8_000
 SIGMAS = 4.5  # how many standard errors a mean may be off

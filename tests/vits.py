@@ -8,7 +8,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from gradprobe.core import Selection, Tokens
-from gradprobe.stem import ConvStem
+from gradprobe.embedded.conv_stem import ConvStem
 
 TINY = {"embed_dim": 24, "depth": 3, "num_heads": 2, "num_classes": 7}
 DEPTH = 3

@@ -19,11 +19,11 @@ def ablation(
     as_json: options.Json = False,
 ) -> None:
     """Train a scorer through each variant of DiffPrune, as far as there is no answer yet, and print Table 5."""
-    from gradprobe.ablation import variants, verdicts
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import load_experiment, run_experiment
+    from gradprobe.comparison.ablation import variants, verdicts
+    from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.plotting.style import check_path, save_figure
-    from gradprobe.results import Store
+    from gradprobe.store.results import Store
 
     if figure is not None:
         check_path(figure)
@@ -39,7 +39,7 @@ def ablation(
         say_json({"title": experiment.title, "rows": rows, "missing": len(missing)})
     else:
         from gradprobe.cli.screen import Screen
-        from gradprobe.plotting.ablation import ablation_table
+        from gradprobe.comparison.ablation_figure import ablation_table
 
         console = Screen()
         console.print(experiment.title)
@@ -58,8 +58,8 @@ def ablation(
 
 def draw_ablation(experiment: Any, answers: Any) -> Any:
     """The figure of the preset."""
-    from gradprobe.ablation import variants
-    from gradprobe.plotting.ablation import ablation_figure
+    from gradprobe.comparison.ablation import variants
+    from gradprobe.comparison.ablation_figure import ablation_figure
 
     found = variants([answer.result for answer in answers], experiment.paper)
     return ablation_figure(found, _tokens(experiment), experiment.title)

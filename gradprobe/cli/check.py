@@ -16,8 +16,8 @@ def check(
     as_json: options.Json = False,
 ) -> None:
     """Check operators against what every operator promises; exit code 1 if one breaks any of it."""
-    from gradprobe import registry
     from gradprobe.cli.progress import bars
+    from gradprobe.operators import registry
     from gradprobe.testing import examine
 
     operators = {registry.label(operator): operator for operator in map(registry.build, op)}

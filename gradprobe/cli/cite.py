@@ -34,7 +34,7 @@ def cite(
         if name not in PROBES:
             raise UsageError(f"no probe {name!r}; {nearest(name, PROBES)}")
 
-    from gradprobe import registry
+    from gradprobe.operators import registry
 
     entries: list[str] = []
     from gradprobe.core import Operator
@@ -51,7 +51,7 @@ def cite(
 
 def _entries(name: str, part: Any) -> list[str]:
     """What the author of a part declares: keys of known entries, or entries written out."""
-    from gradprobe.about import about_of
+    from gradprobe.operator_info import about_of
 
     about = about_of(part)
     if about is None:
@@ -61,7 +61,7 @@ def _entries(name: str, part: Any) -> list[str]:
 
 
 def _known(keys: tuple[str, ...], what: str) -> list[str]:
-    from gradprobe.citations import BIBTEX
+    from gradprobe.operators.citations import BIBTEX
 
     if not keys:
         say(f"{what}: nothing to cite", err=True)

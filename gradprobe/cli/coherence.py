@@ -47,9 +47,9 @@ def coherence(
     options.check_budget(k, keep)
 
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import Run, ask
-    from gradprobe.probes.coherence import question_of
-    from gradprobe.results import Store
+    from gradprobe.comparison.experiments import Run, ask
+    from gradprobe.probes.coherence.measure import question_of
+    from gradprobe.store.results import Store
 
     operators, base = options.operators(op, baseline)
     make, backbone = options.task_maker(vlm, backbone)
@@ -90,8 +90,8 @@ def coherence(
     else:
         _print(rows, settings, base, found)
     if figure is not None:
-        from gradprobe.plotting.coherence import coherence_bars
         from gradprobe.plotting.style import save_figure
+        from gradprobe.probes.coherence.figure import coherence_bars
 
         title = f"{backbone}, K = {k} of {task.n_tokens}, {batches} batches of {batch_size}"
         save_figure(coherence_bars(rows, title), figure)
@@ -113,7 +113,7 @@ def _steps(text: str) -> list[int]:
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any]) -> None:
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.tables import coherence_table, ratio_lines
+    from gradprobe.plotting.columns import coherence_table, ratio_lines
 
     console = Screen()
     options.warn_random(console, settings["weights"])

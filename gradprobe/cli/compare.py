@@ -50,14 +50,14 @@ def compare(
     seconds = _seconds(budget)
     options.check_budget(k, keep)
     if page != "none":
-        from gradprobe.report import check_report
+        from gradprobe.comparison.page import check_report
 
         check_report(Path(page or "compare.html"))
 
     from gradprobe.cli.progress import bars
-    from gradprobe.comparison import BASELINES
-    from gradprobe.comparison import compare as run
-    from gradprobe.summary import to_json
+    from gradprobe.comparison.comparison import to_json
+    from gradprobe.comparison.run import BASELINES
+    from gradprobe.comparison.run import compare as run
     from gradprobe.tasks import classification
 
     if k is None:
@@ -80,7 +80,7 @@ def compare(
         return
 
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.summary_table import summary_lines, summary_table
+    from gradprobe.comparison.tables import summary_lines, summary_table
 
     console = Screen()
     options.warn_random(console, str(found.settings["weights"]))
@@ -96,8 +96,8 @@ def compare(
 
 
 def _written(found: Any, path: Path) -> Path:
-    from gradprobe.plotting.summary import figures_of
-    from gradprobe.report import write_report
+    from gradprobe.comparison.figures import figures_of
+    from gradprobe.comparison.page import write_report
 
     return write_report(found, path, figures_of(found))
 

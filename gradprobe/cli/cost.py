@@ -43,9 +43,9 @@ def cost(
         check_path(figure)
 
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import Run, ask
-    from gradprobe.probes.cost import question_of
-    from gradprobe.results import Store
+    from gradprobe.comparison.experiments import Run, ask
+    from gradprobe.probes.cost.measure import question_of
+    from gradprobe.store.results import Store
     from gradprobe.tasks import classification
 
     operators, base = options.operators(op, baseline)
@@ -67,8 +67,8 @@ def cost(
     else:
         _print(rows, shown, base, found)
     if figure is not None:
-        from gradprobe.plotting.cost import cost_bars
         from gradprobe.plotting.style import save_figure
+        from gradprobe.probes.cost.figure import cost_bars
 
         save_figure(cost_bars([a.result for a in found], f"{backbone}, K = {k} of {task.n_tokens}"), figure)
         if not as_json:
@@ -77,7 +77,7 @@ def cost(
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any]) -> None:
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.cost_table import cost_table, meaning, ratio_lines
+    from gradprobe.probes.cost.view import cost_table, meaning, ratio_lines
 
     console = Screen()
     options.warn_random(console, settings["weights"])

@@ -45,9 +45,9 @@ def curvature(
     options.check_budget(k, keep)
 
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import Run, ask
-    from gradprobe.probes.curvature import question_of
-    from gradprobe.results import Store
+    from gradprobe.comparison.experiments import Run, ask
+    from gradprobe.probes.curvature.measure import question_of
+    from gradprobe.store.results import Store
     from gradprobe.tasks import classification
 
     operators, _ = options.operators(op, "none")
@@ -74,7 +74,7 @@ def curvature(
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], found: list[Any]) -> None:
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.curvature_table import curvature_table
+    from gradprobe.probes.curvature.view import curvature_table
 
     console = Screen()
     options.warn_random(console, settings["weights"])

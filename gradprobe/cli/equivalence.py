@@ -64,9 +64,9 @@ def equivalence(
         raise UsageError(f"--margin {margin:g} is not possible; give a share of the images such as 0.01")
 
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import Run, ask
-    from gradprobe.probes.equivalence import UNUSED, question_of
-    from gradprobe.results import Store
+    from gradprobe.comparison.experiments import Run, ask
+    from gradprobe.probes.equivalence.measure import UNUSED, question_of
+    from gradprobe.store.results import Store
     from gradprobe.tasks import classification
 
     for file in (figure, pictures):
@@ -99,14 +99,14 @@ def equivalence(
         _print(rows, shown, base, found)
     drawn = []
     if figure is not None:
-        from gradprobe.plotting.equivalence import equivalence_chart
         from gradprobe.plotting.style import save_figure
+        from gradprobe.probes.equivalence.figure import equivalence_chart
 
         drawn.append(save_figure(equivalence_chart(rows, backbone), figure))
     if pictures is not None:
-        from gradprobe.plotting.patches import patch_rows
         from gradprobe.plotting.style import save_figure
-        from gradprobe.probes.pictures import pictures_of
+        from gradprobe.probes.equivalence.patches import patch_rows
+        from gradprobe.probes.equivalence.pictures import pictures_of
 
         strips = pictures_of(task, list(operators.values()), budgets, images=min(2, images), seed=seed)
         drawn.append(save_figure(patch_rows(strips), pictures))
@@ -117,11 +117,11 @@ def equivalence(
 
 def draw_fig4(experiment: Any, answers: Sequence[Any]) -> Any:
     """Figure 4 of a preset: a scene as some operators leave it, and the stored answers."""
-    from gradprobe.data.source import SceneSource
-    from gradprobe.experiments import panels
-    from gradprobe.plotting.equivalence import fig4
-    from gradprobe.probes.pictures import scene_pictures
-    from gradprobe.registry import build
+    from gradprobe.comparison.experiments import panels
+    from gradprobe.data.image_source import SceneSource
+    from gradprobe.operators.registry import build
+    from gradprobe.probes.equivalence.figure import fig4
+    from gradprobe.probes.equivalence.pictures import scene_pictures
 
     budgets = sorted({a.run.question["k"] for a in answers if a.run.question["k"] < a.result.tokens})
     strips = scene_pictures(SceneSource().probe(0, 1, 0), [build(spec) for spec in SHOWN], budgets, 0)
@@ -130,8 +130,8 @@ def draw_fig4(experiment: Any, answers: Sequence[Any]) -> Any:
 
 def _operators(specs: Sequence[str], sharp: float, ladder: Sequence[float]) -> dict[str, Any]:
     """Operators by canonical name, the baseline first, each once: as typed or sharp, then up the ladder."""
-    from gradprobe.probes.equivalence import at_temperature
-    from gradprobe.registry import build, label
+    from gradprobe.operators.registry import build, label
+    from gradprobe.probes.equivalence.measure import at_temperature
 
     found = [build(BASELINE)]
     for spec in specs:
@@ -143,7 +143,7 @@ def _operators(specs: Sequence[str], sharp: float, ladder: Sequence[float]) -> d
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str, found: list[Any]) -> None:
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.equivalence_table import equivalence_table, verdict_lines
+    from gradprobe.probes.equivalence.view import equivalence_table, verdict_lines
 
     console = Screen()
     options.warn_random(console, settings["weights"])

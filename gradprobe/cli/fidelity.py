@@ -72,9 +72,9 @@ def fidelity(
         check_path(figure)
 
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import Run, ask
-    from gradprobe.probes.fidelity import needed, question_of
-    from gradprobe.results import Store
+    from gradprobe.comparison.experiments import Run, ask
+    from gradprobe.probes.fidelity.measure import needed, question_of
+    from gradprobe.store.results import Store
 
     operators, base = options.operators(op, baseline)
     make, backbone = options.task_maker(vlm, backbone)
@@ -110,8 +110,8 @@ def fidelity(
     else:
         _print(rows, shown, base, found, told)
     if figure is not None:
-        from gradprobe.plotting.fidelity import fidelity_figure
         from gradprobe.plotting.style import save_figure
+        from gradprobe.probes.fidelity.figure import fidelity_figure
 
         title = f"{backbone}, K = {k} of {task.n_tokens}, {images} images"
         save_figure(fidelity_figure([(title, rows)], ()), figure)
@@ -123,7 +123,7 @@ def _until(
     measured: Callable[[int, Mapping[str, str]], tuple[Any, list[Any]]], tolerance: float, budget: float
 ) -> tuple[list[Any], str]:
     """Answers with more and more draws, and in words what ended it: the tolerance, or the budget."""
-    from gradprobe.agreement import widest
+    from gradprobe.statistics.agreement import widest
 
     began, draws = time.perf_counter(), FIRST
     start: dict[str, str] = {}
@@ -148,7 +148,7 @@ def _until(
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any], told: str) -> None:
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.fidelity_table import difference_lines, fidelity_table, reasons
+    from gradprobe.probes.fidelity.view import difference_lines, fidelity_table, reasons
 
     console = Screen()
     options.warn_random(console, settings["weights"])

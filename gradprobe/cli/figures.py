@@ -26,9 +26,9 @@ def figures(
 ) -> None:
     """Draw the figures of the presets as png and svg; only questions without a stored answer are computed."""
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import load_experiment, run_experiment
+    from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.plotting.style import save_figure
-    from gradprobe.results import Store
+    from gradprobe.store.results import Store
 
     known = {path.stem: path for path in sorted(presets.glob("*.toml"))}
     if not known:
@@ -65,14 +65,14 @@ def _drawings() -> dict[str, Drawing]:
     """The figures that a preset can name: an experiment and its answers -> a figure."""
     from gradprobe.cli.ablation import draw_ablation
     from gradprobe.cli.equivalence import draw_fig4
-    from gradprobe.experiments import panels, row_panels
-    from gradprobe.leaderboard import comparisons
-    from gradprobe.plotting.coherence import fig1c, operators
-    from gradprobe.plotting.fidelity import fidelity_figure
-    from gradprobe.plotting.landscape import fig2
-    from gradprobe.plotting.predict import predict
-    from gradprobe.plotting.retention import retention_figure
-    from gradprobe.plotting.summary import leaderboard
+    from gradprobe.comparison.experiments import panels, row_panels
+    from gradprobe.comparison.figures import leaderboard
+    from gradprobe.comparison.leaderboard import comparisons
+    from gradprobe.comparison.predict import predict
+    from gradprobe.probes.coherence.figure import fig1c, operators
+    from gradprobe.probes.fidelity.figure import fidelity_figure
+    from gradprobe.probes.landscape.figure import fig2
+    from gradprobe.probes.retention.figure import retention_figure
 
     return {
         "ablation": draw_ablation,

@@ -59,9 +59,9 @@ def landscape(
     _check_files(figure, surface, page)
 
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import Run, ask
-    from gradprobe.probes.landscape import parse_checkpoints, question_of
-    from gradprobe.results import Store
+    from gradprobe.comparison.experiments import Run, ask
+    from gradprobe.probes.landscape.measure import parse_checkpoints, question_of
+    from gradprobe.store.results import Store
 
     kind, _, points = axes.replace("checkpoints ", "checkpoints:").partition(":")
     grid = _grid(grid, line)
@@ -114,7 +114,7 @@ def _check_files(figure: Path | None, surface: Path | None, page: Path | None) -
             if path is not None:
                 check_path(path)
     if page is not None:
-        from gradprobe.plotting.interactive import check_page
+        from gradprobe.probes.landscape.page import check_page
 
         check_page(page)
 
@@ -130,15 +130,15 @@ def _draw(results: list[Any], title: str, figure: Path | None, surface: Path | N
 
     drawn = []
     if figure is not None:
-        from gradprobe.plotting.landscape import landscape_figure
+        from gradprobe.probes.landscape.figure import landscape_figure
 
         drawn.append(save_figure(landscape_figure(results, title), figure))
     if surface is not None:
-        from gradprobe.plotting.landscape import surface_figure
+        from gradprobe.probes.landscape.figure import surface_figure
 
         drawn.append(save_figure(surface_figure(results, title), surface))
     if page is not None:
-        from gradprobe.plotting.interactive import save_page
+        from gradprobe.probes.landscape.page import save_page
 
         drawn.append(save_page(results, page, title))
     return drawn
@@ -146,7 +146,7 @@ def _draw(results: list[Any], title: str, figure: Path | None, surface: Path | N
 
 def _print(rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any]) -> None:
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.landscape_table import landscape_table, ratio_lines
+    from gradprobe.probes.landscape.view import landscape_table, ratio_lines
 
     console = Screen()
     options.warn_random(console, settings["weights"])

@@ -22,11 +22,11 @@ def leaderboard(
 ) -> None:
     """Measure every operator that has a name and is not measured yet, and write the leaderboard."""
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import load_experiment, run_experiment
-    from gradprobe.leaderboard import comparisons, write
+    from gradprobe.comparison.experiments import load_experiment, run_experiment
+    from gradprobe.comparison.figures import leaderboard as drawn
+    from gradprobe.comparison.leaderboard import comparisons, write
     from gradprobe.plotting.style import check_path, save_figure
-    from gradprobe.plotting.summary import leaderboard as drawn
-    from gradprobe.results import Store
+    from gradprobe.store.results import Store
 
     if figure is not None:
         check_path(figure)

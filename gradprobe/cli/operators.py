@@ -36,8 +36,8 @@ def listing(
     if what == "results":
         list_results(results, as_json)
         return
-    from gradprobe import registry
     from gradprobe.cli.progress import bars
+    from gradprobe.operators import registry
 
     kinds = list(HEADINGS) if what == "operators" else [what.removesuffix("s")]
     asked = [(kind, name) for kind in kinds for name in _names(kind, registry)]
@@ -67,7 +67,7 @@ def _names(kind: str, registry: Any) -> list[str]:
 
 def _row(kind: str, name: str, registry: Any, no_cost: bool) -> dict[str, Any]:
     """What there is to say of one name; a broken package is a row that says so."""
-    from gradprobe.about import about_of
+    from gradprobe.operator_info import about_of
     from gradprobe.testing.speed import speed_of
 
     built_in = name in registry.TABLES[kind] or (kind == "operator" and name in registry.ALIASES)

@@ -137,7 +137,7 @@ def opened_image(path: Path) -> Any:
 
 def operators(op: Sequence[str], baseline: str) -> tuple[dict[str, Any], str | None]:
     """Operators by canonical name, the baseline first, each once; and the baseline's name, None for none."""
-    from gradprobe import registry
+    from gradprobe.operators import registry
 
     found = {registry.label(o): o for o in map(registry.build, [*([] if baseline == "none" else [baseline]), *op])}
     return found, None if baseline == "none" else next(iter(found))
@@ -167,7 +167,7 @@ def working_in(out: Path, first: bool = True) -> Iterator[None]:
     Raises:
         GradprobeError: another process trains in it, or it cannot be written.
     """
-    from gradprobe.locks import claimed
+    from gradprobe.store.locks import claimed
 
     with ExitStack() as held:
         if first:

@@ -20,7 +20,7 @@ def rekey(
     presets: Annotated[Path | None, typer.Option(help="Folder of presets to bring along.")] = None,
 ) -> None:
     """Give stored answers keys by the contents of their files, once the older fingerprints of these agree."""
-    from gradprobe.rekey import fingerprints, rekey, rekey_presets
+    from gradprobe.comparison.rekey import fingerprints, rekey, rekey_presets
 
     for option, folder in (("results", results), ("presets", presets)):
         if folder is not None and not folder.is_dir():

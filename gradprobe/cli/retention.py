@@ -65,11 +65,11 @@ def retention(
         check_path(figure)
 
     from gradprobe.cli.progress import bars
-    from gradprobe.experiments import Run, ask
-    from gradprobe.probes.retention import question_of, ranked_question
-    from gradprobe.results import Store
-    from gradprobe.results.retention import seed_groups
-    from gradprobe.train import Recipe
+    from gradprobe.comparison.experiments import Run, ask
+    from gradprobe.probes.retention.measure import question_of, ranked_question
+    from gradprobe.probes.retention.result import seed_groups
+    from gradprobe.store.results import Store
+    from gradprobe.training.train import Recipe
 
     operators, base = options.operators(op, baseline)
     make, backbone = options.task_maker(vlm, backbone)
@@ -110,8 +110,8 @@ def retention(
     else:
         _print(rows, shown, base, found, task.n_tokens, same=data is not None and train_data is None)
     if figure is not None:
-        from gradprobe.plotting.retention import retention_figure
         from gradprobe.plotting.style import save_figure
+        from gradprobe.probes.retention.figure import retention_figure
 
         title = f"{backbone}, {count} images, {steps} steps"
         save_figure(retention_figure([(title, [a.result for a in found])]), figure)
@@ -121,7 +121,7 @@ def retention(
 
 def _rankings(task: Any, text: str | None) -> list[str]:
     """The rankings that were asked for, which must be possible, or all that this task can tell."""
-    from gradprobe.rankings import RANKINGS, rank_scores
+    from gradprobe.models.rankings import RANKINGS, rank_scores
 
     asked = list(RANKINGS) if text is None else [] if text == "none" else list(dict.fromkeys(text.split(",")))
     for name in asked:
@@ -140,7 +140,7 @@ def _rankings(task: Any, text: str | None) -> list[str]:
 
 def _rows(groups: Sequence[Any], bases: dict[int, Any], paths: dict[int, Any]) -> list[dict[str, Any]]:
     """A row for each operator or ranking and K, compared with the baseline of the same K."""
-    from gradprobe.results.retention import over_seeds
+    from gradprobe.probes.retention.result import over_seeds
 
     rows = []
     for group in groups:
@@ -153,7 +153,7 @@ def _print(
     rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any], n: int, same: bool
 ) -> None:
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.retention_table import difference_lines, kind_lines, meaning, retention_table
+    from gradprobe.probes.retention.view import difference_lines, kind_lines, meaning, retention_table
 
     console = Screen()
     options.warn_random(console, settings["weights"])

@@ -19,7 +19,7 @@ def train_scenes(
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; ignore the checkpoint in --out.")] = False,
 ) -> None:
     """Train the embedded scenes model from nothing (about 15 minutes on 2 cores); stopped, it goes on where it was."""
-    from gradprobe.pretrain import Recipe, pretrain
+    from gradprobe.training.train_scenes import Recipe, pretrain
 
     with options.working_in(out):
         card = pretrain(Recipe(steps=steps, seed=seed), out, resume=not restart, precision=precision)

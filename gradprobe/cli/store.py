@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli.output import say_json
-from gradprobe.record import RUN, damaged
-from gradprobe.results import Store
+from gradprobe.store.record import RUN, damaged
+from gradprobe.store.results import Store
 
 Results = Annotated[Path, typer.Option("--results", help="Where answers are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -71,13 +71,13 @@ def show(
         return
 
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.cost_table import cost_table
-    from gradprobe.plotting.curvature_table import curvature_table
-    from gradprobe.plotting.equivalence_table import equivalence_table
-    from gradprobe.plotting.fidelity_table import fidelity_table, reference_table
-    from gradprobe.plotting.landscape_table import landscape_table
-    from gradprobe.plotting.retention_table import retention_table
-    from gradprobe.plotting.tables import coherence_table
+    from gradprobe.plotting.columns import coherence_table
+    from gradprobe.probes.cost.view import cost_table
+    from gradprobe.probes.curvature.view import curvature_table
+    from gradprobe.probes.equivalence.view import equivalence_table
+    from gradprobe.probes.fidelity.view import fidelity_table, reference_table
+    from gradprobe.probes.landscape.view import landscape_table
+    from gradprobe.probes.retention.view import retention_table
 
     tables: dict[str, Any] = {"coherence": coherence_table, "curvature": curvature_table, "landscape": landscape_table}
     tables["equivalence"] = equivalence_table

@@ -56,7 +56,7 @@ def cost(
         say_json({"probe": "vlm-cost", "settings": settings, "rows": rows})
     else:
         from gradprobe.cli.screen import Screen
-        from gradprobe.plotting.vlm_cost import cost_tables, told
+        from gradprobe.vlm.cost_figure import cost_tables, told
 
         console = Screen()
         console.print(cost_tables(rows))
@@ -67,7 +67,7 @@ def cost(
             console.print(how)
     if figure is not None:
         from gradprobe.plotting.style import save_figure
-        from gradprobe.plotting.vlm_cost import vlm_cost_figure
+        from gradprobe.vlm.cost_figure import vlm_cost_figure
 
         save_figure(vlm_cost_figure(rows, f"{model}, {text_tokens} text tokens"), figure)
         if not as_json:

@@ -36,10 +36,10 @@ def show(
         raise UsageError("give --k, the number of tokens at each end, e.g. --k 11")
     pixels = None if image is None else options.opened_image(image)
 
-    from gradprobe.plotting.ranking import means_lines, ranking_figure
     from gradprobe.vlm.deploy import Budget, load
     from gradprobe.vlm.model import open_vlm
     from gradprobe.vlm.ranking import NORM, ranking
+    from gradprobe.vlm.ranking_figure import means_lines, ranking_figure
 
     scorer: Any = None
     if pruner is not None:

@@ -9,7 +9,7 @@ from gradprobe.data.hashes import file_hash, file_hashes
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import open_regular
 
-SCENES_VLM = Path(__file__).parents[1] / "assets" / "scenes_vlm"
+SCENES_VLM = Path(__file__).parents[1] / "embedded" / "scenes_vlm"
 # Of a model's folder, what decides nothing: pictures, documents, and the card of scenes-vlm.
 _DOCUMENTS = frozenset({".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".log"})
 _PAPERS = ("card.json", "license", "notice")
@@ -42,7 +42,7 @@ def weights_fingerprint(name: str, weights: str | Path | None, seed: int) -> str
     if weights is not None:
         return f"sha256:{file_hash(weights_file(weights))[:16]}"
     if name == "scenes":
-        from gradprobe.embedded import scenes_sha256
+        from gradprobe.embedded.scenes_model import scenes_sha256
 
         return f"sha256:{scenes_sha256()[:16]}"
     return f"hub:{_full_name(name)}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradprobe.core import Batch, Noise, SelectionOperator, Task
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.objective import objective
+from gradprobe.training.surrogate_loss import objective
 
 
 @dataclass(frozen=True)

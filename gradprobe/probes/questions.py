@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from gradprobe import registry
 from gradprobe.budget import budget, check_budget
 from gradprobe.core import AnyOperator, SelectionOperator, Task
 from gradprobe.errors import GradprobeError, UsageError, in_words
-from gradprobe.own_models import STATE
+from gradprobe.models.own_models import STATE
+from gradprobe.operators import registry
 from gradprobe.ranges import check_number
 from gradprobe.tasks import maker
 

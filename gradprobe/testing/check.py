@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import torch
 
-from gradprobe import registry
-from gradprobe.about import about_of
 from gradprobe.core import AnyOperator, Operator
+from gradprobe.operator_info import about_of
+from gradprobe.operators import registry
+from gradprobe.operators.throttles.scale import Scale
 from gradprobe.testing import gradients, properties, surroundings
 from gradprobe.testing.cases import DTYPES, normal_case
 from gradprobe.testing.findings import SHAPE, Broken, BrokenContract, Finding, Skipped, Subject
-from gradprobe.throttles.scale import Scale
-from gradprobe.workers import one_thread
+from gradprobe.training.workers import one_thread
 
 PROPERTIES: dict[str, properties.Property] = {
     "call": properties.call,

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gradprobe.about import About
 from gradprobe.core import Noise, Selection, SelectionOperator, apply
 from gradprobe.errors import GradprobeError
+from gradprobe.operator_info import About
 from gradprobe.testing.cases import DTYPES, Case
 
 Status = Literal["passed", "failed", "skipped"]

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from gradprobe.core import Batch, Noise, Selection, Tokens
-from gradprobe.objective import objective
 from gradprobe.testing.cases import WIDTH, Case, case_of
 from gradprobe.testing.findings import Broken, Skipped, Subject
 from gradprobe.testing.readouts import linear
+from gradprobe.training.surrogate_loss import objective
 
 N, K = 5, 2
 SIGMAS = 4.5  # a right gradient is called wrong once in 150 000
@@ -57,7 +57,7 @@ def unbiased(subject: Subject) -> str:
 
     ``mean_r <grad f(s_r), s1 - s0> = mean_r (f(s1) - f(s0))`` with ``s_r = s0 + t_r (s1 - s0)``, t stratified in (0, 1)
     and the same noise on both sides. f is a random linear function of the weights; for an operator with a ``log_prob``
-    it is linear plus pairwise in the tokens, differentiated as probes do (`gradprobe.objective.objective`).
+    it is linear plus pairwise in the tokens, differentiated as probes do (`training.surrogate_loss.objective`).
 
     Raises:
         Broken: the two differ by more than 4.5 standard errors.

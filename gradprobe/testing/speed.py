@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.core import Noise
-from gradprobe.workers import one_thread
+from gradprobe.training.workers import one_thread
 
 SIZE = (32, 196, 58, 192)  # B, N, K, D: DeiT-Tiny at 30 %
 CALLS = 5

@@ -37,7 +37,7 @@ class Checkpoint:
     """All that the rest of a training follows from.
 
     Attributes:
-        state: of `gradprobe.train.Fitting`.
+        state: of `gradprobe.training.train.Fitting`.
         best: the scorer of the best validation so far; empty: there was none.
         question: what is trained how on what, in JSON types.
         validations: so far.

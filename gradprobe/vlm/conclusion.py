@@ -3,9 +3,9 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.registry import build
-from gradprobe.statistics import Estimate
-from gradprobe.train import at_tau
+from gradprobe.operators.registry import build
+from gradprobe.statistics.estimates import Estimate
+from gradprobe.training.train import at_tau
 
 if TYPE_CHECKING:
     from gradprobe.vlm.presets import Settings

@@ -12,12 +12,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from gradprobe.backbones import frozen
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import write_whole
+from gradprobe.models.backbones import frozen
+from gradprobe.operators.registry import check_trusted, part
 from gradprobe.ranges import check_numbers
-from gradprobe.registry import check_trusted, part
 from gradprobe.vlm.model import VLM, Seen, Sequence, open_vlm
 from gradprobe.vlm.placeholders import Placeholders
 from gradprobe.vlm.sequence import assemble

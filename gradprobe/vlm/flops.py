@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from gradprobe.errors import UsageError
-from gradprobe.probes.cost import counted
+from gradprobe.operators.registry import part
+from gradprobe.probes.cost.measure import counted
 from gradprobe.ranges import check_numbers
-from gradprobe.registry import part
 from gradprobe.vlm.dimensions import TABLE_4, Layout, config_of, layout_of, skeleton, told_of
 from gradprobe.vlm.families import family_of
 from gradprobe.vlm.timing import Timing, timed

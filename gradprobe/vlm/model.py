@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradprobe.backbones import frozen
 from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.models.backbones import frozen
+from gradprobe.models.wrappers import unwrapped
 from gradprobe.vlm.families import FAMILIES, family_of
 from gradprobe.vlm.families.base import Family
 from gradprobe.vlm.installed import transformers_module
 from gradprobe.vlm.masks import biased_mask
-from gradprobe.wrappers import unwrapped
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gradprobe.about import about_of
 from gradprobe.errors import UsageError, nearest
+from gradprobe.operator_info import about_of
+from gradprobe.operators.registry import build, part
 from gradprobe.ranges import check_number, check_numbers
-from gradprobe.registry import build, part
-from gradprobe.train import Recipe
+from gradprobe.training.train import Recipe
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from gradprobe.data.pictures import GRID, objects_of, pictures
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.precision import autocast, check_same_precision, chosen
-from gradprobe.pretrain import load_checkpoint, save_checkpoint
+from gradprobe.training.precision import autocast, check_same_precision, chosen
+from gradprobe.training.train_scenes import load_checkpoint, save_checkpoint
 from gradprobe.vlm.pretrain_parts import (
     ASKED,
     ASKED_LATER,
@@ -171,7 +171,7 @@ def training(recipe: Recipe, checkpoint: Path, resume: bool = True, precision: s
 
 
 def precision_for(recipe: Recipe, checkpoint: Path, resume: bool, asked: str) -> tuple[str, str]:
-    """Choose the precision of a training, and say why; see `gradprobe.precision.chosen`.
+    """Choose the precision of a training, and say why; see `gradprobe.training.precision.chosen`.
 
     What is timed is one step of each stage, on as many threads as the training has; it leaves nothing behind.
     """

@@ -18,8 +18,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gradprobe.data.pictures import pictures
 from gradprobe.data.pictures_text import KINDS, questions
-from gradprobe.precision import AUTO
-from gradprobe.pretrain import load_checkpoint
+from gradprobe.training.precision import AUTO
+from gradprobe.training.train_scenes import load_checkpoint
 from gradprobe.vlm.pretrain import Recipe, fresh_model, precision_for, training
 from gradprobe.vlm.pretrain_parts import CELLS, TOLD, WHICH_WAY, captioned, lines_of, told_loss, visual_tokens
 from gradprobe.vlm.scenes import scenes_processor
@@ -135,7 +135,7 @@ def write(recipe: Recipe, out: Path, held_out: int, note: str | None = None) -> 
     card = {
         "model": "scenes-vlm",
         "command": f"gradprobe vlm train-scenes --seed {recipe.seed} --precision {saved['precision']} "
-        "--out gradprobe/assets/scenes_vlm",
+        "--out gradprobe/embedded/scenes_vlm",
         "recipe": asdict(recipe),
         "steps_done": saved["done"],
         "precision": saved["precision"],

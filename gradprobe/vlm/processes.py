@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.errors import GradprobeError
-from gradprobe.train import Share
+from gradprobe.training.train import Share
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradprobe.backbones import frozen
 from gradprobe.data.pixels import displayed
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.models.backbones import frozen
 from gradprobe.nans import refuse_nan
 from gradprobe.vlm.dimensions import Layout, layout_of
 from gradprobe.vlm.model import VLM

@@ -14,7 +14,7 @@ from gradprobe.errors import GradprobeError
 if TYPE_CHECKING:
     from gradprobe.vlm.model import VLM
 
-FOLDER = Path(__file__).parents[1] / "assets" / "scenes_vlm"
+FOLDER = Path(__file__).parents[1] / "embedded" / "scenes_vlm"
 WIDTH, LAYERS, HEADS = 128, 4, 4
 PAD, START, END, NOTHING = "<pad>", "<s>", "</s>", "<nothing>"
 CHAT = (  # how a question is asked

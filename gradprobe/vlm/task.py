@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradprobe.backbones import frozen
 from gradprobe.core import Batch, Mixed, Selection, Tokens
 from gradprobe.data.fingerprints import model_fingerprint
 from gradprobe.errors import UsageError, in_words
-from gradprobe.registry import label, part
+from gradprobe.models.backbones import frozen
+from gradprobe.operators.registry import label, part
 from gradprobe.tasks import both_trained
 from gradprobe.vlm.captions import CaptionSource, Example
 from gradprobe.vlm.model import VLM, open_vlm

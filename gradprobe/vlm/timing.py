@@ -13,14 +13,14 @@ from torch import Tensor
 
 from gradprobe.core import deployed
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.operators.registry import part
+from gradprobe.probes.cost.result import median
 from gradprobe.probes.questions import versions
 from gradprobe.ranges import check_number
-from gradprobe.registry import part
-from gradprobe.results.cost import median
+from gradprobe.training.workers import one_thread
 from gradprobe.vlm.dimensions import Layout
 from gradprobe.vlm.model import VLM
 from gradprobe.vlm.sequence import assemble
-from gradprobe.workers import one_thread
 
 PARTS = ("encoder", "pruner", "prefill")
 WARM_UP = 3  # passes that are not kept

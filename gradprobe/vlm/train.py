@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from gradprobe.core import SelectionOperator
 from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.files import open_regular
-from gradprobe.registry import build, code_of, label
-from gradprobe.statistics import Estimate
-from gradprobe.train import Fitting
+from gradprobe.operators.registry import build, code_of, label
+from gradprobe.statistics.estimates import Estimate
+from gradprobe.training.train import Fitting
+from gradprobe.training.workers import groups_of, workers_for
 from gradprobe.vlm.captions import CaptionSource
 from gradprobe.vlm.checkpoints import NAME, Checkpoint, Validation, check_same, write_checkpoint
 from gradprobe.vlm.conclusion import unfinished
@@ -31,7 +32,6 @@ from gradprobe.vlm.processes import ALONE, Processes
 from gradprobe.vlm.task import Captioning, task_of
 from gradprobe.vlm.tracking import Log, Tell, tracker
 from gradprobe.vlm.validation import Judge
-from gradprobe.workers import groups_of, workers_for
 
 ROWS = {"cpu": 8, "cuda": 4}  # images that the language model reads at a time
 Progress = Callable[[str, int, int], None]

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from gradprobe import core
 from gradprobe.core import Batch, Noise, Selection, SelectionOperator
-from gradprobe.statistics import Estimate, batch_mean
-from gradprobe.train import Denoised, Share, at_tau
+from gradprobe.statistics.estimates import Estimate, batch_mean
+from gradprobe.training.train import Denoised, Share, at_tau
+from gradprobe.training.workers import groups_of, in_threads, workers_for
 from gradprobe.vlm.deploy import Budget
 from gradprobe.vlm.presets import Settings
 from gradprobe.vlm.task import Captioning
-from gradprobe.workers import groups_of, in_threads, workers_for
 
 _RANDOM = 7  # a stream of its own: a relaxation has 0, a throttle 1
 

@@ -1,0 +1,119 @@
+"""The ablation as a table for the terminal and as a figure: ours with intervals, the paper's beside it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gradprobe.comparison.ablation import Cell, Variant
+from gradprobe.plotting.style import BLACK, BLUE, GREY, ORANGE, PAGE, look
+
+TRAINED, FLOOR, CLAIMED = BLUE, GREY, ORANGE
+
+
+def ablation_table(found: Sequence[Variant], n_tokens: int) -> Table:
+    """A row a variant, a column a budget: retention in percent with its interval, the paper's behind it.
+
+    Args:
+        found: as `gradprobe.comparison.ablation.variants` gives them.
+        n_tokens: N.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column("variant", overflow="fold", min_width=16)
+    budgets = budgets_of(found)
+    for k in budgets:
+        table.add_column(
+            _two_lines(f"K = {k} of {n_tokens}", f"paper {paper_budget(k, n_tokens)}"), justify="right", no_wrap=True
+        )
+    for variant in found:
+        table.add_row(variant.name, *(_text(variant.cells.get(k)) for k in budgets))
+    table.caption = (
+        "average retention over the four kinds of questions in percent, with five seeds or more [95 % over seeds], "
+        "else each seed below it; then the paper's, on LLaVA-1.5-7B with four benchmarks"
+    )
+    return table
+
+
+def ablation_figure(found: Sequence[Variant], n_tokens: int, title: str) -> Figure:
+    """A panel a budget: each variant's retention, seeds as dots, and the paper's on its own model as diamonds.
+
+    Args:
+        found: as `gradprobe.comparison.ablation.variants` gives them.
+        n_tokens: N.
+        title: what was measured on.
+    """
+    budgets = budgets_of(found)
+    with look():
+        figure = Figure(figsize=(PAGE, 0.95 + 0.27 * len(found)))
+        panels = np.atleast_1d(np.asarray(figure.subplots(1, len(budgets), sharey=True)))
+        shown = [
+            100 * x for v in found for c in v.cells.values() for x in (*c.row["by_seed"], c.paper) if x is not None
+        ]
+        for axes, k in zip(panels, budgets, strict=True):
+            for y, variant in enumerate(found):
+                cell = variant.cells.get(k)
+                if cell is not None:
+                    _mark(axes, y, cell, FLOOR if variant.op.startswith("ranked:") else TRAINED)
+            axes.set_title(f"K = {k} of {n_tokens}")
+            axes.set_xlabel("retention, %")
+            axes.grid(axis="x")
+            axes.axvline(100, color=BLACK, linewidth=0.6)
+            axes.set_xlim(min(shown) - 6, max(shown) + 4)  # every seed; a wide interval may leave the panel
+        panels[0].set_yticks(range(len(found)), [variant.name for variant in found])
+        panels[0].set_ylim(len(found) - 0.5, -0.5)
+        handles = {
+            text: handle
+            for axes in panels
+            for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        }  # fmt: skip
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+        figure.suptitle(title, x=0.01, ha="left")
+    return figure
+
+
+def budgets_of(found: Sequence[Variant]) -> list[int]:
+    """Every K, the largest first."""
+    return sorted({k for variant in found for k in variant.cells}, reverse=True)
+
+
+def paper_budget(k: int, n_tokens: int) -> str:
+    """The paper's budget of the same share, of its 576 tokens.
+
+    Example:
+        >>> paper_budget(33, 100), paper_budget(11, 100)
+        ('192', '64')
+    """
+    return str(min((64, 128, 192), key=lambda other: abs(other / 576 - k / n_tokens)))
+
+
+def _mark(axes: Any, y: int, cell: Cell, colour: str) -> None:
+    row: Mapping[str, Any] = cell.row
+    seeds = [100 * x for x in row["by_seed"] if x is not None]
+    axes.plot(seeds, np.full(len(seeds), y), ".", color=colour, ms=3, alpha=0.55)
+    if row["low"] is not None and row["high"] is not None:
+        axes.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=1.2)
+    name = "mean of seeds" if colour == TRAINED else "no training"
+    axes.plot([100 * row["retention"]], [y], "o", color=colour, ms=4.5, mec="white", mew=0.5, label=name)
+    if cell.paper is not None:
+        axes.plot([100 * cell.paper], [y], "D", mfc="none", mec=CLAIMED, ms=4.5, mew=1.1, label="paper, LLaVA-1.5-7B")
+
+
+def _two_lines(first: str, second: str) -> Text:
+    """A line, and a dim one below it; the second may be empty."""
+    return Text.assemble(first, (f"\n{second}" if second else "", "dim"))
+
+
+def _text(cell: Cell | None) -> str | Text:
+    if cell is None:
+        return "–"
+    row = cell.row
+    low, high = row["low"], row["high"]
+    span = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    if not span and len(row["by_seed"]) > 1:
+        span = "\n" + " ".join("–" if x is None else f"{100 * x:.1f}" for x in row["by_seed"])
+    paper = "" if cell.paper is None else f"{100 * cell.paper:.1f}"
+    return _two_lines(f"{100 * row['retention']:.1f}{span}", paper)

@@ -1,0 +1,275 @@
+"""Presets: ``experiments/*.toml`` -> the questions they ask, answered from stores or, if missing, by running them.
+
+A preset names its figure, the paper's values, and its runs. ``[question]`` holds the fields that all runs share, a
+``[[run]]`` those of its own; a list stands for one run each (lists multiply), and the operator ``registered`` for every
+one that has a name. ``[where]`` says where weights and data
+lie on this machine ($VARIABLES are expanded) and is no part of the question: fingerprints are.
+"""
+
+import importlib
+import itertools
+import json
+import os
+import shutil
+import tomllib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.files import open_regular
+from gradprobe.store.leftovers import FORCED
+from gradprobe.store.results import Store, key_of
+
+PROBES = {
+    "coherence": "gradprobe.probes.coherence.measure:answer",
+    "cost": "gradprobe.probes.cost.measure:answer",
+    "curvature": "gradprobe.probes.curvature.measure:answer",
+    "equivalence": "gradprobe.probes.equivalence.measure:answer",
+    "fidelity": "gradprobe.probes.fidelity.measure:answer",
+    "landscape": "gradprobe.probes.landscape.measure:answer",
+    "reference": "gradprobe.probes.fidelity.reference:answer",
+    "retention": "gradprobe.probes.retention.measure:answer",
+}
+NEEDS = {
+    "fidelity": "gradprobe.probes.fidelity.measure:needed"
+}  # question -> the question whose answer it is measured against
+KINDS = {"op": "operator", "scorer": "scorer", "denoiser": "denoiser"}  # fields of a question that name code
+REGISTERED = "registered"  # in the place of an operator's name: every one that has a name
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One question of an experiment: the panel it is drawn in, and where its files are said to be."""
+
+    panel: str
+    question: dict[str, Any]
+    where: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A preset as read from its file.
+
+    Attributes:
+        name: the file's name without suffix.
+        title: what it is, for people.
+        figure: the name of the function that draws it.
+        claim: what the paper says, in a sentence.
+        baseline: the operator that the others are compared with.
+        paper: the paper's values, a table each.
+        runs: every question, in the order of the file.
+    """
+
+    name: str
+    title: str
+    figure: str
+    claim: str
+    baseline: str
+    paper: tuple[dict[str, Any], ...]
+    runs: tuple[Run, ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A run, its result, the folder it lies in, and whether it was computed now."""
+
+    run: Run
+    result: Any
+    path: Path
+    computed: bool
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A run without a result, and why."""
+
+    run: Run
+    reason: str
+
+
+def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Experiment:
+    """Read a preset.
+
+    Args:
+        path: a TOML file with ``title``, ``figure``, ``claim``, ``baseline``, ``[[paper]]``, ``[where]``,
+            ``[question]`` and ``[[run]]`` (``panel``, ``where`` and fields that override).
+        trust: Python files that it may name and that may run.
+
+    Raises:
+        UsageError: the file is not there, not TOML, lacks a key, has an unknown one, names Python code that is not
+            trusted, or asks a question twice.
+    """
+    path = Path(path)
+    try:
+        with open_regular(path) as file:
+            preset = tomllib.loads(file.read().decode("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the preset {path}: {error}") from None
+    kinds = {"title": str, "figure": str, "claim": str, "baseline": str, "question": dict, "run": list}
+    optional = {"paper": list, "where": dict}
+    for name in preset:
+        if name not in kinds | optional:
+            raise UsageError(f"{path} has an unknown key {name!r}: {nearest(name, kinds | optional)}")
+    for name, kind in (kinds | optional).items():
+        value = preset.get(name, kind() if name in optional else None)
+        if not isinstance(value, kind) or (kind is list and not all(isinstance(table, dict) for table in value)):
+            what = "text" if kind is str else f"[[{name}]] tables" if kind is list else f"a [{name}] table"
+            raise UsageError(f"{path} needs {name!r} as {what}; see experiments/fig1c_coherence.toml")
+    for table in (preset["question"], *preset["run"]):
+        _check_names(table, path, trust)
+    runs = [run for table in preset["run"] for run in _runs(table, preset)]
+    try:
+        keys = [(run.panel, key_of(run.question)) for run in runs]
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    for run, key in zip(runs, keys, strict=True):
+        if keys.count(key) > 1:
+            raise UsageError(f"{path} asks the same question twice in panel {run.panel!r}: {json.dumps(run.question)}")
+        probe = str(run.question.get("probe"))
+        if probe not in PROBES:
+            raise UsageError(f"{path} asks the unknown probe {probe!r}: {nearest(probe, PROBES)}")
+    head = {name: preset[name] for name in ("title", "figure", "claim", "baseline")}
+    return Experiment(name=path.stem, paper=tuple(preset.get("paper", [])), runs=tuple(runs), **head)
+
+
+def run_experiment(
+    experiment: Experiment, stores: Sequence[Store], progress: Progress | None = None, draw_only: bool = False
+) -> tuple[list[Answer], list[Missing]]:
+    """Answer every question of a preset: from the first store that has it, else by running its probe.
+
+    Args:
+        experiment: the preset.
+        stores: searched in order; what is computed is saved in the last.
+        progress: told what is being done, how many steps of it are done and how many there are.
+        draw_only: compute nothing.
+
+    Returns:
+        The answers, and the runs that stay without one, each with the reason; one that cannot be answered (no files
+        on this machine, say) does not stop the rest.
+    """
+    answers: list[Answer] = []
+    missing: list[Missing] = []
+    for run in experiment.runs:
+        try:
+            stored = any(store.find(run.question) for store in stores)
+            if draw_only and not stored:
+                raise GradprobeError("not stored; run again without --draw-only to compute it")
+            where = run.where if stored else {name: _expand(name, value) for name, value in run.where.items()}
+            answers.append(ask(replace(run, where=where), stores, progress))
+        except GradprobeError as error:
+            missing.append(Missing(run, str(error)))
+    return answers, missing
+
+
+def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, force: bool = False) -> Answer:
+    """Answer one question: from the first store that has it, else by running its probe and saving in the last.
+
+    Args:
+        run: the question and where its files are.
+        stores: searched in order.
+        progress: told what is being done, how many steps of it are done and how many there are.
+        force: run the probe even if an answer is stored; the new one replaces that of the last store.
+
+    Raises:
+        GradprobeError: a stored answer is damaged, or the question cannot be answered on this machine.
+    """
+    found = [folder for store in stores if (folder := store.find(run.question)) is not None]
+    if found and not force:
+        return Answer(run, stores[0].load(found[0]), found[0], computed=False)
+    with stores[-1].working(run.question, force) as partial:
+        if not force and (folder := stores[-1].find(run.question)) is not None:  # another process was at it till now
+            return Answer(run, stores[-1].load(folder), folder, computed=False)
+        where = {**run.where, "partial": str(partial)}
+        if (probe := run.question["probe"]) in NEEDS:
+            first = replace(run, question=_function(NEEDS[probe])(run.question))
+            where["reference"] = str(ask(first, stores, progress).path)
+        result = _function(PROBES[probe])(run.question, where, progress)
+        _check_answered(result, run.question)
+        (partial / FORCED).unlink(missing_ok=True)  # from here on the pieces are of a finished answer
+        saved = stores[-1].save(result, keep=partial / "keep")
+        shutil.rmtree(partial, ignore_errors=True)
+    return Answer(run, result, saved, computed=True)
+
+
+def _check_answered(result: Any, question: Mapping[str, Any]) -> None:
+    """Refuse a result that answers another question than was asked."""
+    if key_of(result.question) != key_of(question):
+        names = sorted(result.question.keys() | question.keys())
+        other = [name for name in names if result.question.get(name) != question.get(name)]
+        message = ", ".join(f"{name} = {json.dumps(result.question.get(name))}" for name in other)
+        raise GradprobeError(f"the question asks for other things than this machine has: here {message}")
+
+
+def panels(answers: Sequence[Answer]) -> list[tuple[str, list[Any]]]:
+    """The results grouped into panels, in the order of the preset."""
+    drawn: dict[str, list[Any]] = {}
+    for answer in answers:
+        drawn.setdefault(answer.run.panel, []).append(answer.result)
+    return list(drawn.items())
+
+
+def row_panels(experiment: Experiment, answers: Sequence[Answer]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The answers as rows, grouped into panels, each row compared with its own baseline.
+
+    A row's baseline is the answer of its panel to the same question asked of ``experiment.baseline``.
+    """
+    drawn: dict[str, list[dict[str, Any]]] = {}
+    bases = {(a.run.panel, key_of(a.run.question)): a.result for a in answers}
+    for answer in answers:
+        asked = answer.run.question
+        base = bases.get((answer.run.panel, key_of({**asked, "op": experiment.baseline})))
+        base = None if asked["op"] == experiment.baseline else base
+        drawn.setdefault(answer.run.panel, []).append(answer.result.row(baseline=base, path=answer.path))
+    return list(drawn.items())
+
+
+def _function(name: str) -> Callable:
+    """``module:function``, imported when it is needed."""
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
+    """The runs that one [[run]] stands for: the product of its lists, the first of them changing slowest."""
+    own = {name: value for name, value in table.items() if name not in ("panel", "where")}
+    fields = own | {name: value for name, value in preset["question"].items() if name not in own}
+    where = {**preset.get("where", {}), **table.get("where", {})}
+    codes: Mapping[str, str | None] = {}
+    if REGISTERED in (asked := fields.get("op", [])):
+        from gradprobe.operators import registry  # torch
+
+        found = [each for op in (asked if isinstance(asked, list) else [asked]) for each in
+                 (registry.registered() if op == REGISTERED else [op])]  # fmt: skip
+        fields["op"] = list(dict.fromkeys(found))
+        codes = {op: registry.code_of(registry.build(op)) for op in fields["op"]}
+    choices = [value if isinstance(value, list) else [value] for value in fields.values()]
+    panel = str(table.get("panel", preset["title"]))
+    questions = [dict(zip(fields, values, strict=True)) for values in itertools.product(*choices)]
+    for question in questions:
+        if code := codes.get(question.get("op", "")):
+            question["op_code"] = code
+    return [Run(panel, question, where) for question in questions]
+
+
+def _check_names(table: Mapping[str, Any], path: Path, trust: Collection[Path | str]) -> None:
+    """Refuse names of Python files in a table of a preset that the user does not trust."""
+    from gradprobe.operators.registry import check_trusted
+
+    for field, kind in KINDS.items():
+        values = table.get(field)
+        for value in values if isinstance(values, list) else [values]:
+            check_trusted(kind, value, path, trust)
+
+
+def _expand(name: str, value: str) -> str:
+    """A value of [where] with its $VARIABLES, which must be set here."""
+    try:
+        return Template(value).substitute(os.environ)
+    except KeyError as error:
+        raise GradprobeError(f"{name} is in {value}; set the variable: export {error.args[0]}=FOLDER") from None
+    except ValueError:
+        raise GradprobeError(f"{name} is in {value}, which is no path; write variables as $NAME") from None

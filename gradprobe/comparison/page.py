@@ -1,0 +1,223 @@
+"""The page of a comparison: one HTML file that asks the network for nothing, to be sent to a co-author."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from gradprobe.comparison.comparison import PROBES, Comparison, Metric, answers_of, few_seeds, rows
+from gradprobe.comparison.probe_tables import QUESTIONS, Grid, probe_grids
+from gradprobe.comparison.tables import LEGEND, TESTED, chance, difference, mark, measured, value, verdict_lines
+from gradprobe.plotting.columns import Row
+from gradprobe.plotting.escape import visible
+from gradprobe.plotting.pages import check_html, write_html
+from gradprobe.probes.retention.view import name_of, seeds
+from gradprobe.store.results import key_of
+
+TEMPLATE = Path(__file__).parent / "page.html.jinja"
+SAYS = {"higher": "above", "lower": "below", "undecided": "undecided against"}
+OPERATOR = ("op", "op_code", "probe")
+
+
+@dataclass(frozen=True)
+class Text:
+    """A cell: its number, its interval, a mark with its meaning, and what it sorts by (empty: always last)."""
+
+    main: str
+    ends: str = ""
+    mark: str = ""
+    says: str = ""
+    sort: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of a table: an operator's name, what it is here (``focus``, ``floor`` or empty) and its cells."""
+
+    name: str
+    kind: str
+    cells: tuple[Text, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the page; each heading has a meaning, which may be empty, and an order in which it sorts first."""
+
+    title: str
+    headings: tuple[tuple[str, str, str], ...]
+    lines: tuple[Line, ...]
+
+
+def write_report(comparison: Comparison, path: Path | str, figures: Mapping[str, str]) -> Path:
+    """Write a comparison as one self-contained page: summary, each probe's figure and tables, settings, keys, command.
+
+    Same comparison and figures, same bytes. The page reads on a phone and prints on A4; its tables sort.
+
+    Args:
+        comparison: the operators, compared with its focus.
+        path: an .html file; its folder is made if need be.
+        figures: SVG text by probe, as `gradprobe.comparison.figures.figures_of` draws it; it is put in as it is.
+
+    Raises:
+        UsageError: another suffix.
+        GradprobeError: the file cannot be written.
+    """
+    path = check_report(path)
+    return write_html(_page(comparison, figures), path)
+
+
+def check_report(path: Path | str) -> Path:
+    """Refuse a page that cannot be made (before the work that it would show is done).
+
+    Raises:
+        UsageError: another suffix.
+    """
+    return check_html(path)
+
+
+def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
+    import jinja2
+
+    strict: Any = {"autoescape": True, "undefined": jinja2.StrictUndefined, "finalize": _visible}
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **strict)
+    environment.filters["named"] = _named
+    found = rows(comparison)
+    shown = measured(found)
+    sections = [
+        {
+            "probe": probe, "question": QUESTIONS[probe], "figure": figures.get(probe, ""),
+            "tables": [_of_grid(grid, comparison, probe) for grid in probe_grids(comparison, probe)],
+        }
+        for probe in PROBES
+    ]  # fmt: skip
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        comparison=comparison,
+        others=len(comparison.ops) - 1,
+        verdicts=verdict_lines(found, comparison.focus),
+        chance=chance(found, comparison.focus),
+        summary=_summary(found, shown),
+        differences=_differences(found, shown, comparison.focus),
+        legend=LEGEND.format(focus=comparison.focus),
+        tested=TESTED if any(metric.name == "equivalence" for metric in shown) else "",
+        metrics=shown,
+        sections=[section for section in sections if section["tables"]],
+        asked=_asked(comparison),
+        answers=_answers(comparison),
+        dates=_dates(comparison),
+    )
+
+
+def _visible(value: Any) -> Any:
+    """Text of the page that is not HTML already, without control characters."""
+    return visible(value, keep="\n") if type(value) is str else value
+
+
+def _named(name: str) -> Any:
+    """An operator's name that may be broken before its pluses and colons."""
+    escaped = importlib.import_module("markupsafe").escape(visible(name))
+    wbr = importlib.import_module("markupsafe").Markup("<wbr>")
+    return escaped.replace("+", wbr + "+").replace(":", wbr + ":")
+
+
+def _summary(found: Sequence[Row], shown: Sequence[Metric]) -> Table:
+    lines = []
+    for row in found:
+        cells = []
+        for metric in shown:
+            cell = row["metrics"].get(metric.name)
+            if cell is None:
+                cells.append(Text(""))
+                continue
+            says = cell["reason"] or SAYS.get(cell["verdict"], cell["verdict"] or "")
+            says += f" with {seeds(cell['seeds'])}" if few_seeds(cell) else ""
+            text = _text(value(metric, cell), "" if cell["value"] is None else repr(float(cell["value"])))
+            cells.append(replace(text, mark=mark(cell), says=says))
+        lines.append(Line(name_of(row), _kind(row), tuple(cells)))
+    return Table("", (("operator", "", "ascending"), *(_heading(m) for m in shown)), tuple(lines))
+
+
+def _differences(found: Sequence[Row], shown: Sequence[Metric], focus: str) -> Table:
+    lines = []
+    for row in found:
+        if row["focus"]:
+            continue
+        cells = [(metric, row["metrics"].get(metric.name)) for metric in shown]
+        texts = [_text(difference(metric, cell)) if cell else Text("") for metric, cell in cells]
+        lines.append(Line(name_of(row), _kind(row), tuple(texts)))
+    headings = [("operator", "", "ascending"), *((m.heading + (" ×" if m.ratio else ""), "", _first(m)) for m in shown)]
+    return Table(f"each operator less {focus}; × over it", tuple(headings), tuple(lines))
+
+
+def _heading(metric: Metric) -> tuple[str, str, str]:
+    return metric.heading, metric.meaning, _first(metric)
+
+
+def _first(metric: Metric) -> str:
+    return "ascending" if metric.better == "lower" else "descending"
+
+
+def _of_grid(grid: Grid, comparison: Comparison, probe: str) -> Table:
+    focus = {result.question["op"] for result in answers_of(comparison, probe, comparison.focus)}
+    kinds = dict.fromkeys(focus, "focus") | {name_of({"op": floor}): "floor" for floor in comparison.floors}
+    lines = [Line(name, kinds.get(name, ""), tuple(map(_text, cells))) for name, cells in grid.lines]
+    first, *others = grid.headings
+    return Table(grid.title, ((first, "", "ascending"), *((name, "", "descending") for name in others)), tuple(lines))
+
+
+def _text(text: str, sort: str | None = None) -> Text:
+    """A cell from a table's text such as ``0.68 [0.63, 0.73]``; it sorts by its first number."""
+    main, bracket, ends = text.partition(" [")
+    return Text(main, bracket.strip() + ends, sort=_number(main) if sort is None else sort)
+
+
+def _number(text: str) -> str:
+    """The number that a text begins with; else the text itself, empty where there is nothing to sort by."""
+    first = (text.lstrip("×+ ").split() or [""])[0].rstrip("%,").replace("∞", "inf")
+    try:
+        return repr(float(first))
+    except ValueError:
+        return "" if text in ("–", "none") else text
+
+
+def _kind(row: Row) -> str:
+    return "focus" if row["focus"] else "floor" if row["floor"] else ""
+
+
+def _asked(comparison: Comparison) -> list[tuple[str, str]]:
+    """What each probe was asked beyond the shared settings; a field with several values names them all."""
+    told = []
+    for probe in PROBES:
+        fields: dict[str, dict[str, None]] = {}
+        for question in (result.question for result in comparison.results.get(probe, ())):
+            for name, asked in question.items():
+                if name not in OPERATOR and comparison.settings.get(name) != asked:
+                    fields.setdefault(name, {})[str(asked)] = None
+        text = "; ".join(f"{name} {', '.join(values)}" for name, values in fields.items())
+        told += [(probe, text)] if text else []
+    codes = {r.question["op"]: r.question["op_code"] for r in _every(comparison) if "op_code" in r.question}
+    return told + [(op, f"code {code}") for op, code in codes.items()]
+
+
+def _answers(comparison: Comparison) -> Table:
+    """Keys of the stored answers: an operator a line, a probe a column."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for probe, results in comparison.results.items():
+        for result in results:
+            found.setdefault(result.question["op"], {}).setdefault(probe, []).append(key_of(result.question))
+    probes = [probe for probe in PROBES if comparison.results.get(probe)]
+    lines = [
+        Line(name_of({"op": op}), "", tuple(Text(" ".join(keys.get(probe, ()))) for probe in probes))
+        for op, keys in found.items()
+    ]
+    return Table("", (("operator", "", "ascending"), *((probe, "", "ascending") for probe in probes)), tuple(lines))
+
+
+def _dates(comparison: Comparison) -> str:
+    """The days on which the answers were computed, first and last."""
+    days = sorted(str(result.environment["date"])[:10] for result in _every(comparison) if "date" in result.environment)
+    return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
+
+
+def _every(comparison: Comparison) -> list[Any]:
+    return [result for results in comparison.results.values() for result in results]

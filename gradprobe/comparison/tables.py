@@ -1,0 +1,252 @@
+"""Comparisons -> tables for the terminal and for documents: each number with its interval, each difference marked."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from gradprobe.comparison.comparison import METRICS, NO_GRADIENT, NOT_ASKED, Comparison, Metric, count, few_seeds, rows
+from gradprobe.plotting.columns import Row, interval, number, short
+from gradprobe.plotting.escape import code_span
+from gradprobe.probes.retention.view import name_of, seeds
+
+MARKS = {"higher": "▲", "lower": "▼", "undecided": "·", "different": "≠", "small gap": "≈", "equivalent": "="}
+WIDTHS = (3, 3, 2)  # columns of a table at 80 characters
+LEGEND = (
+    "▲ above, ▼ below {focus}, decided at 95 %; · undecided; · (n seeds): trained with fewer than 5 seeds, which "
+    "decide nothing; none: no gradient; –: not measured or undefined"
+)
+TESTED = "gap to hard: = none seen and below the margin, ≈ seen and below it, ≠ seen, · undecided"
+
+
+def summary_table(comparison: Comparison) -> Group:
+    """Every metric of every operator with its interval and mark, in tables legible at 80 columns.
+
+    Args:
+        comparison: the operators, compared with its focus.
+
+    Returns:
+        What rich prints.
+    """
+    found = rows(comparison)
+    shown = measured(found)
+    tables = []
+    for metrics in _split(shown):
+        ours = [row for row in found if metrics[0].name in row["metrics"] or "retention" in [m.name for m in metrics]]
+        tables.append(_table(ours, metrics))
+    return Group(*tables)
+
+
+def summary_lines(comparison: Comparison) -> list[str]:
+    """What stands below the table: the marks, how many comparisons there are, what the metrics are, what is missing."""
+    found = rows(comparison)
+    shown = measured(found)
+    told = [LEGEND.format(focus=comparison.focus)] if shown else []
+    told += [TESTED] if any(metric.name == "equivalence" for metric in shown) else []
+    told += [f"{metric.heading}: {metric.meaning}" for metric in shown]
+    return [*told, chance(found, comparison.focus), *(f"missing: {gap}" for gap in comparison.missing)]
+
+
+def chance(found: Sequence[Row], focus: str) -> str:
+    """How many comparisons a table makes, how many are decided, and how many would be by chance alone.
+
+    Args:
+        found: as `gradprobe.comparison.comparison.rows` makes them.
+        focus: the operator that all others are compared with.
+
+    Example:
+        >>> chance([], "lapsum+vpnoise")
+        'Nothing is compared with lapsum+vpnoise here.'
+    """
+    counted = count(found)
+    few = f" {counted.few} of what was trained with fewer than 5 seeds are left undecided." if counted.few else ""
+    if not counted.compared:
+        return f"Nothing is compared with {focus} here.{few}"
+    return (
+        f"{counted.compared} comparisons with {focus}, {counted.decided} decided, each at 95 % and not corrected for "
+        f"their number: if no operator differed from it, about {counted.by_chance:.2g} would be decided all the same."
+        f"{few}"
+    )
+
+
+def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]:
+    """A sentence for each metric that was compared: whom the focus is above, whom below, and where nothing is decided.
+
+    Args:
+        found: as `gradprobe.comparison.comparison.rows` makes them.
+        focus: the operator that all others are compared with.
+        names: so many operators are named; of more, their number is told.
+
+    Example:
+        >>> cell = {"verdict": "lower", "seeds": 5, "reason": None}
+        >>> verdict_lines([{"op": "a+zero", "floor": False, "metrics": {"retention": cell}}], "b+gather")
+        ['retention of b+gather is above that of a+zero']
+    """
+    lines = []
+    for metric in METRICS:
+        cells = {row["op"]: row["metrics"][metric.name] for row in found if metric.name in row["metrics"]}
+        if metric.name == "equivalence":
+            told = [f"{word} for {_listed(ops, names)}" for word, ops in _by_verdict(cells).items()]
+            lines += [f"{metric.heading}: {'; '.join(told)}"] if told else []
+            continue
+        said = {"lower": "above that of", "higher": "below that of", "undecided": "undecided against"}
+        verdicts = _by_verdict(cells)
+        said |= {word: f"{word} against" for word in verdicts if word not in said}
+        told = [f"{said[word]} {_listed(verdicts[word], names)}" for word in said if word in verdicts]
+        lines += [f"{metric.heading} of {focus} is {'; '.join(told)}"] if told else []
+    return lines
+
+
+def measured(found: Sequence[Row]) -> list[Metric]:
+    """The metrics of which at least one operator has a value or a reason of its own for having none."""
+    cells = [row["metrics"] for row in found]
+    return [m for m in METRICS if any(m.name in each and each[m.name]["reason"] != NOT_ASKED for each in cells)]
+
+
+def value(metric: Metric, cell: Mapping[str, Any]) -> str:
+    """A metric with its interval; "none" without gradient, an en dash where there is no number.
+
+    Several seeds without an interval are told one by one.
+
+    Example:
+        >>> by_name = {metric.name: metric for metric in METRICS}
+        >>> value(by_name["retention"], {"value": 0.857, "low": 0.83, "high": 0.8876, "reason": None})
+        '0.857 [0.830, 0.888]'
+        >>> value(by_name["fidelity"], {"value": None, "low": None, "high": None, "reason": "no gradient"})
+        'none'
+    """
+    if cell["value"] is None:
+        return "none" if cell["reason"] == NO_GRADIENT else "–"
+    each = cell.get("by_seed") or ()
+    if cell["low"] is None and len(each) > 1:
+        return f"{number(cell['value'], 3)} ({', '.join(number(x) for x in each)})"
+    return _told(metric)(cell["value"], cell["low"], cell["high"])
+
+
+def difference(metric: Metric, cell: Mapping[str, Any]) -> str:
+    """The difference from the focus with its interval and sign, or the ratio to it; an en dash where not compared."""
+    ends = cell["difference"], cell["difference_low"], cell["difference_high"]
+    if ends[0] is None:
+        return "–"
+    if metric.ratio:
+        return f"× {figures(*ends)}"
+    text = _told(metric)(*ends)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def figures(value: float | None, low: float | None, high: float | None) -> str:
+    """A number of any size and its interval, to two figures each.
+
+    Example:
+        >>> figures(641.7, 446.1, 837.3), figures(7.31e-05, 1.4e-05, 0.000389), figures(0.021, None, None)
+        ('640 [450, 840]', '7.3e-05 [1.4e-05, 0.00039]', '0.021')
+    """
+    if value is None or low is None or high is None:
+        return _two(value)
+    return f"{_two(value)} [{_two(low)}, {_two(high)}]"
+
+
+def mark(cell: Mapping[str, Any]) -> str:
+    """The sign of a cell's verdict, with the number of seeds if they are too few; empty where nothing was compared.
+
+    Example:
+        >>> mark({"verdict": "lower", "seeds": None}), mark({"verdict": "undecided", "seeds": 1})
+        ('▼', '· (1 seed)')
+    """
+    sign = MARKS.get(cell["verdict"] or "", "")
+    return f"{sign} ({seeds(cell['seeds'])})" if sign and few_seeds(cell) else sign
+
+
+def summary_markdown(comparison: Comparison) -> str:
+    """All numbers and intervals as one Markdown table, an operator a row, with what its marks mean below it."""
+    found = rows(comparison)
+    lines = "\n".join(f"- {line}" for line in summary_lines(comparison))
+    return f"{_markdown(found, measured(found), _marked)}\n{lines}\n"
+
+
+def short_markdown(comparison: Comparison, ops: Sequence[str]) -> str:
+    """Some operators' numbers without intervals as a Markdown table; marks tell what is decided.
+
+    Args:
+        comparison: the operators, compared with its focus.
+        ops: the operators that are shown, in this order; those that are not compared are left out.
+    """
+    by_op = {row["op"]: row for row in rows(comparison)}
+    found = [by_op[op] for op in ops if op in by_op]
+
+    def alone(metric: Metric, cell: Mapping[str, Any]) -> str:
+        return f"{value(metric, cell).partition(' ')[0]} {mark(cell)}".strip()
+
+    return _markdown(found, measured(found), alone)
+
+
+def _by_verdict(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Names of the operators of each verdict; one of too few seeds names their number."""
+    found: dict[str, list[str]] = {}
+    for op, cell in cells.items():
+        if cell["verdict"] is not None:
+            few = f" ({seeds(cell['seeds'])})" if few_seeds(cell) else ""
+            found.setdefault(cell["verdict"] + few, []).append(name_of({"op": op}))
+    return found
+
+
+def _listed(ops: Sequence[str], most: int) -> str:
+    return _joined(ops) if len(ops) <= most else f"{len(ops)} others"
+
+
+def _joined(texts: Sequence[str]) -> str:
+    """Words in a row: a, b and c."""
+    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
+
+
+def _told(metric: Metric) -> Callable[[float | None, float | None, float | None], str]:
+    return figures if metric.figures else interval
+
+
+def _marked(metric: Metric, cell: Mapping[str, Any]) -> str:
+    return f"{value(metric, cell)} {mark(cell)}".strip()
+
+
+def _two(value: float | None) -> str:
+    return short(value) if value is None or not math.isfinite(value) else f"{float(f'{value:.2g}'):g}"
+
+
+def _split(metrics: Sequence[Metric]) -> list[list[Metric]]:
+    """Columns in groups that fit beside the operators' names."""
+    groups, left = [], list(metrics)
+    for width in (*WIDTHS, *[WIDTHS[-1]] * len(left)):
+        if left:
+            groups.append(left[:width])
+            left = left[width:]
+    return groups
+
+
+def _table(found: Sequence[Row], metrics: Sequence[Metric]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("operator", overflow="fold", min_width=16)
+    for metric in metrics:
+        table.add_column(f"{metric.heading}  ", justify="right", no_wrap=True)
+    for row in found:
+        cells = [row["metrics"].get(metric.name) for metric in metrics]
+        texts = [_two_lines(m, c) if c else "" for m, c in zip(metrics, cells, strict=True)]
+        table.add_row(name_of(row), *texts, style="bold" if row["focus"] else "dim" if row["floor"] else "")
+    return table
+
+
+def _two_lines(metric: Metric, cell: Mapping[str, Any]) -> str:
+    """A number and its mark, below them the interval."""
+    number, _, ends = value(metric, cell).partition(" ")
+    return f"{number} {mark(cell) or ' '}" + (f"\n{ends}  " if ends else "")
+
+
+def _markdown(found: Sequence[Row], metrics: Sequence[Metric], cell: Callable[[Metric, Mapping[str, Any]], str]) -> str:
+    lines = [["operator", *(metric.heading for metric in metrics)], [":--", *["--:"] * len(metrics)]]
+    for row in found:
+        name = code_span(row["op"]) if not row["floor"] else name_of(row)
+        known = [row["metrics"].get(metric.name) for metric in metrics]
+        texts = [cell(m, c) if c else "" for m, c in zip(metrics, known, strict=True)]
+        lines.append([f"**{name}**" if row["focus"] else name, *texts])
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines) + "\n"

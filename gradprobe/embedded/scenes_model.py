@@ -1,0 +1,92 @@
+"""The embedded model: a small vision transformer that reads the red digit of a scene, with its weights.
+
+Importing this module imports no torch: asking for the hash of the weights, or where they lie, stays cheap.
+"""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gradprobe.errors import GradprobeError
+from gradprobe.files import open_regular
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+WEIGHTS = Path(__file__).with_name("scenes.safetensors")
+CARD = WEIGHTS.with_suffix(".json")
+
+
+def scenes_model() -> "VisionTransformer":
+    """The architecture, untrained: 112 px, patch 8, N = 196, width 128, 4 blocks, 4 heads, 10 classes; 1 M parameters.
+
+    It is a plain timm ``VisionTransformer`` whose patch embedding is a stack of convolutions; its initial weights come
+    from torch's global generator.
+
+    Example:
+        >>> scenes_model().pos_embed.shape
+        torch.Size([1, 197, 128])
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    from gradprobe.embedded.conv_stem import ConvStem
+
+    return VisionTransformer(
+        img_size=112, patch_size=8, embed_dim=128, depth=4, num_heads=4, num_classes=10, embed_layer=ConvStem
+    )
+
+
+def load_scenes_model(weights: Path = WEIGHTS) -> "VisionTransformer":
+    """The trained model in evaluation mode, float32, on the CPU; torch's random state is left as found.
+
+    Args:
+        weights: a safetensors file as ``gradprobe train-scenes`` writes it; the shipped one by default.
+
+    Raises:
+        GradprobeError: the file is missing, unreadable, or of another model.
+
+    Example:
+        >>> load_scenes_model().training
+        False
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    data = _read(weights)
+    try:
+        state = {name: tensor.float() for name, tensor in load(data).items()}
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise GradprobeError(f"{weights} is not a readable safetensors file ({error}); {_REMEDY}") from None
+    with torch.random.fork_rng(devices=[]):
+        model = scenes_model()
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise GradprobeError(f"{weights} holds the weights of another model ({reason}); {_REMEDY}") from None
+    return model.eval()
+
+
+def scenes_sha256(weights: Path = WEIGHTS) -> str:
+    """SHA-256 of the weights file, in hex: what stored results name the model by.
+
+    Raises:
+        GradprobeError: the file is missing.
+
+    Example:
+        >>> len(scenes_sha256())
+        64
+    """
+    return sha256(_read(weights)).hexdigest()
+
+
+_REMEDY = f"install gradprobe again, or make the weights with: gradprobe train-scenes --out {WEIGHTS.parent}"
+
+
+def _read(weights: Path) -> bytes:
+    try:
+        with open_regular(Path(weights)) as file:
+            return file.read()
+    except OSError as error:
+        raise GradprobeError(f"cannot read the scenes weights {weights} ({error.strerror}); {_REMEDY}") from None

@@ -1,0 +1,35 @@
+"""What the class token of an unpruned vision transformer looks at."""
+
+import torch
+from timm.models.vision_transformer import Attention, Block
+from torch import Tensor
+
+from gradprobe.core import Tokens
+from gradprobe.models.backbones import Backbone
+
+
+def class_attention(backbone: Backbone, tokens: Tokens) -> Tensor | None:
+    """How much the class token looks at each patch in the last block, mean over heads ``(B, N)``.
+
+    All patches go through the model, without gradient; None for a model without class token or with another kind of
+    attention. Source: the ranking of FasterVLM and EViT.
+
+    Args:
+        backbone: the model, split at the insertion point.
+        tokens: what it made of the images up to there.
+    """
+    model = backbone.model
+    last = model.blocks[-1]
+    if type(last) is not Block or not model.has_class_token or backbone.layer == len(model.blocks):
+        return None
+    attn = last.attn
+    if type(attn) is not Attention:
+        return None
+    with torch.no_grad(), backbone.running():
+        x = torch.cat([tokens.prefix, tokens.patches], 1)
+        x = last.norm1(model.blocks[backbone.layer : -1](x))
+        heads = (len(x), x.shape[1], 3, attn.num_heads, attn.head_dim)
+        query, key, _ = attn.qkv(x).reshape(heads).permute(2, 0, 3, 1, 4)
+        query, key = attn.q_norm(query[:, :, :1]), attn.k_norm(key)
+        looks = (query @ key.mT * attn.scale).softmax(-1)[:, :, 0].mean(1)
+    return looks[:, model.num_prefix_tokens :].to(tokens.patches.dtype)

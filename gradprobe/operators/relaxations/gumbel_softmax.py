@@ -1,0 +1,53 @@
+"""Binary Gumbel-softmax a token, with a straight-through backward and a ratio loss."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradprobe.core import Noise, top_k_mask
+from gradprobe.errors import UsageError, check_positive
+from gradprobe.operator_info import About
+
+
+@dataclass(frozen=True)
+class GumbelSoftmax:
+    """Each token kept or dropped by itself: ``D_i = 1[s_i + g_i > g'_i]``, plus ``ratio (mean D - K/N)^2`` on the loss.
+
+    The backward is that of ``sigmoid((s_i + g_i - g'_i) / temperature)``: a Gumbel-softmax over the two logits
+    ``(s_i, 0)``. The budget is asked for by the loss, not kept; once deployed, the K highest scores stay. K = N keeps
+    all. The temperature is not annealed, as in the paper, hence its name: schedules move fields called tau.
+
+    Gradient: biased. Source: DynamicViT, arXiv 2106.02034; Dynamic-LLaVA, arXiv 2412.00876.
+
+    Attributes:
+        temperature: of the backward, > 0.
+        ratio: weight of the ratio loss, >= 0.
+    """
+
+    temperature: float = 1.0
+    ratio: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_positive("gumbel-softmax", "temperature", self.temperature)
+        if not self.ratio >= 0:
+            raise UsageError(f"gumbel-softmax:ratio={self.ratio:g}: the weight of the ratio loss must be 0 or more")
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        formula = "alpha_i = 1[s_i + g_i > g'_i]; loss ratio (mean alpha - K/N)^2"
+        cite = ("dynamicvit", "dynamic-llava", "gumbel-softmax", "concrete")
+        return About(formula, "biased", "DynamicViT, arXiv 2106.02034", cite, stochastic=True)
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        if k == scores.shape[-1]:
+            return top_k_mask(scores, k)
+        keep, drop = noise.gumbel((2, *scores.shape[1:]), like=scores).unbind(1)
+        logit = scores + (keep - drop)
+        soft = torch.sigmoid(logit / self.temperature)
+        return (logit > 0).to(scores.dtype) + (soft - soft.detach())
+
+    def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:
+        """The ratio loss of each image, ``(B,)``."""
+        return self.ratio * (weights.mean(-1) - k / weights.shape[-1]).square()

@@ -1,0 +1,54 @@
+"""Gumbel top-K with a straight-through backward."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from gradprobe.core import Noise, top_k_mask
+from gradprobe.errors import UsageError, check_positive
+from gradprobe.operator_info import About
+from gradprobe.operators.softtopk import soft_topk
+
+
+@dataclass(frozen=True)
+class GumbelSTE:
+    """Forward a Gumbel top-K sample, backward another function: ``m = topK(s + scale g)``.
+
+    With ``backward=identity`` the gradient of the mask goes to the scores as it is, ``dL/ds := dL/dm``; with
+    ``backward=soft`` it goes through the logistic soft top-K of the same perturbed scores.
+
+    Gradient: biased. Source: DiffPrune, Eq. 1.
+
+    Attributes:
+        backward: ``identity`` (the paper's Eq. 1) or ``soft``.
+        scale: scale of the Gumbel noise; 0 is a deterministic straight-through top-K.
+        tau: temperature of the soft backward, > 0; not used by ``identity``.
+    """
+
+    backward: Literal["identity", "soft"] = "identity"
+    scale: float = 1.0
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("gumbel-ste", "tau", self.tau)
+        if not self.scale >= 0:
+            raise UsageError(f"gumbel-ste:scale={self.scale:g}: the scale of the noise must be 0 or more")
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        return About(
+            "alpha = topK(s + scale g)",
+            "biased",
+            "DiffPrune, Eq. 1; straight-through: arXiv 1308.3432",
+            ("diffprune", "straight-through", "gumbel-topk"),
+            stochastic=self.scale > 0,
+            budget=1e-9,
+        )
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        perturbed = scores + self.scale * noise.gumbel(scores.shape[1:], like=scores)
+        mask = top_k_mask(perturbed, k)
+        surrogate = perturbed if self.backward == "identity" else soft_topk(perturbed, k, self.tau, cdf="logistic")
+        return mask + (surrogate - surrogate.detach())  # the bracket is exactly zero forward

@@ -1,0 +1,56 @@
+"""Hard concrete: stochastic gates that reach exactly zero and one."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradprobe.core import Noise, top_k_mask
+from gradprobe.errors import UsageError, check_positive
+from gradprobe.operator_info import About
+
+LOW, HIGH = -0.1, 1.1  # gamma and zeta: how far the concrete variable is stretched beyond [0, 1]
+
+
+@dataclass(frozen=True)
+class HardConcrete:
+    """A stretched, clipped concrete gate: ``z_i = clip(1.2 sigmoid((logit u_i + s_i) / beta) - 0.1, 0, 1)``.
+
+    ``P(z_i > 0) = sigmoid(s_i - beta log(0.1 / 1.1))`` is differentiable, so the expected number of open gates can be
+    asked for by the loss: ``ratio (mean_i P(z_i > 0) - K/N)^2``, where the paper has a Lagrange multiplier times their
+    number. No budget is kept. K = N keeps all.
+
+    Gradient: exact (given the noise). Source: Louizos, Welling and Kingma, arXiv 1712.01312, with its gamma and zeta.
+
+    Attributes:
+        beta: temperature of the gate, > 0.
+        ratio: weight of the budget loss, >= 0.
+    """
+
+    beta: float = 2 / 3
+    ratio: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_positive("hard-concrete", "beta", self.beta)
+        if not self.ratio >= 0:
+            raise UsageError(f"hard-concrete:ratio={self.ratio:g}: the weight of the budget loss must be 0 or more")
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        formula = (
+            "alpha_i = clip(1.2 sigmoid((logit u_i + s_i) / beta) - 0.1, 0, 1); loss ratio (mean P(alpha>0) - K/N)^2"
+        )
+        return About(formula, "exact", "L0 regularisation, arXiv 1712.01312", ("hard-concrete",), stochastic=True)
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        if k == scores.shape[-1]:
+            return top_k_mask(scores, k)
+        u = noise.uniform(scores.shape[1:], like=scores.double()).logit().to(scores.dtype)
+        return (torch.sigmoid((u + scores) / self.beta) * (HIGH - LOW) + LOW).clamp(0, 1)
+
+    def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:
+        """The budget loss of each image, ``(B,)``."""
+        is_open = torch.sigmoid(scores - self.beta * math.log(-LOW / HIGH)).mean(-1)
+        return self.ratio * (is_open - k / scores.shape[-1]).square()

@@ -1,0 +1,41 @@
+"""Plackett-Luce: a sampled subset and its log-probability, an unbiased reference."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from gradprobe.core import Noise, top_k_mask
+from gradprobe.operator_info import About
+
+
+@dataclass(frozen=True)
+class PlackettLuce:
+    """K tokens drawn one by one without replacement, ``p ~ e^{s}``; the gradient is the score function's.
+
+    The draw is the top-K of ``s + g``. The weights have no gradient; instead the mask's ordered log-probability
+    ``log p = sum_{j <= K} (s_(j) - log sum_{l >= j} e^{s_(l)})`` is given, and probes and training multiply it with the
+    difference of the losses of two samples (see `gradprobe.training.surrogate_loss.objective`).
+
+    Gradient: unbiased, for any loss, at the price of variance. Source: the score function with a leave-one-out baseline
+    of two samples, Kool, van Hoof and Welling 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; the draw by
+    Gumbel noise, Kool, van Hoof and Welling 2019, arXiv 1903.06059.
+    """
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        cite = ("leave-one-out", "gumbel-topk")
+        source = "REINFORCE, leave-one-out baseline of 2 samples"
+        return About("alpha = topK(s + g), d log p", "unbiased", source, cite, stochastic=True, budget=1e-9)
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        return top_k_mask(scores.detach() + noise.gumbel(scores.shape[1:], like=scores), k)
+
+    def log_prob(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        """Log-probability of the K tokens that the same noise keeps, in the order of their draws, ``(B,)``."""
+        order = (scores.detach() + noise.gumbel(scores.shape[1:], like=scores)).argsort(
+            dim=-1, descending=True, stable=True
+        )
+        drawn = scores.double().gather(-1, order)
+        rest = drawn.flip(-1).logcumsumexp(-1).flip(-1)
+        return (drawn - rest)[..., :k].sum(-1).to(scores.dtype)

@@ -1,0 +1,49 @@
+"""Relaxed subset sampling: K softmaxes, one after the other."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradprobe.core import Noise, top_k_mask
+from gradprobe.errors import check_positive
+from gradprobe.operator_info import About
+
+
+@dataclass(frozen=True)
+class RelaxedSubset:
+    """Gumbel top-K relaxed: ``w^1 = s + g, a^j = softmax(w^j / tau), w^{j+1} = w^j + log(1 - a^j), alpha = sum_j a^j``.
+
+    The sum is K, but a single token may take more than one (at K = N, tau = 1 and two scores far apart, by a half);
+    what exceeds one is cut off, so the weights may sum to less than K. K = N keeps all.
+
+    Gradient: exact (given the noise). Source: Xie and Ermon, arXiv 1901.10517.
+
+    Attributes:
+        tau: temperature, > 0.
+    """
+
+    tau: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("relaxed-subset", "tau", self.tau)
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        formula = "alpha = sum_{j <= K} softmax(w^j / tau), w^1 = s + g, w^{j+1} = w^j + log(1 - softmax(w^j / tau))"
+        source = "relaxed subset sampling, arXiv 1901.10517"
+        return About(formula, "exact", source, ("relaxed-subset", "gumbel-topk"), stochastic=True)
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        if k == scores.shape[-1]:
+            return top_k_mask(scores, k)
+        wide = scores if scores.dtype == torch.float64 else scores.float()
+        logits = (wide + noise.gumbel(scores.shape[1:], like=wide)) / self.tau
+        least = torch.finfo(wide.dtype).tiny
+        total = torch.zeros_like(wide)
+        for _ in range(k):
+            taken = logits.softmax(-1)
+            total = total + taken
+            logits = logits + (1 - taken).clamp(min=least).log() / self.tau
+        return total.clamp(max=1).to(scores.dtype)

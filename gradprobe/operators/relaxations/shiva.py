@@ -1,0 +1,58 @@
+"""Shiva-DiT's residual-aware straight-through estimator."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradprobe.core import Noise, top_k_mask
+from gradprobe.errors import UsageError, check_positive
+from gradprobe.operator_info import About
+
+
+@dataclass(frozen=True)
+class Shiva:
+    """Top-K of noisy scores forward; backward through a soft rank, with the sign turned for dropped tokens.
+
+    With ``t = s + sigma z``, the soft rank ``r_i = 1 + sum_{j != i} sigmoid((t_j - t_i) / tau_r)`` and
+    ``pi_i = sigmoid((K - r_i) / tau_s)``, the gradient of pi_i is taken as ``dL/dm_i`` if the token is kept and
+    ``-dL/dm_i`` if it is dropped. In the paper a dropped token goes round the block on the residual path, so that
+    ``dL/dm_i = <dL/dx_i, x_i>`` is that path's, and turning its sign rewards a token for not needing the block. Here
+    dropped tokens have a path only through throttles that send them on (``zero``, ``dynamicvit``), and there is no
+    residual path: ``dL/dm_i`` is how the loss changes as the token *enters*, so that ``-dL/dm_i`` opposes descent for
+    every dropped token. This is the paper's formula outside the paper's architecture, kept as published; ``shiva+zero``
+    should not be read as a result about Shiva-DiT. Cost O(N^2).
+
+    Gradient: biased; for dropped tokens against descent. Source: Shiva-DiT, arXiv 2602.05605, Eq. 5 to 7.
+
+    Attributes:
+        sigma: scale of the Gaussian noise on the scores, >= 0.
+        tau_r: temperature of the ranks in units of the scores, > 0; not annealed.
+        tau_s: temperature of the selection in ranks, > 0; not annealed.
+    """
+
+    sigma: float = 1.0
+    tau_r: float = 1.0
+    tau_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("shiva", "tau_r", self.tau_r)
+        check_positive("shiva", "tau_s", self.tau_s)
+        if not self.sigma >= 0:
+            raise UsageError(f"shiva:sigma={self.sigma:g}: the scale of the noise must be 0 or more")
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        formula = "alpha = topK(s + sigma z); backward through sigmoid((K - soft rank) / tau_s)"
+        source = "Shiva-DiT, arXiv 2602.05605"
+        return About(formula, "biased", source, ("shiva",), stochastic=self.sigma > 0, budget=1e-9)
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        t = scores + self.sigma * noise.normal(scores.shape[1:], like=scores)
+        mask = top_k_mask(t, k)
+        wide = t if t.dtype == torch.float64 else t.float()
+        rank = torch.sigmoid((wide[:, None, :] - wide[:, :, None]) / self.tau_r).sum(-1) + 0.5  # itself counts a half
+        kept = torch.sigmoid((k - rank) / self.tau_s).to(scores.dtype)
+        surrogate = torch.where(mask > 0, kept, -kept)
+        return mask + (surrogate - surrogate.detach())

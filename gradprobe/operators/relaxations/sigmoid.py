@@ -1,0 +1,50 @@
+"""Sigmoid of a threshold: no budget, a loss that asks for one."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gradprobe.core import Noise, top_k_mask
+from gradprobe.errors import UsageError, check_positive
+from gradprobe.operator_info import About
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """A soft threshold: ``alpha_i = sigmoid((s_i - threshold) / tau)``; on the loss ``ratio (mean alpha - K/N)^2``.
+
+    ATP-LLaVA predicts a threshold for each image and layer; here it is a number, which the scorer can shift as it
+    likes. The budget is asked for by the loss, not kept. K = N keeps all.
+
+    Gradient: exact. Source: ATP-LLaVA, arXiv 2412.00447.
+
+    Attributes:
+        tau: one over the sharpness, in units of the scores, > 0.
+        threshold: scores above it are kept.
+        ratio: weight of the budget loss, >= 0.
+    """
+
+    tau: float = 1.0
+    threshold: float = 0.0
+    ratio: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_positive("sigmoid", "tau", self.tau)
+        if not self.ratio >= 0:
+            raise UsageError(f"sigmoid:ratio={self.ratio:g}: the weight of the budget loss must be 0 or more")
+
+    @property
+    def about(self) -> About:
+        """What it promises."""
+        formula = "alpha_i = sigmoid((s_i - threshold) / tau); loss ratio (mean alpha - K/N)^2"
+        return About(formula, "exact", "ATP-LLaVA, arXiv 2412.00447", ("atp-llava",))
+
+    def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
+        if k == scores.shape[-1]:
+            return top_k_mask(scores, k)
+        return torch.sigmoid((scores - self.threshold) / self.tau)
+
+    def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:
+        """The budget loss of each image, ``(B,)``."""
+        return self.ratio * (weights.mean(-1) - k / weights.shape[-1]).square()

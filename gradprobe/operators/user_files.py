@@ -1,0 +1,130 @@
+"""Python files that a user names, ``path/file.py:Class``: trusted by that, imported once, and listed.
+
+A path runs the code of its file. One that the user types (or a Python program passes) is the user's own word; one that
+was read from a file (a pruner, a preset, a stored question) needs that word: `check_trusted`.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import re
+import shlex
+import sys
+from collections.abc import Collection
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NoReturn
+
+from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.operators.third_party import role_of
+
+PATH = re.compile(r"^(?P<file>[^:]+\.py):(?P<cls>\w+)")  # followed by fields or nothing
+_trusted: set[Path] = set()  # Python files that the user named in this process
+
+
+def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection[Path | str] = ()) -> None:
+    """Refuse a name read from a file if it is a path of Python code that the user has not named.
+
+    Args:
+        kind: ``operator``, ``scorer``, ...; an operator's name may have two parts.
+        spec: name and fields; anything but text is left to those who use it.
+        read_from: the file, or another description of the origin, for the error.
+        trust: Python files that may run; files that the user has named in this process may run too.
+
+    Raises:
+        UsageError: the name is a path of another file.
+
+    Example:
+        >>> check_trusted("operator", "lapsum:tau=0.3+gather", "plan.toml")
+        >>> check_trusted("scorer", "theirs.py:Scorer", "pruner.json", trust=["theirs.py"])
+    """
+    if not isinstance(spec, str):
+        return
+    for name in spec.split("+", 1) if kind == "operator" else [spec]:
+        named = name.partition(":")[0].strip()
+        if not named.endswith(".py"):
+            continue
+        file = Path(named)
+        if file.resolve() not in {Path(each).resolve() for each in trust} | _trusted:
+            raise UsageError(
+                f"{read_from} names {name.strip()}, Python code that would run here; read it, then allow it with "
+                f"--trust {shlex.quote(str(file))} (in Python: trust=[{str(file)!r}])"
+            )
+        _trusted.add(file.resolve())
+
+
+def all_named(spec: str) -> bool:
+    """Tell whether the user has named every Python file of an operator's name, as read from the present folder."""
+    files = [name.partition(":")[0].strip() for name in spec.split("+", 1)]
+    return all(Path(file).resolve() in _trusted for file in files if file.endswith(".py"))
+
+
+def from_file(path: Path, attribute: str) -> Any:
+    """A class or function of a Python file.
+
+    Raises:
+        UsageError: there is no such file, or nothing in it that is called so.
+        GradprobeError: its code raised.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}:{attribute}: no such file; give the path of a Python file that defines {attribute}")
+    module = _module_of(path)
+    if not hasattr(module, attribute):
+        defined = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__]
+        raise UsageError(f"{path} defines no {attribute!r}; {nearest(attribute, defined)}")
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise UsageError(f"{path}:{attribute} is {type(found).__name__}; name a class or a function")
+    return found
+
+
+def refuse_bare(path: Path) -> NoReturn:
+    """Refuse a Python file without the name of a class in it, and list what can be typed.
+
+    Raises:
+        UsageError: always.
+        GradprobeError: its code raised.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; name a Python file and a class in it: my_ops.py:MyOperator")
+    if not (names := _names_in(_module_of(path), path)):
+        raise UsageError(f"{path} defines no operator: a class or function called with (patches, scores, k, noise)")
+    raise UsageError(f"{path} is a file; name what is meant in it: {', '.join(names)}")
+
+
+def _module_of(path: Path) -> ModuleType:
+    """A Python file, imported once.
+
+    Raises:
+        GradprobeError: its code raised.
+    """
+    _trusted.add(path.resolve())
+    module_name = f"_gradprobe_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # dataclasses look their module up while they are made
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            del sys.modules[module_name]
+            raise GradprobeError(f"{path} cannot be imported: {reason_of(error)}") from error
+    return sys.modules[module_name]
+
+
+def _names_in(module: ModuleType, path: Path | str) -> list[str]:
+    """Names, as they are typed, of the operators, relaxations and throttles that a file defines, in its order."""
+    templates = {"operator": "{}", "relaxation": "{}+gather", "throttle": "lapsum+{}"}
+    names = []
+    for name, value in vars(module).items():
+        if getattr(value, "__module__", None) != module.__name__ or name.startswith("_"):
+            continue
+        if (inspect.isclass(value) or inspect.isfunction(value)) and (role := role_of(value)) != "none":
+            names.append(templates[role].format(f"{path}:{name}"))
+    return names
+
+
+def reason_of(error: BaseException) -> str:
+    """The kind and text of an error in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -1,0 +1,51 @@
+"""Rows of curvatures -> tables for the terminal."""
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+
+from gradprobe.plotting.columns import Row, short
+
+SHOWN = 5  # eigenvalues in the table; --json has all
+
+
+def curvature_table(rows: Sequence[Row]) -> Group:
+    """The numbers of each operator and, below, its eigenvalues; legible at 80 columns.
+
+    Args:
+        rows: as `gradprobe.probes.curvature.result.CurvatureResult.row` makes them.
+
+    Returns:
+        What rich prints.
+    """
+    shown = min(SHOWN, max(len(row["eigenvalues"]) for row in rows))
+    tables = [_table(rows, ["Hessian", "loss", "trace: 95 %, mean", "off"], [_summary(row) for row in rows])]
+    if shown:
+        headings = [*(f"λ{i}" for i in range(1, shown + 1)), "residual"]
+        tables.append(_table(rows, headings, [_spectrum(row, shown) for row in rows]))
+    return Group(*tables)
+
+
+def _table(rows: Sequence[Row], columns: list[str], cells: list[list[str]]) -> Table:
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    made.add_column("operator", overflow="fold", min_width=17)
+    for heading in columns:
+        made.add_column(heading, justify="right", no_wrap=True)
+    for row, line in zip(rows, cells, strict=True):
+        made.add_row(row["op"], *line)
+    return made
+
+
+def _summary(row: Row) -> list[str]:
+    if row["hessian"] != "yes":
+        return ["none", short(row["loss"]), "–", "–"]
+    trace = f"[{short(row['trace_low'])}, {short(row['trace_high'])}] {short(row['trace'])}"
+    return ["yes", short(row["loss"]), trace, f"{max(row['gradient_error'], row['hessian_error']):.0e}"]
+
+
+def _spectrum(row: Row, shown: int) -> list[str]:
+    if row["hessian"] != "yes":
+        return ["–"] * (shown + 1)
+    return [*map(short, row["eigenvalues"][:shown]), f"{max(row['residuals']):.0e}"]

@@ -1,0 +1,116 @@
+"""What the fidelity probe found."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from gradprobe.errors import UsageError
+from gradprobe.store.results import check_shapes, kind
+
+
+@kind
+@dataclass(frozen=True, eq=False)
+class FidelityResult:
+    """Inner products of an operator's gradient with that of the smoothed deployed objective, and steps along it.
+
+    Every number of the fidelity table is a function of these arrays (`row`), what is needed of the reference included.
+    Below, a is the operator's gradient in the scores of an image and b the reference's; I images, S sigmas, G groups
+    of images, E steps, I_h held-out images.
+
+    Attributes:
+        question: all that decides the numbers, JSON only; its hash is the key.
+        gradient: ``"yes"``, or ``"none"`` for an operator that lets no gradient through.
+        ids: the images, ``(I,)``.
+        sigmas: of the smoothing, in units of the scores, ``(S,)``.
+        ab: ``<a_i, b_i>``, ``(S, I)``.
+        aa: ``|E a_i|^2``, from different noise draws, and the variance of its noise; raw and centred, ``(2, 2, I)``.
+        power: mean of ``|a_ir|^2`` over noise draws, raw and centred, ``(2, I)``.
+        bb: ``|E b_i|^2``, from different parts of the draws, and the variance of its noise, ``(S, 2, I)``.
+        theta_ab: products of the scorer gradients of groups of images, raw and centred, ``(2, S, G, G)``; G is 0
+            with random scores.
+        theta_aa: ``(2, G, G)``.
+        theta_bb: ``(S, G, G)``.
+        theta_noise: variance of the noise of the sums of theta_aa and theta_bb, ``(2 + S,)``.
+        ladder: steps relative to the norm of theta, ``(E,)``.
+        held: deployed loss of each held-out image at theta, ``(I_h,)``.
+        after: after a step along the operator's gradient, ``(E, I_h)``; ``(0, I_h)`` without a gradient.
+        ceiling: after a step along the reference, ``(S, E, I_h)``.
+        losses: deployed loss of each image, ``(I,)``.
+        spread: standard deviation of each image's scores, ``(I,)``.
+        environment: versions, machine, seconds and date; not part of the key.
+
+    Raises:
+        GradprobeError: the arrays do not have these shapes.
+    """
+
+    question: dict[str, Any]
+    gradient: str
+    ids: np.ndarray
+    sigmas: np.ndarray
+    ab: np.ndarray
+    aa: np.ndarray
+    power: np.ndarray
+    bb: np.ndarray
+    theta_ab: np.ndarray
+    theta_aa: np.ndarray
+    theta_bb: np.ndarray
+    theta_noise: np.ndarray
+    ladder: np.ndarray
+    held: np.ndarray
+    after: np.ndarray
+    ceiling: np.ndarray
+    losses: np.ndarray
+    spread: np.ndarray
+    environment: dict[str, Any]
+    probe: ClassVar[str] = "fidelity"
+
+    def __post_init__(self) -> None:
+        s, i, g, e, held = (
+            *map(len, (self.sigmas, self.ids)),
+            self.theta_bb.shape[-1],
+            len(self.ladder),
+            len(self.held),
+        )
+        check_shapes(self, {
+            "ab": (s, i), "aa": (2, 2, i), "power": (2, i), "bb": (s, 2, i), "losses": (i,), "spread": (i,),
+            "theta_ab": (2, s, g, g), "theta_aa": (2, g, g), "theta_bb": (s, g, g), "theta_noise": (2 + s,),
+            "ceiling": (s, e, held), "after": (e * (self.gradient == "yes"), held),
+        })  # fmt: skip
+
+    def row(self, baseline: "FidelityResult | None" = None, path: Path | None = None) -> dict[str, Any]:
+        """The result as a row of the fidelity table; with a baseline, also the differences to it.
+
+        Args:
+            baseline: the same question asked of another operator.
+            path: where the result is stored.
+
+        Returns:
+            Plain numbers, strings, None (undefined), and two lists of such: ``sigmas`` and ``ladder``.
+
+        Raises:
+            UsageError: the baseline is of other images or sigmas.
+        """
+        from gradprobe.statistics.agreement import fidelity_row
+
+        if baseline is not None and not all(
+            np.array_equal(getattr(self, n), getattr(baseline, n)) for n in ("ids", "sigmas", "ladder", "held")
+        ):
+            raise UsageError("a fidelity is compared on the same images, sigmas and steps; ask both the same question")
+        asked = self.question
+        numbers = fidelity_row(self._products(), None if baseline is None else baseline._products())
+        about = {name: asked[name] for name in ("k", "images", "draws", "noise_draws", "scores")}
+        loss, spread = (float(x.mean(dtype=np.float64)) for x in (self.losses, self.spread))
+        held = float(self.held.mean(dtype=np.float64)) if len(self.held) else None
+        return {
+            "op": asked["op"], "gradient": self.gradient, **numbers, "loss": loss, "held_loss": held,
+            "held_out": len(self.held), "spread": spread, **about, "path": None if path is None else str(path),
+        }  # fmt: skip
+
+    def _products(self) -> Any:
+        from dataclasses import fields
+
+        from gradprobe.statistics.agreement import Products
+
+        return Products(**{f.name: np.asarray(getattr(self, f.name), np.float64) for f in fields(Products)})

@@ -1,0 +1,149 @@
+"""Rows of retention -> the table for the terminal, and sentences that compare operators honestly."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gradprobe.plotting.columns import Row, interval, number
+
+RANKED = "ranked:"
+FEWEST_SEEDS = 5  # from which on a difference of what was trained is decided, as in `gradprobe.statistics.ratios`
+
+
+def retention_table(rows: Sequence[Row], n_tokens: int | None = None) -> Table:
+    """Retention of each operator, its seeds and what goes with it, K by K, rankings last; legible at 80 columns.
+
+    Args:
+        rows: as `gradprobe.probes.retention.result.over_seeds` makes them.
+        n_tokens: N, to be said beside K; None: it is not known.
+
+    Returns:
+        What rich prints.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    table.add_column("operator", overflow="fold", min_width=17)  # gumbel-ste+gather
+    table.add_column("retention [95 %]", justify="right", no_wrap=True)
+    table.add_column("each seed", justify="right", max_width=11)
+    for heading in ("fresh", "acc.", "AUC", "s"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    ordered = sorted(rows, key=lambda row: (row["k"], is_ranking(row)))
+    for k, group in groupby(ordered, key=lambda row: row["k"]):
+        table.add_section()
+        table.add_row(Text(f"K = {k}{f' of {n_tokens}' if n_tokens else ''}", "bold"))
+        for row in group:
+            table.add_row(
+                name_of(row), interval(row["retention"], row["low"], row["high"]),
+                " ".join(number(x, 3) for x in row["by_seed"]), number(row["untrained"]), number(row["accuracy"]),
+                number(row["auc"]), number(_mean(row["seconds"]), 0),
+            )  # fmt: skip
+    table.caption = (
+        "retention: accuracy with the K deployed tokens over that with all; fresh: the same of the untrained scorer, "
+        "on the first images; acc.: mean accuracy; AUC: of the scores, where it is known which tokens matter, 0.5 is "
+        "chance; s: seconds a seed"
+    )
+    return table
+
+
+def difference_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """A sentence for each operator that was compared: both retentions, and their difference with its interval.
+
+    Args:
+        rows: of the table.
+        baseline: the operator they were compared with.
+    """
+    lines = []
+    for row in rows:
+        if row["difference"] is None or is_ranking(row):
+            continue
+        other = row["retention"] - row["difference"]
+        lines.append(
+            f"{row['op']} at K = {row['k']}: retention {number(row['retention'], 3)} against {number(other, 3)} of "
+            f"{baseline}, difference {difference(row)}: {_verdict(row)}"
+        )
+    return lines
+
+
+def meaning(rows: Sequence[Row]) -> str:
+    """Say what the intervals are of, and what they are not."""
+    count = max(len(row["seeds"]) for row in rows)
+    if count == 1:
+        return (
+            "Intervals are Bonett and Price's over the test images of one seed: they say nothing about another "
+            "training. --seeds 1,2,3,4,5 measures that; fewer than 5 decide nothing."
+        )
+    if count < FEWEST_SEEDS:
+        return (
+            f"{count} seeds: no interval over trainings from fewer than {FEWEST_SEEDS}, read each seed. Intervals of "
+            "rankings, which are not trained, are over test images."
+        )
+    return (
+        f"Intervals are over {count} seeds (each its own scorer, images and noise) with their images nested, on the "
+        "logit scale; differences are paired by seed."
+    )
+
+
+def name_of(row: Row) -> str:
+    """The operator, or what a ranking ranks by.
+
+    Example:
+        >>> name_of({"op": "lapsum+vpnoise"}), name_of({"op": "ranked:norm"})
+        ('lapsum+vpnoise', 'by norm')
+    """
+    op = str(row["op"])
+    if is_ranking(row):
+        return f"by {op.removeprefix(RANKED)}"
+    return f"{op} ({row['denoiser']} denoiser)" if "denoiser" in row else op
+
+
+def kind_lines(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    """Retention by kind of question, mean over seeds, for each row that has kinds.
+
+    Args:
+        rows: of the table.
+        names: of the kinds, in the order of their numbers.
+    """
+    lines = []
+    for row in rows:
+        if row["by_kind"]:
+            means = [_mean(each) for each in zip(*row["by_kind"], strict=True)]
+            told = ", ".join(f"{name} {number(x)}" for name, x in zip(names, means, strict=True))
+            lines.append(f"{name_of(row)} at K = {row['k']}: {told}")
+    return lines
+
+
+def is_ranking(row: Row) -> bool:
+    """Whether a row is of a ranking that needs no training."""
+    return str(row["op"]).startswith(RANKED)
+
+
+def difference(row: Row) -> str:
+    """The difference to the baseline with its interval and sign; an en dash where nothing was compared."""
+    return interval(row["difference"], row["difference_low"], row["difference_high"])
+
+
+def _verdict(row: Row) -> str:
+    count = row["difference_seeds"]
+    if count < FEWEST_SEEDS:
+        return f"undecided, {seeds(count)} ({FEWEST_SEEDS} decide)"
+    low, high = row["difference_low"], row["difference_high"]
+    if low is None or high is None or low <= 0 <= high:
+        return f"undecided, {seeds(count)}"
+    return f"{'more' if low > 0 else 'less'}, over {seeds(count)}"
+
+
+def seeds(count: int) -> str:
+    """A number of seeds in words.
+
+    Example:
+        >>> seeds(1), seeds(5)
+        ('1 seed', '5 seeds')
+    """
+    return f"{count} seed" if count == 1 else f"{count} seeds"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [x for x in values if x is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,343 @@
+"""How well a noisy gradient agrees with a noisy reference (numpy and scipy; no torch).
+
+Both are known only as means of noisy draws. Inner products of *different* draws have the expectation of the product of
+the true gradients, so the cosine is made of these alone: noise widens its interval and does not pull it towards 0. Such
+a cosine may come out beyond 1; it is cut there, and the row says so (``cosine_uncut``).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from gradprobe.statistics.estimates import Estimate, Jackknifed, batch_mean, paired_difference
+
+Array = NDArray[np.float64]
+
+FOLDS = 4  # means of draws that go through the scorer's backward
+
+
+def products_of(values: Array) -> Array:
+    """Inner products of R draws of a vector, ``(R, ..., N) -> (..., R, R)``."""
+    return np.einsum("r...n,q...n->...rq", values, values)
+
+
+def different(gram: Array) -> tuple[Array, Array]:
+    """Mean inner product of two different draws, which estimates ``|E a|^2``, and the variance of its noise.
+
+    The variance is a delete-one jackknife over draws. A single draw stands for a vector without noise.
+
+    Args:
+        gram: inner products of draws, ``(..., R, R)``; R is 1, or at least 3 for a variance.
+
+    Returns:
+        ``(...)`` and ``(...)``; the first may be negative.
+
+    Example:
+        >>> value, variance = different(products_of(np.array([[1.0, 2.0], [3.0, -1.0], [2.0, 2.0]])))
+        >>> value.round(12), variance.round(12)
+        (np.float64(3.666666666667), np.float64(8.444444444444))
+    """
+    r = gram.shape[-1]
+    own = np.einsum("...rr->...r", gram)
+    if r == 1:
+        return own[..., 0], np.zeros(own.shape[:-1])
+    rows = gram.sum(-1) - own
+    value = rows.sum(-1) / (r * (r - 1))
+    if r == 2:
+        return value, np.full(value.shape, np.nan)
+    left_out = (rows.sum(-1, keepdims=True) - 2 * rows) / ((r - 1) * (r - 2))
+    return value, (r - 1) * left_out.var(-1)
+
+
+def group_sum(matrix: Array) -> Jackknifed:
+    """The sum of a matrix of products of G groups with G groups, and the sums without one group's row and column."""
+    rows, columns = matrix.sum(1), matrix.sum(0)
+    return Jackknifed(float(matrix.sum()), matrix.sum() - rows - columns + np.diagonal(matrix))
+
+
+def estimate(found: Jackknifed, level: float = 0.95) -> Estimate:
+    """Value -+ t se, with the degrees of freedom that the replicates bear out.
+
+    A few images often hold most of a gradient's energy, and a variance of few numbers is uncertain. With d the spread
+    of the replicates, ``2 / (sum d^4 / (sum d^2)^2 - 1/n)`` is n for Gaussian ones and 2 if one image is all there is.
+
+    Source: Satterthwaite 1946, with the variance of the variance estimated.
+    """
+    half = _half_width(found.left_out, level)
+    return Estimate(float(found.value), float(found.value - half), float(found.value + half))
+
+
+def cut_estimate(found: Jackknifed, level: float = 0.95) -> Estimate:
+    """Interval of a disattenuated cosine, never outside [-1, 1]; a value beyond is cut at the end.
+
+    The interval is the hull of ``value -+ t se``, cut at the ends, and of that on the atanh scale. The latter is right
+    where the cosine varies less the nearer it is to 1; where noise of draws decides it does not, and atanh alone covers
+    91 %. Where ``value -+ t se`` reaches the end, the cut interval stands alone. One that lies beyond the end as a
+    whole keeps half its width, so that none has no width.
+
+    Args:
+        found: the cosine and its replicates, which may lie beyond 1.
+        level: of the interval.
+
+    Example:
+        >>> cut_estimate(Jackknifed(1.28, np.array([1.2, 1.25, 1.3, 1.37]))).value
+        1.0
+    """
+    half = _half_width(found.left_out, level)
+    low, high = found.value - half, found.value + half
+    if low > -1 and high < 1:
+        ends = np.tanh(np.arctanh(found.value) + half / (1 - found.value**2) * np.array([-1, 1]))
+        low, high = min(low, ends[0]), max(high, ends[1])
+    elif low > 1 or high < -1:
+        low, high = (1 - half, 1) if low > 1 else (-1, half - 1)
+    return Estimate(*(float(np.clip(x, -1, 1)) for x in (found.value, low, high)))
+
+
+def _half_width(replicates: Array, level: float) -> float:
+    """Half an interval, from delete-one replicates; 0 where these do not differ."""
+    n = len(replicates)
+    spread = replicates - replicates.mean()
+    power = float(spread @ spread)
+    if not power > 0:
+        return 0.0
+    uncertain = np.sum(spread**4) / power**2 - 1 / n
+    freedom = max(2 / max(uncertain, 2 / (n - 1)), 1)
+    return float(student.ppf((1 + level) / 2, freedom) * np.sqrt((n - 1) / n * power))
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """A disattenuated cosine; ``reason`` says why there is none, and then ``found`` is None."""
+
+    found: Jackknifed | None
+    reason: str | None
+
+
+def cosine(ab: Jackknifed, aa: Jackknifed, bb: Jackknifed, noise: tuple[float, float] = (0, 0)) -> Cosine:
+    """``<a, b> / sqrt(|a|^2 |b|^2)`` from products that noise does not bias, jackknifed as a whole.
+
+    Args:
+        ab: estimates of ``<a, b>``, a the operator's gradient and b the reference's.
+        aa: of ``|a|^2``.
+        bb: of ``|b|^2``.
+        noise: how far the noise of draws alone moves the last two, half a 95 % interval.
+
+    Returns:
+        None with a reason where ``|a|^2`` or ``|b|^2`` is not told from 0: any number could come out there.
+
+    Example:
+        >>> a, b = np.array([[3.0, 4.0], [6.0, 8.0]]), np.array([[4.0, 3.0], [8.0, 6.0]])
+        >>> products = [batch_mean((x * y).sum(1)) for x, y in ((a, b), (a, a), (b, b))]
+        >>> round(cosine(*products).found.value, 12)
+        0.96
+    """
+    what = (("the operator's gradient", "noise draws"), ("the reference", "draws"))
+    for product, half, (name, more) in zip((aa, bb), noise, what, strict=True):
+        if not product.value > half or (product.left_out <= 0).any():
+            return Cosine(None, f"undefined: {name} is not told from noise; more {more} or images")
+    return Cosine(ab.map(lambda x, y, z: x / np.sqrt(y * z), aa, bb), None)
+
+
+@dataclass(frozen=True)
+class Products:
+    """What one operator's row is made of; I images, S sigmas, G groups of images, E steps, I_h held-out images.
+
+    Attributes:
+        sigmas: of the smoothing, ``(S,)``.
+        ab: ``<a_i, b_i>`` of each image, a the operator's mean gradient and b the reference, ``(S, I)``.
+        aa: ``|E a_i|^2`` and the variance of its noise, raw and centred, ``(2, 2, I)``.
+        power: mean of ``|a_ir|^2`` over draws, raw and centred, ``(2, I)``.
+        bb: ``|E b_i|^2`` and the variance of its noise, ``(S, 2, I)``.
+        theta_ab: the same between the scorer gradients of groups of images, raw and centred, ``(2, S, G, G)``.
+        theta_aa: ``(2, G, G)``.
+        theta_bb: ``(S, G, G)``.
+        theta_noise: variance of the noise of the sums of the last two, ``(2 + S,)``.
+        ladder: steps relative to the norm of theta, ``(E,)``.
+        held: deployed loss of each held-out image at theta, ``(I_h,)``.
+        after: after each step along the operator's gradient, ``(E, I_h)``; empty without a gradient.
+        ceiling: after each step along the reference, ``(S, E, I_h)``.
+    """
+
+    sigmas: Array
+    ab: Array
+    aa: Array
+    power: Array
+    bb: Array
+    theta_ab: Array
+    theta_aa: Array
+    theta_bb: Array
+    theta_noise: Array
+    ladder: Array
+    held: Array
+    after: Array
+    ceiling: Array
+
+
+def fidelity_row(found: Products, baseline: Products | None = None) -> dict[str, Any]:
+    """The numbers of an operator's row: ``sigmas`` and ``ladder`` are lists with a table each; None is undefined.
+
+    Args:
+        found: the operator's products.
+        baseline: those of another operator on the same images.
+    """
+    power = found.power.sum(1)
+    signal = found.aa[0].sum(-1)
+    loud = (power[0] - signal[0]) / signal[0] if signal[0] > _half(signal[1]) else np.nan
+    return {
+        "common_mode": finite(1 - power[1] / power[0] if power[0] > 0 else np.nan),
+        "variance": finite(loud),
+        "sigmas": [_at_sigma(found, s, baseline) for s in range(len(found.sigmas))],
+        "ladder": [_at_step(found, e, baseline) for e in range(len(found.ladder))],
+    }
+
+
+def cosines(found: Products, s: int) -> dict[str, Cosine]:
+    """The cosines at the s-th sigma: in the scores and, where there are scorer gradients, in the parameters."""
+    count = found.ab.shape[1]
+    ab, bb = batch_mean(found.ab[s]), batch_mean(found.bb[s, 0])
+    named = {}
+    for c, name in enumerate(("cosine", "centred")):
+        noise = _half(found.aa[c, 1].sum()) / count, _half(found.bb[s, 1].sum()) / count
+        named[name] = cosine(ab, batch_mean(found.aa[c, 0]), bb, noise)
+    if found.theta_bb.shape[-1] > 1:
+        bb = group_sum(found.theta_bb[s])
+        for c, name in enumerate(("theta", "theta_centred")):
+            few = _half(found.theta_noise[c], FOLDS - 1), _half(found.theta_noise[2 + s], FOLDS - 1)
+            named[name] = cosine(group_sum(found.theta_ab[c, s]), group_sum(found.theta_aa[c]), bb, few)
+    return named
+
+
+def ungated(found: Products, s: int) -> dict[str, Jackknifed]:
+    """Cosines in the scores and in the parameters that every operator with a gradient has, for correlations over them.
+
+    A square that is not told from its noise is raised to half the noise's interval, so that a loud gradient counts as
+    one that points nowhere in particular instead of being left out: operators are not left out at random. Where
+    `cosine` is defined the two agree.
+    """
+    count = found.ab.shape[1]
+    products = batch_mean(found.ab[s]), batch_mean(found.aa[0, 0]), batch_mean(found.bb[s, 0])
+    named = {"cosine": _raised(*products, _half(found.aa[0, 1].sum()) / count, _half(found.bb[s, 1].sum()) / count)}
+    if found.theta_bb.shape[-1] > 1:
+        ab, aa, bb = map(group_sum, (found.theta_ab[0, s], found.theta_aa[0], found.theta_bb[s]))
+        few = (_half(found.theta_noise[i], FOLDS - 1) for i in (0, 2 + s))
+        named["theta"] = _raised(ab, aa, bb, *few)
+    return named
+
+
+def _raised(ab: Jackknifed, aa: Jackknifed, bb: Jackknifed, least_a: float, least_b: float) -> Jackknifed:
+    """A cosine whose squares are at least so large."""
+    return ab.map(lambda x, y, z: x / np.sqrt(np.maximum(y, least_a) * np.maximum(z, least_b)), aa, bb)
+
+
+def _half(variance: float, freedom: float = np.inf) -> float:
+    """Half a 95 % interval."""
+    return float(student.ppf(0.975, freedom) * np.sqrt(variance))
+
+
+def _at_sigma(found: Products, s: int, baseline: Products | None) -> dict[str, Any]:
+    ours = cosines(found, s)
+    theirs = {} if baseline is None else cosines(baseline, s)
+    row: dict[str, Any] = {"sigma": float(found.sigmas[s])}
+    for name, every in ungated(found, s).items():
+        row |= _numbers(f"{name}_ungated", every, cut_estimate)
+    for name, mine in ours.items():
+        row |= _numbers(name, mine.found, cut_estimate) | {f"{name}_reason": mine.reason}
+        beyond = mine.found is not None and abs(mine.found.value) > 1
+        row[f"{name}_uncut"] = float(mine.found.value) if mine.found is not None and beyond else None
+        if baseline is not None:
+            other = theirs[name].found if name in theirs else None
+            above = None if mine.found is None or other is None else paired_difference(mine.found, other, cut_estimate)
+            row |= _ends(f"{name}_difference", above)
+    ab, aa, bb = batch_mean(found.ab[s]), batch_mean(found.aa[0, 0]), batch_mean(found.bb[s, 0])
+    others = {
+        "bias2": lambda x, y, z: (y - 2 * x + z) / z,
+        "bias2_scaled": lambda x, y, z: 1 - x**2 / (y * z),
+        "scale": lambda x, y, z: x / y,
+    }
+    for name, function in others.items():
+        row |= _numbers(name, ab.map(function, aa, bb) if ours["cosine"].found is not None else None)
+    for name, least, most in (("bias2", 0, np.inf), ("bias2_scaled", 0, 1)):
+        row |= {key: _within(row[key], least, most) for key in (name, f"{name}_low", f"{name}_high")}
+    return row
+
+
+def _within(value: float | None, least: float, most: float) -> float | None:
+    """A number cut to the range that it can have."""
+    return None if value is None else float(np.clip(value, least, most))
+
+
+def _at_step(found: Products, e: int, baseline: Products | None) -> dict[str, Any]:
+    """How fast the loss falls along the gradient, ``(J(theta) - J(theta - step)) / step``, against the baseline's."""
+    step = float(found.ladder[e])
+    ours = (found.held - found.after[e]) / step if len(found.after) else None
+    row: dict[str, Any] = {"step": step, **_numbers("rate", _mean(ours))}
+    row["moved"] = None if ours is None else float((ours != 0).mean())
+    if baseline is not None:
+        other = (baseline.held - baseline.after[e]) / step if len(baseline.after) else None
+        row |= _numbers("rate_difference", None if ours is None or other is None else _mean(ours - other))
+    row["ceilings"] = [
+        {"sigma": float(sigma), **_numbers("rate", _mean((found.held - after[e]) / step))}
+        for sigma, after in zip(found.sigmas, found.ceiling, strict=True)
+    ]
+    return row
+
+
+def _mean(values: Array | None) -> Jackknifed | None:
+    return None if values is None else batch_mean(values)
+
+
+def _numbers(
+    name: str, found: Jackknifed | None, interval: Callable[[Jackknifed], Estimate] = estimate
+) -> dict[str, float | None]:
+    return _ends(name, None if found is None else interval(found))
+
+
+def _ends(name: str, numbers: Estimate | None) -> dict[str, float | None]:
+    ends = (("", "value"), ("_low", "low"), ("_high", "high"))
+    return {f"{name}{end}": None if numbers is None else finite(getattr(numbers, of)) for end, of in ends}
+
+
+def finite(value: float) -> float | None:
+    """A plain number, None where it is not finite."""
+    return float(value) if np.isfinite(value) else None
+
+
+def widest(rows: Sequence[dict[str, Any]]) -> float:
+    """Half the width of the widest interval of a cosine of the scores; infinite where one is undefined.
+
+    Args:
+        rows: of operators that have a gradient.
+    """
+    halves = [
+        np.inf if at["cosine"] is None else (at["cosine_high"] - at["cosine_low"]) / 2
+        for row in rows for at in row["sigmas"]
+    ]  # fmt: skip
+    return float(max(halves, default=0.0))
+
+
+def reference_rows(sigmas: Array, parts: Array, ladder: Array, held: Array, after: Array) -> list[dict[str, Any]]:
+    """How well the gradient of the smoothed objective is known, a table for each sigma.
+
+    Args:
+        sigmas: ``(S,)``.
+        parts: independent estimates, ``(S, H, I, N)``.
+        ladder: steps, ``(E,)``.
+        held: deployed loss at theta, ``(I_h,)``.
+        after: after each step, ``(S, E, I_h)``.
+    """
+    rows = []
+    for s, sigma in enumerate(sigmas):
+        signal = batch_mean(different(products_of(parts[s]))[0])
+        whole = batch_mean(np.square(parts[s].mean(0)).sum(-1))
+        ladders = [
+            {"step": float(step), **_numbers("rate", _mean((held - then) / step))}
+            for step, then in zip(ladder, after[s], strict=True)
+        ]
+        row: dict[str, Any] = {"sigma": float(sigma), **_numbers("signal", signal), "ladder": ladders}
+        row |= _numbers("reliability", signal.map(lambda x, y: x / y, whole))
+        rows.append(row | {key: _within(row[key], 0, 1) for key in row if key.startswith("reliability")})
+    return rows

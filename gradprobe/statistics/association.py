@@ -1,0 +1,232 @@
+"""Association of measures with an outcome over operators that share parts (numpy only; no torch).
+
+Operators are no independent sample: many share a throttle, some a relaxation, and all share the images and the scorer
+of a seed. The unit is an operator under one seed. Intervals come from a bootstrap that draws throttles, then operators
+within each, then seeds, and adds the noise of the images; the test permutes whole throttles. With seven throttles
+these intervals are wide, and should be. Coverage: docs/statistics.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import permutations
+from math import factorial
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gradprobe.statistics.estimates import Estimate
+
+Array = NDArray[np.float64]
+REPLICATES, MOST_PERMUTATIONS = 2000, 5040  # 7 throttles have 5040 orders
+
+
+@dataclass(frozen=True)
+class Units:
+    """Operators under seeds, a row each; all arrays ``(n,)``.
+
+    Attributes:
+        operator: names; each is one relaxation of its throttle.
+        throttle: groups that are drawn and permuted as a whole.
+        seed: of the training.
+        outcome: what is to be told beforehand, such as retention.
+        outcome_error: its standard error over images.
+        measures: by name; NaN where a unit has none (no gradient).
+        errors: standard error of each measure over images.
+    """
+
+    operator: Sequence[str]
+    throttle: Sequence[str]
+    seed: Sequence[int]
+    outcome: Array
+    outcome_error: Array
+    measures: Mapping[str, Array]
+    errors: Mapping[str, Array] = field(default_factory=dict)
+
+    def known(self, *names: str) -> NDArray[np.intp]:
+        """Units that have all of these measures."""
+        return np.flatnonzero(np.all([np.isfinite(self.measures[name]) for name in names], 0))
+
+
+@dataclass(frozen=True)
+class Association:
+    """How a measure goes with the outcome.
+
+    Attributes:
+        rho: Spearman's rank correlation over units, with the bootstrap's 95 % interval.
+        tau: Kendall's tau-b, outcomes within the noise of seeds counted as ties.
+        p: share of the orders of whole throttles with a correlation as far from 0.
+        without: rho without each throttle, by its name.
+        units: how many have the measure.
+        operators: of how many operators they are.
+    """
+
+    rho: Estimate
+    tau: float
+    p: float
+    without: Mapping[str, float]
+    units: int
+    operators: int
+
+
+def ranks(values: ArrayLike) -> Array:
+    """Ranks from 1 on, ties share their mean.
+
+    Example:
+        >>> ranks([3.0, 1.0, 3.0, 2.0])
+        array([3.5, 1. , 3.5, 2. ])
+    """
+    values = np.asarray(values, np.float64)
+    ordered = np.sort(values)
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right") + 1) / 2
+
+
+def spearman(x: ArrayLike, y: ArrayLike) -> float:
+    """Rank correlation, ties sharing their mean rank; NaN where one of the two does not vary.
+
+    Example:
+        >>> round(spearman([1.0, 2, 3, 4], [1.0, 3, 2, 4]), 3)
+        0.8
+    """
+    a, b = (r - r.mean() for r in (ranks(x), ranks(y)))
+    scale = np.sqrt((a @ a) * (b @ b))
+    return float(a @ b / scale) if scale > 0 else float("nan")
+
+
+def kendall(x: ArrayLike, y: ArrayLike, noise: float = 0.0) -> float:
+    """Kendall's tau-b, ``(C - D) / sqrt((P - T_x)(P - T_y))`` over all P pairs; NaN where one does not vary.
+
+    Args:
+        x: a measure.
+        y: the outcome.
+        noise: two outcomes no further apart than this are tied.
+
+    Source: Kendall 1945.
+
+    Example:
+        >>> kendall([1.0, 2, 3], [0.1, 0.2, 0.9]), round(kendall([1.0, 2, 3], [0.2, 0.1, 0.9], noise=0.15), 3)
+        (1.0, 0.816)
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    up = np.triu_indices(len(x), 1)
+    dx, dy = (np.subtract.outer(each, each)[up] for each in (x, y))
+    sx, sy = np.sign(dx), np.where(np.abs(dy) <= noise, 0, np.sign(dy))
+    scale = np.sqrt(np.abs(sx).sum() * np.abs(sy).sum())
+    return float(sx @ sy / scale) if scale > 0 else float("nan")
+
+
+def seed_noise(units: Units) -> float:
+    """Standard deviation of the difference of two trainings of one operator; with one seed that of its images.
+
+    The variance between the seeds of an operator, pooled over operators, times two.
+    """
+    spread: list[float] = []
+    for op in dict.fromkeys(units.operator):
+        own = units.outcome[[other == op for other in units.operator]]
+        spread += [float(own.var(ddof=1))] * (len(own) - 1) if len(own) > 1 else []
+    pooled = float(np.mean(spread)) if spread else float(np.mean(units.outcome_error**2))
+    return float(np.sqrt(2 * pooled))
+
+
+def associations(units: Units, seed: int = 0, replicates: int = REPLICATES) -> dict[str, Association]:
+    """Each measure with the outcome, on all units that have it.
+
+    Args:
+        units: operators under seeds.
+        seed: of the bootstrap's and the permutations' random numbers.
+        replicates: of the bootstrap.
+    """
+    noise = seed_noise(units)
+    alike: dict[bytes, list[str]] = {}  # measures of the same units share their draws
+    for name in units.measures:
+        alike.setdefault(units.known(name).tobytes(), []).append(name)
+    drawn = {name: d for names in alike.values() for name, d in bootstrap(units, names, seed, replicates).items()}
+    found = {}
+    for name in units.measures:
+        rows = units.known(name)
+        x, y = units.measures[name][rows], units.outcome[rows]
+        throttle = np.array([units.throttle[i] for i in rows], object)
+        found[name] = Association(
+            rho=Estimate(spearman(x, y), *_ends(drawn[name])), tau=kendall(x, y, noise),
+            p=throttle_permutations(x, y, list(throttle), seed),
+            without={t: spearman(x[throttle != t], y[throttle != t]) for t in dict.fromkeys(throttle)},
+            units=len(rows), operators=len({units.operator[i] for i in rows}),
+        )  # fmt: skip
+    return found
+
+
+def difference(units: Units, one: str, other: str, seed: int = 0, replicates: int = REPLICATES) -> Estimate:
+    """Difference of two measures' correlations with the outcome, on the units that have both: rho less rho.
+
+    Both correlations come from the same draws, so that what they share cancels.
+    """
+    rows = units.known(one, other)
+    a, b = (spearman(units.measures[name][rows], units.outcome[rows]) for name in (one, other))
+    drawn = bootstrap(units, (one, other), seed, replicates)
+    return Estimate(a - b, *_ends(drawn[one] - drawn[other]))
+
+
+def bootstrap(units: Units, names: Sequence[str], seed: int = 0, replicates: int = REPLICATES) -> dict[str, Array]:
+    """Rank correlations of the hierarchical bootstrap, ``(replicates,)`` each, from the same draws for all measures.
+
+    A replicate draws throttles with replacement, within each of them its operators, for all of them the same seeds,
+    and adds Gaussian noise of the images' standard errors to outcome and measures.
+
+    Args:
+        units: operators under seeds.
+        names: measures; units that lack one of them are left out.
+        seed: of the random numbers.
+        replicates: how many.
+    """
+    rng = np.random.default_rng(seed)
+    rows = units.known(*names)
+    seeds = sorted({units.seed[i] for i in rows})
+    tree: dict[str, dict[str, NDArray[np.intp]]] = {}  # units of each seed, -1 where there is none
+    for i in rows:
+        own = tree.setdefault(units.throttle[i], {}).setdefault(units.operator[i], np.full(len(seeds), -1))
+        own[seeds.index(units.seed[i])] = i
+    tables = [np.array(list(operators.values())) for operators in tree.values()]
+    errors = {name: np.nan_to_num(units.errors.get(name, np.zeros(len(units.outcome)))) for name in names}
+    found = np.full((len(names), replicates), np.nan)
+    for replicate in range(replicates if tables else 0):
+        chosen = rng.integers(len(seeds), size=len(seeds))
+        groups = [tables[t] for t in rng.integers(len(tables), size=len(tables))]
+        parts = [group[rng.integers(len(group), size=len(group))] for group in groups]
+        drawn = np.concatenate([part[:, chosen].ravel() for part in parts])
+        drawn = drawn[drawn >= 0]
+        y = units.outcome[drawn] + units.outcome_error[drawn] * rng.normal(size=len(drawn))
+        noise = rng.normal(size=(len(names), len(drawn)))
+        for n, name in enumerate(names):
+            found[n, replicate] = spearman(units.measures[name][drawn] + errors[name][drawn] * noise[n], y)
+    return dict(zip(names, found, strict=True))
+
+
+def throttle_permutations(x: Array, y: Array, throttle: Sequence[str], seed: int = 0) -> float:
+    """Two-sided p of no association when whole throttles are exchangeable: their blocks of outcomes change places.
+
+    All orders of the throttles if they are at most 5040 (seven throttles), else 5040 random ones; the observed order is
+    among them, so that p is never 0. NaN where nothing varies or there is one throttle.
+    """
+    groups = list(dict.fromkeys(throttle))
+    blocks = [np.flatnonzero([t == g for t in throttle]) for g in groups]
+    a, b = ranks(x) - (len(x) + 1) / 2, ranks(y) - (len(y) + 1) / 2
+    observed = abs(a @ b)
+    if len(groups) < 2 or not a.any() or not b.any():
+        return float("nan")
+    if factorial(len(groups)) <= MOST_PERMUTATIONS:
+        orders = list(permutations(range(len(groups))))
+    else:
+        rng = np.random.default_rng(seed)
+        orders = [tuple(range(len(groups)))]
+        orders += [tuple(rng.permutation(len(groups))) for _ in range(MOST_PERMUTATIONS - 1)]
+    ordered = a[np.concatenate(blocks)]
+    products = np.abs([ordered @ b[np.concatenate([blocks[i] for i in order])] for order in orders])
+    return float(np.mean(products >= observed - 1e-9))
+
+
+def _ends(drawn: Array, level: float = 0.95) -> tuple[float, float]:
+    """Percentiles of the replicates that are defined; NaN where fewer than nine in ten are."""
+    known = drawn[np.isfinite(drawn)]
+    if len(known) < 0.9 * len(drawn):
+        return float("nan"), float("nan")
+    low, high = np.quantile(known, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
