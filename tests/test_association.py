@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau, rankdata, spearmanr
 
-from gradprobe.statistics.estimates import association as a
+from gradprobe.statistics import association as a
 
 RNG = np.random.default_rng
 VALUES = st.lists(st.integers(-3, 3).map(float), min_size=4, max_size=12)

@@ -14,10 +14,11 @@ from stored import asked as question_of
 from stored import result
 
 from gradprobe import cli
+from gradprobe.comparison import experiments
+from gradprobe.comparison import run as compare
 from gradprobe.comparison.comparison import METRICS, PROBES, rows, to_json
 from gradprobe.comparison.experiments import Answer
-from gradprobe.comparison.run import SIZES, Size, Times, estimate, experiments
-from gradprobe.comparison.run import run as compare
+from gradprobe.comparison.run import SIZES, Size, Times, estimate
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
 from gradprobe.tasks import classification

@@ -10,9 +10,9 @@ from scipy.special import ndtri
 from test_agreement import drawn, measured
 
 from gradprobe.probes.cost.result import median, over
+from gradprobe.statistics import estimates as st
 from gradprobe.statistics.agreement import cut_estimate
 from gradprobe.statistics.association import Units, associations
-from gradprobe.statistics.estimates import estimates as st
 from gradprobe.statistics.proportions import Pairs, wilson
 from gradprobe.statistics.ratios import (
     Paired,

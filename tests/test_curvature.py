@@ -9,7 +9,7 @@ import typer
 from torch.func import functional_call
 from toy import Toy
 
-from gradprobe.comparison.run import experiments
+from gradprobe.comparison import experiments
 from gradprobe.core import Noise, Selection
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry

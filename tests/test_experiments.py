@@ -10,8 +10,8 @@ from stored import asked, result
 from typer.testing import CliRunner
 
 from gradprobe.cli.figures import figures
+from gradprobe.comparison import experiments
 from gradprobe.comparison.experiments import Run, ask, load_experiment, row_panels, run_experiment
-from gradprobe.comparison.run import experiments
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.store.results import Store, key_of
 

@@ -11,7 +11,7 @@ from scipy.special import ndtri
 from scipy.stats import multinomial, norm
 
 from gradprobe.errors import UsageError
-from gradprobe.statistics.estimates import proportions as p
+from gradprobe.statistics import proportions as p
 from gradprobe.statistics.proportions import Pairs
 
 Z = norm.ppf(0.975)

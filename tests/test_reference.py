@@ -187,7 +187,7 @@ def test_held_out_losses_after_a_step_are_those_of_a_moved_scorer():
 
 
 def test_images_whose_kept_set_stays_are_not_evaluated_again(monkeypatch):
-    from gradprobe.probes.fidelity.measure import descent
+    from gradprobe.probes.fidelity import descent
 
     task, rows, original = Toy(), [], descent.deployed_losses
     (batch,) = task.batches(1, 6, 0)

@@ -13,7 +13,7 @@ from retentions import GUMBEL, retained
 from sklearn.metrics import roc_auc_score
 from toy import Toy
 
-from gradprobe.comparison.run import experiments
+from gradprobe.comparison import experiments
 from gradprobe.core import Selection, top_k
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.models.deploy import load_scorer, prune

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from gradprobe.statistics.estimates import estimates as st
+from gradprobe.statistics import estimates as st
 
 
 def gradients(b=9, r=3, p=40, signal=0.4, shared=0.3, own=1.0, seed=0):

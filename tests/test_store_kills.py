@@ -15,9 +15,10 @@ from test_results import NO_TORCH, same
 
 from gradprobe.errors import GradprobeError
 from gradprobe.files import write_whole
+from gradprobe.store import leftovers
 from gradprobe.store.locks import claimed
 from gradprobe.store.record import key_of
-from gradprobe.store.results import Store, leftovers
+from gradprobe.store.results import Store
 
 KEY = key_of(asked())
 NAME = f"coherence-{KEY}"
