@@ -24,7 +24,8 @@ from bench_coherence import MODELS, OPERATORS, loaded
 
 import gradprobe as gp
 from gradprobe.core import Batch, Noise, Selection
-from gradprobe.training.train import Fitting, Recipe, at_tau
+from gradprobe.operators.temperature import at_tau
+from gradprobe.training.train import Fitting, Recipe
 from gradprobe.training.workers import groups_of, in_threads, workers_for
 
 SIZE = 32

@@ -14,14 +14,13 @@ from gradprobe.data.pixels import displayed, to_images, to_patches
 from gradprobe.data.scenes import MEAN, STD
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
+from gradprobe.operators.temperature import at_temperature, temperature
 from gradprobe.probes.equivalence import measure as probe
 from gradprobe.probes.equivalence.measure import (
     answer,
-    at_temperature,
     equivalence,
     question_of,
     random_scores,
-    temperature,
 )
 from gradprobe.probes.equivalence.pictures import pictures_of, scene_pictures
 from gradprobe.probes.equivalence.result import EquivalenceResult, pooled

@@ -8,8 +8,9 @@ from matplotlib.container import ErrorbarContainer
 from rich.console import Console
 
 from gradprobe.errors import GradprobeError
+from gradprobe.operators.temperature import family
 from gradprobe.plotting.style import save_figure
-from gradprobe.probes.equivalence.figure import equivalence_chart, family, fig4, pooled_rows
+from gradprobe.probes.equivalence.figure import equivalence_chart, fig4, pooled_rows
 from gradprobe.probes.equivalence.patches import patch_rows
 from gradprobe.probes.equivalence.result import EquivalenceResult
 from gradprobe.probes.equivalence.view import equivalence_table, in_words, verdict_lines

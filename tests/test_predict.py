@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from gradprobe.comparison.predict import COHERENCE, NAMED, differences, predict, throttle_of, units_of, without
+from gradprobe.operators.temperature import family
 from gradprobe.plotting.style import save_figure
-from gradprobe.probes.equivalence.figure import family
 from gradprobe.statistics.association import associations
 
 OPERATORS = ["a+gather", "b+gather", "a+zero", "b+scale", "c+vpnoise", "c+mean"]

@@ -14,8 +14,9 @@ from toy import Toy
 from gradprobe.core import Batch, Mixed, Noise, Selection, Tokens, deployed
 from gradprobe.errors import GradprobeError
 from gradprobe.operators.registry import build, label
+from gradprobe.operators.temperature import at_tau, own_tau
 from gradprobe.training.surrogate_loss import TWIN
-from gradprobe.training.train import Fitting, Recipe, Share, at_tau, own_tau
+from gradprobe.training.train import Fitting, Recipe, Share
 
 RECIPE = Recipe(steps=6, batch_size=13, learning_rate=0.02, weight_decay=0.1, seed=3)  # groups of 8 and 5
 

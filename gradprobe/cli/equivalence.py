@@ -131,7 +131,7 @@ def draw_fig4(experiment: Any, answers: Sequence[Any]) -> Any:
 def _operators(specs: Sequence[str], sharp: float, ladder: Sequence[float]) -> dict[str, Any]:
     """Operators by canonical name, the baseline first, each once: as typed or sharp, then up the ladder."""
     from gradprobe.operators.registry import build, label
-    from gradprobe.probes.equivalence.measure import at_temperature
+    from gradprobe.operators.temperature import at_temperature
 
     found = [build(BASELINE)]
     for spec in specs:

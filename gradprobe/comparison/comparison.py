@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.operators.temperature import family
 from gradprobe.store.results import key_of
 
 REFERENCE = "hard+gather"  # what is deployed
@@ -177,8 +178,6 @@ def answers_of(comparison: Comparison, probe: str, op: str) -> list[Any]:
     exact = [result for result in every if result.question["op"] == op]
     if exact or op.startswith(RANKED):
         return exact
-    from gradprobe.probes.equivalence.figure import family
-
     if [family(other) for other in comparison.ops].count(family(op)) > 1:
         return []
     return [result for result in every if family(result.question["op"]) == family(op)]

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gradprobe.operators.temperature import family
 from gradprobe.plotting.columns import number
 from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, VERMILION, look
-from gradprobe.probes.equivalence.figure import family
 from gradprobe.statistics.association import Association, Units, associations, difference
 from gradprobe.statistics.estimates import Estimate
 

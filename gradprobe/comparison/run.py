@@ -19,6 +19,7 @@ from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.files import write_whole
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
+from gradprobe.operators.temperature import at_temperature, own_tau
 from gradprobe.probes.coherence import measure as coherence
 from gradprobe.probes.cost import measure as cost
 from gradprobe.probes.equivalence import measure as equivalence
@@ -29,7 +30,7 @@ from gradprobe.probes.questions import tokens_kept
 from gradprobe.probes.retention import measure as retention
 from gradprobe.store.results import Store
 from gradprobe.tasks import Classification, classification
-from gradprobe.training.train import Recipe, own_tau
+from gradprobe.training.train import Recipe
 from gradprobe.training.workers import one_thread, workers_for
 
 BASELINES = ("gumbel", "gumbel-softmax", "scale", "vpnoise")
@@ -277,7 +278,7 @@ def questions(
             )
             for op in every
         ]  # fmt: skip
-    sharp = [op if own_tau(op) else registry.build(equivalence.at_temperature(op, SHARP)) for op in every]
+    sharp = [op if own_tau(op) else registry.build(at_temperature(op, SHARP)) for op in every]
     sharp = [registry.build(HARD), *(op for op in sharp if registry.label(op) != HARD)]
     unscored = task_for(seed, equivalence.UNUSED)
     pictures = n(s.equivalence_images)

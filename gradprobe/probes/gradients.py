@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gradprobe.core import Batch, Noise, SelectionOperator, Task
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.training.surrogate_loss import objective
+from gradprobe.training.surrogate_loss import surrogate_loss
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def score_gradient(
         GradprobeError: a loss or gradient that is not finite, or an operator that breaks its contract.
     """
     leaf = scores.detach().requires_grad_()
-    losses, terms = objective(task, operator, k, batch, leaf, noise, name)
+    losses, terms = surrogate_loss(task, operator, k, batch, leaf, noise, name)
     total = terms.sum()
     refuse_nonfinite(losses, "loss", name, batch)
     if not total.requires_grad:

@@ -12,7 +12,7 @@ from gradprobe.core import Batch, Noise, Selection, Tokens
 from gradprobe.testing.cases import WIDTH, Case, case_of
 from gradprobe.testing.findings import Broken, Skipped, Subject
 from gradprobe.testing.readouts import linear
-from gradprobe.training.surrogate_loss import objective
+from gradprobe.training.surrogate_loss import surrogate_loss
 
 N, K = 5, 2
 SIGMAS = 4.5  # a right gradient is called wrong once in 150 000
@@ -57,7 +57,7 @@ def unbiased(subject: Subject) -> str:
 
     ``mean_r <grad f(s_r), s1 - s0> = mean_r (f(s1) - f(s0))`` with ``s_r = s0 + t_r (s1 - s0)``, t stratified in (0, 1)
     and the same noise on both sides. f is a random linear function of the weights; for an operator with a ``log_prob``
-    it is linear plus pairwise in the tokens, differentiated as probes do (`training.surrogate_loss.objective`).
+    it is linear plus pairwise in the tokens, differentiated as probes do (`training.surrogate_loss.surrogate_loss`).
 
     Raises:
         Broken: the two differ by more than 4.5 standard errors.
@@ -119,7 +119,7 @@ def _terms(subject: Subject, case: Case, values: Tensor) -> tuple[Tensor, Tensor
     if not torch.is_grad_enabled():
         losses = reader.losses(selection, batch)
         return losses if selection.penalty is None else losses + selection.penalty, losses
-    terms = objective(reader, subject.on_copies, case.k, batch, case.scores, case.noise, subject.name)[1]
+    terms = surrogate_loss(reader, subject.on_copies, case.k, batch, case.scores, case.noise, subject.name)[1]
     return terms, terms
 
 

@@ -1,37 +1,37 @@
-"""What is differentiated: the task's loss, an operator's own penalty, a score function's surrogate."""
+"""Loss that is differentiated: the task's, plus an operator's penalty, plus the surrogate of a score function."""
 
 import torch
 from torch import Tensor
 
 from gradprobe.core import Batch, Noise, SelectionOperator, Task, apply
 
-TWIN = 1 << 40  # draws of the second sample: no probe counts as far
+TWIN = 1 << 40  # draws of the second sample: no probe counts that far
 
 
-def objective(
+def surrogate_loss(
     task: Task, operator: SelectionOperator, k: int, batch: Batch, scores: Tensor, noise: Noise, name: str
 ) -> tuple[Tensor, Tensor]:
-    """The loss of each image, and the terms whose gradient in the scores is the operator's.
+    """Return the per-image losses, and the terms whose gradient in the scores is the operator's.
 
-    The terms are ``loss + penalty``. An operator that gives a ``log_prob`` is asked for a second sample with other
-    noise; with losses L, L' and log-probabilities l, l' the terms then have the gradient ``(L - L')(dl - dl') / 2``,
-    the score function with the leave-one-out baseline, unbiased for any loss.
+    The terms are ``loss + penalty``. An operator with a ``log_prob`` is applied a second time, with other noise; with
+    losses L, L' and log-probabilities l, l' the terms then have the gradient ``(L - L')(dl - dl') / 2``: the score
+    function with the leave-one-out baseline, unbiased for any loss.
 
     Args:
-        task: frozen model and data.
-        operator: what selects.
-        k: tokens kept.
+        task: Frozen model and data.
+        operator: Selection operator.
+        k: Tokens kept.
         batch: B images.
         scores: ``(B, N)``, with or without a graph.
-        noise: of the first sample.
-        name: what errors call the operator.
+        noise: Noise of the first sample.
+        name: The operator's name in error messages.
 
     Returns:
-        Losses ``(B,)`` of the first sample, and the terms ``(B,)``: their values are ``loss + penalty``, and they have
-        no graph if nothing lets a gradient through.
+        Losses ``(B,)`` of the first sample, and the terms ``(B,)`` of value ``loss + penalty``; the terms have no graph
+        if the operator has no gradient.
 
     Raises:
-        GradprobeError: an operator that breaks its contract.
+        GradprobeError: The operator breaks its contract.
 
     Source: leave-one-out baseline: Kool, van Hoof and Welling, "Buy 4 REINFORCE samples, get a baseline for free",
         2019, with two samples.

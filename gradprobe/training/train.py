@@ -5,14 +5,14 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradprobe.core import Batch, Mixed, Noise, Selection, SelectionOperator, Task
 from gradprobe.errors import GradprobeError
-from gradprobe.training.surrogate_loss import objective
+from gradprobe.operators.temperature import at_tau
+from gradprobe.training.surrogate_loss import surrogate_loss
 from gradprobe.training.workers import groups_of, in_threads
 
 LEARNING_RATE = 2e-4  # DiffPrune, appendix A
@@ -100,31 +100,6 @@ class Share:
     rank: int
     count: int
     add: Callable[[list[Tensor]], list[Tensor]]
-
-
-def at_tau(operator: Any, tau: float) -> Any:
-    """The operator at another temperature; itself if its relaxation has none.
-
-    Example:
-        >>> from gradprobe.operators.registry import build
-        >>> at_tau(build("vpnoise"), 0.1)
-        Operator(relaxation=LapSum(tau=0.1), throttle=VPNoise(sigma='rms'))
-    """
-    relaxation = getattr(operator, "relaxation", None)
-    if relaxation is not None:
-        changed = at_tau(relaxation, tau)
-        return operator if changed is relaxation else dataclasses.replace(operator, relaxation=changed)
-    if dataclasses.is_dataclass(operator) and any(f.name == "tau" for f in dataclasses.fields(operator)):
-        return dataclasses.replace(operator, tau=tau)  # type: ignore[type-var]
-    return operator
-
-
-def own_tau(operator: Any) -> bool:
-    """Whether the operator's temperature is not its default: somebody chose it."""
-    relaxation: Any = getattr(operator, "relaxation", operator)
-    if not dataclasses.is_dataclass(relaxation):
-        return False
-    return any(f.name == "tau" and getattr(relaxation, f.name) != f.default for f in dataclasses.fields(relaxation))
 
 
 class Fitting:
@@ -222,11 +197,11 @@ class Fitting:
         def work(group: Batch) -> tuple[float, tuple[Tensor | None, ...]]:
             noise = Noise(self.recipe.seed, group.ids).draw(step + 1)
             k = self._k(group.tokens.patches.shape[1])
-            losses, objective = _objective(self._task, operator, k, group, noise, self._name)
+            losses, total = _training_loss(self._task, operator, k, group, noise, self._name)
             if not (finite := losses.isfinite()).all():
                 ids = [str(i) for i, good in zip(group.ids, finite.tolist(), strict=True) if not good]
                 raise self._broken("loss", step, f" (image ids {', '.join(ids)})")
-            found = torch.autograd.grad(objective / len(batch.ids), parameters, allow_unused=True)
+            found = torch.autograd.grad(total / len(batch.ids), parameters, allow_unused=True)
             return float(losses.double().sum()), found
 
         total = 0.0
@@ -273,8 +248,8 @@ def training(
     for step, batch in enumerate(task.training_batches(batch_size, seed), start=1):
         if isinstance(batch, Mixed):
             raise GradprobeError("the images have different numbers of tokens; probes need images of one size")
-        losses, objective = _objective(task, operator, k, batch, Noise(seed, batch.ids).draw(step), name)
-        loss = objective / len(losses)
+        losses, total = _training_loss(task, operator, k, batch, Noise(seed, batch.ids).draw(step), name)
+        loss = total / len(losses)
         if not torch.isfinite(loss):
             raise GradprobeError(f"operator {name}: the loss is not finite at training step {step}; nothing was stored")
         _descend(optimiser, parameters, torch.autograd.grad(loss, parameters, allow_unused=True))
@@ -315,7 +290,7 @@ def train(
             return
 
 
-def _objective(
+def _training_loss(
     task: Task, operator: SelectionOperator, k: int, batch: Batch, noise: Noise, name: str
 ) -> tuple[Tensor, Tensor]:
     """The losses of a batch ``(B,)``, and the sum whose gradient trains the scorer.
@@ -324,7 +299,7 @@ def _objective(
         GradprobeError: the operator lets no gradient through.
     """
     scores = task.scorer(batch.tokens.patches)
-    losses, terms = objective(task, operator, k, batch, scores, noise, name)
+    losses, terms = surrogate_loss(task, operator, k, batch, scores, noise, name)
     total = terms.sum()
     if not total.requires_grad:
         raise GradprobeError(

@@ -4,8 +4,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from gradprobe.operators.registry import build
+from gradprobe.operators.temperature import at_tau
 from gradprobe.statistics.estimates import Estimate
-from gradprobe.training.train import at_tau
 
 if TYPE_CHECKING:
     from gradprobe.vlm.presets import Settings

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from gradprobe import core
 from gradprobe.core import Batch, Noise, Selection, SelectionOperator
+from gradprobe.operators.temperature import at_tau
 from gradprobe.statistics.estimates import Estimate, batch_mean
-from gradprobe.training.train import Denoised, Share, at_tau
+from gradprobe.training.train import Denoised, Share
 from gradprobe.training.workers import groups_of, in_threads, workers_for
 from gradprobe.vlm.deploy import Budget
 from gradprobe.vlm.presets import Settings

@@ -1,7 +1,7 @@
 """Gumbel top-K with a straight-through backward."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -29,6 +29,7 @@ class GumbelSTE:
     backward: Literal["identity", "soft"] = "identity"
     scale: float = 1.0
     tau: float = 1.0
+    tau_of_backward: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_positive("gumbel-ste", "tau", self.tau)

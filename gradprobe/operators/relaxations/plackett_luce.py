@@ -14,7 +14,7 @@ class PlackettLuce:
 
     The draw is the top-K of ``s + g``. The weights have no gradient; instead the mask's ordered log-probability
     ``log p = sum_{j <= K} (s_(j) - log sum_{l >= j} e^{s_(l)})`` is given, and probes and training multiply it with the
-    difference of the losses of two samples (see `gradprobe.training.surrogate_loss.objective`).
+    difference of the losses of two samples (see `gradprobe.training.surrogate_loss.surrogate_loss`).
 
     Gradient: unbiased, for any loss, at the price of variance. Source: the score function with a leave-one-out baseline
     of two samples, Kool, van Hoof and Welling 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; the draw by

@@ -15,7 +15,7 @@ from gradprobe.errors import GradprobeError
 from gradprobe.landscapes.functional import functional_call
 from gradprobe.probes.gradients import real_parameters, refuse_nonfinite
 from gradprobe.tasks import Classification
-from gradprobe.training.surrogate_loss import objective
+from gradprobe.training.surrogate_loss import surrogate_loss
 
 RUNGS = 10.0 ** -np.arange(1, 6.5, 0.5)  # steps of the differences, as a share of the loss that they would change
 AGREE = {torch.float64: 1e-3, torch.float32: 5e-2}  # relative error that counts as rounding and curvature
@@ -81,7 +81,9 @@ class Surface:
         point = {name: piece.view_as(p) for (name, p), piece in zip(named, pieces, strict=True)}
         patches = batch.tokens.patches
         scores = functional_call(self.task.scorer, point, (patches,))
-        return objective(self.task, self.operator, self.k, batch, scores, Noise(self.seed, batch.ids), self.name)[1]
+        return surrogate_loss(self.task, self.operator, self.k, batch, scores, Noise(self.seed, batch.ids), self.name)[
+            1
+        ]
 
     def _parameters(self) -> list[tuple[str, Tensor]]:
         return list(real_parameters(self.task.scorer).items())

@@ -1,6 +1,5 @@
 """Figure 4b: accuracy under random scores over the tokens kept, and the gap to hard top-K with the margin around 0."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 
 from gradprobe.errors import GradprobeError
+from gradprobe.operators.temperature import family
 from gradprobe.plotting.columns import Row
 from gradprobe.plotting.escape import legend_label
 from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, VERMILION, look
@@ -19,16 +19,6 @@ FIRST = {"hard+gather": BLACK, "lapsum+vpnoise": BLUE}  # others take the next f
 FREE, MARKS = (ORANGE, GREEN, PURPLE, SKY, VERMILION, GREY), "osD^vPX"
 Look = Mapping[str, tuple[str, str]]  # family -> colour and marker
 Panel = tuple[str, Sequence[Row]]
-
-
-def family(op: str) -> str:
-    """An operator's name without its temperature.
-
-    Example:
-        >>> family("lapsum:tau=0.01+vpnoise:sigma=unit"), family("my.py:Op:tau=0.3,width=2")
-        ('lapsum+vpnoise:sigma=unit', 'my.py:Op:width=2')
-    """
-    return re.sub(r":(?=\+|$)", "", re.sub(r"(?<=:)tau=[^,+]*,?|,tau=[^,+]*", "", op))
 
 
 def equivalence_chart(rows: Sequence[Row], title: str) -> Figure:

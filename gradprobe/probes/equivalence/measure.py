@@ -2,15 +2,14 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from gradprobe.core import AnyOperator, Batch, Noise, Operator, SelectionOperator, Task, apply, check_k
+from gradprobe.core import AnyOperator, Batch, Noise, SelectionOperator, Task, apply, check_k
 from gradprobe.operators import registry
-from gradprobe.operators.relaxations.gumbel_ste import GumbelSTE
+from gradprobe.operators.temperature import temperature
 from gradprobe.probes.equivalence.result import EquivalenceResult
 from gradprobe.probes.gradients import refuse_nonfinite
 from gradprobe.probes.questions import (
@@ -97,34 +96,6 @@ def equivalence(
         tau=temperature(operator),
         environment=environment(time.perf_counter() - started, task.skipped),
     )
-
-
-def temperature(operator: SelectionOperator) -> float | None:
-    """The tau of an operator's weights; None if it has none.
-
-    Example:
-        >>> temperature(registry.build("vpnoise:tau=0.3")), temperature(registry.build("hard"))
-        (0.3, None)
-    """
-    part = getattr(operator, "relaxation", operator)
-    tau = getattr(part, "tau", None)
-    if not is_dataclass(part) or not isinstance(tau, int | float) or isinstance(part, GumbelSTE):
-        return None  # the straight-through one's tau is of its backward alone
-    return float(tau)
-
-
-def at_temperature(operator: SelectionOperator, tau: float) -> SelectionOperator:
-    """The same operator at another temperature; as it is if it has none.
-
-    Example:
-        >>> registry.label(at_temperature(registry.build("vpnoise:sigma=unit"), 0.01))
-        'lapsum:tau=0.01+vpnoise:sigma=unit'
-    """
-    if temperature(operator) is None:
-        return operator
-    if isinstance(operator, Operator):
-        return replace(operator, relaxation=replace(operator.relaxation, tau=tau))  # type: ignore[type-var]
-    return replace(operator, tau=tau)  # type: ignore[type-var]
 
 
 def random_scores(noise: Noise, patches: torch.Tensor) -> torch.Tensor:

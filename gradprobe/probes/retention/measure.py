@@ -22,6 +22,7 @@ from gradprobe.files import write_whole
 from gradprobe.models.deploy import save_scorer
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
+from gradprobe.operators.temperature import own_tau
 from gradprobe.probes.gradients import refuse_nonfinite
 from gradprobe.probes.questions import (
     Progress,
@@ -39,7 +40,7 @@ from gradprobe.probes.retention.result import RetentionResult
 from gradprobe.ranges import check_numbers
 from gradprobe.statistics.estimates import auc
 from gradprobe.store.locks import claimed
-from gradprobe.training.train import Fitting, Recipe, own_tau
+from gradprobe.training.train import Fitting, Recipe
 from gradprobe.training.workers import groups_of, in_threads, workers_for
 
 RANKED = "ranked:"

@@ -9,7 +9,7 @@ from toy import Toy
 from gradprobe.core import Noise, Operator
 from gradprobe.operators import registry
 from gradprobe.probes.gradients import score_gradient
-from gradprobe.training.surrogate_loss import objective
+from gradprobe.training.surrogate_loss import surrogate_loss
 
 
 def one(size=2):
@@ -37,7 +37,7 @@ def test_a_penalty_is_differentiated_and_no_part_of_the_reported_loss():
     plain = score_gradient(task, Operator(lambda s, k, n: s.sigmoid(), throttle), 3, batch, scores, noise, "op")
     assert torch.equal(with_it.losses, plain.losses)
     torch.testing.assert_close(with_it.u, plain.u + 14 * scores)
-    _, terms = objective(task, Operator(Charged(), throttle), 3, batch, scores, noise, "op")
+    _, terms = surrogate_loss(task, Operator(Charged(), throttle), 3, batch, scores, noise, "op")
     torch.testing.assert_close(terms, plain.losses + 7 * scores.square().sum(-1))
 
 
@@ -53,7 +53,7 @@ def test_plackett_luce_is_unbiased_for_the_loss_of_a_real_task():
         low = torch.full_like(scores, -1e9)
         low[:, list(pair)] = scores[:, list(pair)]
         with torch.no_grad():
-            loss = objective(task, registry.build("hard"), 2, batch, low, Noise(0, batch.ids), "hard")[0]
+            loss = surrogate_loss(task, registry.build("hard"), 2, batch, low, Noise(0, batch.ids), "hard")[0]
         p = leaf.softmax(-1)
         i, j = pair
         total = total + loss * (p[:, i] * p[:, j] / (1 - p[:, i]) + p[:, j] * p[:, i] / (1 - p[:, j]))
@@ -65,7 +65,7 @@ def test_plackett_luce_is_unbiased_for_the_loss_of_a_real_task():
 
 def test_the_terms_of_a_score_function_have_the_value_of_the_loss():
     task, batch, scores = one()
-    losses, terms = objective(
+    losses, terms = surrogate_loss(
         task, registry.build("plackett-luce"), 2, batch, scores.requires_grad_(), Noise(0, batch.ids), "pl"
     )
     assert torch.equal(losses, terms)
