@@ -18,7 +18,7 @@ import torch
 from bench_coherence import MODELS, Loaded, loaded, timed
 
 import gradprobe as gp
-from gradprobe.core import Noise, Selection, deployed
+from gradprobe.core import Noise, Selection, hard_topk
 from gradprobe.probes.fidelity.measure import score_gradients
 from gradprobe.probes.fidelity.reference import LADDER, SIGMAS, _parts, question_of, scores_of
 from gradprobe.probes.fidelity.smoothing import BLOCK
@@ -38,7 +38,7 @@ def bare_forwards(task: Loaded, k: int, workers: int) -> None:
 
     def work(group: Any) -> None:
         with torch.no_grad():
-            kept = deployed(group.tokens.patches, group.tokens.patches[..., 0], k)
+            kept = hard_topk(group.tokens.patches, group.tokens.patches[..., 0], k)
             for _ in range(2 * len(SIGMAS) * BLOCK):
                 task.losses(kept, group)
 

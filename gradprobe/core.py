@@ -1,11 +1,12 @@
 """The vocabulary: tokens, selections, keyed noise, operators and tasks.
 
-Shapes use B images in a batch, N tokens an image, D channels a token, K tokens kept, M tokens sent on.
+Shapes: B images in a batch, N tokens in an image, D channels in a token, K tokens kept, M tokens in a selection.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,11 +20,11 @@ from gradprobe.operator_info import About, joined
 
 @dataclass(frozen=True)
 class Tokens:
-    """What the frozen model produced up to the insertion point.
+    """Output of the frozen model up to the insertion point.
 
     Attributes:
-        prefix: class and register tokens, ``(B, P0, D)``; P0 may be 0.
-        patches: the tokens that can be pruned, ``(B, N, D)``.
+        prefix: Class and register tokens, ``(B, P0, D)``; P0 may be 0.
+        patches: Tokens that can be pruned, ``(B, N, D)``.
     """
 
     prefix: Tensor
@@ -32,17 +33,16 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Selection:
-    """What the frozen model reads next.
+    """Input of the rest of the frozen model.
 
     Attributes:
-        tokens: ``(B, M, D)``.
-        weights: retention weights of all tokens, ``(B, N)`` in [0, 1].
-        index: which original each token is, ``(B, M)``; None: all N, in order.
-        key_bias: added to the attention logits of each token as a key, ``(B, M)``; None: nothing is added.
-        log_prob: log-probability of a sampled subset, ``(B,)``; None unless the relaxation is a score-function one.
-        self_bias: stands for ``key_bias`` where a token looks at itself, ``(B, M)``; None: nothing special there.
-        penalty: what the operator adds to the loss of each image in training, such as a budget loss, ``(B,)``; None:
-            nothing.
+        tokens: Tokens to read, ``(B, M, D)``.
+        weights: Retention weights of all tokens, ``(B, N)`` in [0, 1].
+        index: Position of each token among the original N, ``(B, M)``; None for all N in order.
+        key_bias: Bias on the attention logits of each token as a key, ``(B, M)``; None for no bias.
+        log_prob: Log-probability of a sampled subset, ``(B,)``; None unless the relaxation is a score-function one.
+        self_bias: Replacement of ``key_bias`` where a token attends to itself, ``(B, M)``; None for no replacement.
+        penalty: Term added to the training loss of each image, such as a budget loss, ``(B,)``; None for no term.
     """
 
     tokens: Tensor
@@ -54,17 +54,35 @@ class Selection:
     penalty: Tensor | None = None
 
 
+class Stream(IntEnum):
+    """Independent sources of random numbers within one draw, one for each use.
+
+    The values are part of the random numbers and so of every stored answer: they never change. `RANKING` shares its
+    number with `SMOOTHING`, and no probe uses both.
+    """
+
+    RELAXATION = 0
+    THROTTLE = 1
+    SMOOTHING = 2  # Gaussian perturbations of the scores, for the smoothed objective of fidelity
+    RANKING = 2  # random ranking, a floor that trained scorers are compared with
+    FIDELITY_SCORES = 3  # random scores at which fidelity is measured
+    VALIDATION = 7  # random selection that a pruner is compared with during training
+    EQUIVALENCE_SCORES = 1_000  # random scores of equivalence
+
+
 @dataclass(frozen=True)
 class Noise:
     """Random numbers keyed by (seed, image id, draw): the same for an image in any batch, order, worker or device.
 
-    ``noise.draw(r)`` is the r-th independent copy, ``noise.stream(i)`` an independent source for the i-th consumer of
-    the same draw (a relaxation and a throttle never share numbers). Numbers are made on the CPU from a hash of the key,
-    so a GPU run sees the very same ones.
+    ``noise.draw(r)`` is the r-th independent copy, ``noise.stream(Stream.THROTTLE)`` an independent source for one use
+    within the same draw, so that a relaxation and a throttle never share numbers. Numbers are drawn on the CPU from a
+    hash of the key, so a GPU run uses exactly the same ones.
 
     Attributes:
-        seed: a non-negative integer.
-        ids: one non-negative integer an image (B of them).
+        seed: Non-negative integer.
+        ids: One non-negative integer per image (B of them).
+        index: Number of the draw.
+        source: Number of the stream, one of `Stream`.
 
     Example:
         >>> one = Noise(0, (7, 8, 9)).normal((4,))
@@ -79,27 +97,27 @@ class Noise:
     source: int = 0
 
     def draw(self, r: int) -> "Noise":
-        """The r-th independent copy of this noise."""
+        """Return the r-th independent copy of this noise."""
         return replace(self, index=r)
 
     def stream(self, source: int) -> "Noise":
-        """An independent source of numbers within the same draw."""
-        return replace(self, source=source)
+        """Return an independent source of numbers within the same draw: one of `Stream`."""
+        return replace(self, source=int(source))
 
     def normal(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-        """Standard Gaussian numbers, ``(B, *shape)``, with the dtype and device of ``like``."""
+        """Draw standard Gaussian numbers, ``(B, *shape)``, with the dtype and device of ``like``."""
         return self._fill(shape, like, lambda rng, n: rng.standard_normal(n, dtype=np.float32))
 
     def uniform(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-        """Uniform numbers in (0, 1), both ends excluded, ``(B, *shape)``."""
+        """Draw uniform numbers in (0, 1), both ends excluded, ``(B, *shape)``."""
         return self._fill(shape, like, lambda rng, n: (rng.integers(0, 1 << 23, n) + 0.5) / (1 << 23))
 
     def gumbel(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-        """Standard Gumbel numbers ``-log(-log u)``, ``(B, *shape)``."""
+        """Draw standard Gumbel numbers ``-log(-log u)``, ``(B, *shape)``."""
         return self._fill(shape, like, lambda rng, n: rng.gumbel(size=n))
 
     def gamma(self, concentration: float, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-        """Gamma numbers of this concentration and scale 1, ``(B, *shape)``."""
+        """Draw gamma numbers of this concentration and scale 1, ``(B, *shape)``."""
         return self._fill(shape, like, lambda rng, n: rng.standard_gamma(concentration, n))
 
     def _fill(self, shape, like, sample) -> Tensor:
@@ -114,40 +132,39 @@ class Noise:
 
 @runtime_checkable
 class Relaxation(Protocol):
-    """How a score becomes a retention weight, and what gradient comes back.
+    """Map from scores to retention weights, with the gradient that comes back.
 
-    It may say more of itself: ``about`` (an `About`); ``log_prob(scores, k, noise) -> (B,)`` of the subset that the
-    same noise gave; ``penalty(scores, weights, k) -> (B,)``, what it adds to the loss in training.
+    Optional attributes: ``about``, an `About`; ``suited``, the name of the throttle that it is listed with;
+    ``log_prob(scores, k, noise) -> (B,)``, the log-probability of the subset drawn with the same noise;
+    ``penalty(scores, weights, k) -> (B,)``, a term of the training loss.
     """
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
-        """Scores ``(B, N)`` -> weights ``(B, N)`` in [0, 1]."""
+        """Return weights ``(B, N)`` in [0, 1] for scores ``(B, N)``."""
         ...
 
 
 @runtime_checkable
 class Throttle(Protocol):
-    """How a retention weight acts on a token."""
+    """Action of retention weights on tokens."""
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
-        """Patches ``(B, N, D)`` and weights ``(B, N)`` -> what the frozen model reads."""
+        """Return the selection for patches ``(B, N, D)`` and weights ``(B, N)``."""
         ...
 
 
 @runtime_checkable
 class SelectionOperator(Protocol):
-    """Anything with the call of an operator is one."""
+    """Anything that is called as an operator."""
 
     def __call__(self, patches: Tensor, scores: Tensor, k: int, noise: Noise) -> Selection:
-        """Patches ``(B, N, D)`` and scores ``(B, N)`` -> what the frozen model reads."""
+        """Return the selection for patches ``(B, N, D)`` and scores ``(B, N)``."""
         ...
 
 
 @dataclass(frozen=True)
 class Operator:
-    """A relaxation and a throttle: ``throttle(patches, relaxation(scores, k), k)``.
-
-    The two draw from separate streams of the same noise.
+    """Relaxation and throttle, ``throttle(patches, relaxation(scores, k), k)``, on separate streams of the noise.
 
     Example:
         >>> import gradprobe as gp
@@ -161,36 +178,36 @@ class Operator:
     throttle: Throttle
 
     def __call__(self, patches: Tensor, scores: Tensor, k: int, noise: Noise) -> Selection:
-        """Patches ``(B, N, D)`` and scores ``(B, N)`` -> what the frozen model reads."""
+        """Return the selection for patches ``(B, N, D)`` and scores ``(B, N)``."""
         relaxation: Any = self.relaxation
-        weights = relaxation(scores, k, noise.stream(0))
-        selection = self.throttle(patches, weights, k, noise.stream(1))
+        weights = relaxation(scores, k, noise.stream(Stream.RELAXATION))
+        selection = self.throttle(patches, weights, k, noise.stream(Stream.THROTTLE))
         if hasattr(relaxation, "log_prob"):
-            selection = replace(selection, log_prob=relaxation.log_prob(scores, k, noise.stream(0)))
+            selection = replace(selection, log_prob=relaxation.log_prob(scores, k, noise.stream(Stream.RELAXATION)))
         if hasattr(relaxation, "penalty"):
             selection = replace(selection, penalty=relaxation.penalty(scores, weights, k))
         return selection
 
     @property
     def about(self) -> About | None:
-        """What it promises, from its parts; None if one of them says nothing."""
+        """Promise that follows from the parts; None if one of them declares nothing."""
         return joined(self.relaxation, self.throttle)
 
 
-AnyOperator = SelectionOperator | str | type  # an operator as a caller gives it: itself, its name, or its class
+AnyOperator = SelectionOperator | str | type  # itself, its name, or its class
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Images as a task hands them to a probe.
+    """Images that a task gives to a probe.
 
     Attributes:
-        ids: one integer an image, stable across batches, runs and machines: the key of its noise.
-        tokens: what the frozen model made of them up to the insertion point.
-        target: what the task's loss compares with (labels, unpruned log-probabilities, or the text that a language
-            model reads): a tensor, or anything whose rows are taken by indexing.
-        relevant: the tokens that are known to matter, ``(B, N)`` bool; None where nobody knows.
-        kinds: which kind of question is asked about each image, a small integer; empty where there is one kind.
+        ids: One integer per image, stable across batches, runs and machines: the key of its noise.
+        tokens: Output of the frozen model up to the insertion point.
+        target: Reference of the task's loss (labels, unpruned log-probabilities, or the text for a language model): a
+            tensor, or anything whose rows are taken by indexing.
+        relevant: Mask of the tokens that are known to matter, ``(B, N)``; None where that is unknown.
+        kinds: Kind of question about each image, a small integer; empty where there is only one kind.
     """
 
     ids: tuple[int, ...]
@@ -199,8 +216,8 @@ class Batch:
     relevant: Tensor | None = None
     kinds: tuple[int, ...] = ()
 
-    def rows(self, which: "slice | Tensor") -> "Batch":
-        """Some of its images."""
+    def subset(self, which: "slice | Tensor") -> "Batch":
+        """Return the batch of some of the images."""
         if isinstance(which, Tensor):
             if len(which) == len(self.ids) and torch.equal(which, torch.arange(len(which))):
                 return self
@@ -214,14 +231,14 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Mixed:
-    """Training images of several sizes: those with the same number of tokens make a batch."""
+class RaggedBatch:
+    """Training images with different numbers of tokens, one batch for each number."""
 
     parts: tuple[Batch, ...]
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """Of all its images."""
+        """Ids of all images."""
         return tuple(i for part in self.parts for i in part.ids)
 
 
@@ -261,7 +278,7 @@ class Task(Protocol):
         """The first ``count`` batches of ``size`` images in the order that ``seed`` gives, each made when asked for."""
         ...
 
-    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch | Mixed]:
+    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch | RaggedBatch]:
         """An endless stream of training batches; the same from ``start`` on as when run from 0."""
         ...
 
@@ -300,7 +317,7 @@ def apply(operator: SelectionOperator, patches: Tensor, scores: Tensor, k: int, 
     """Call an operator and check what every caller relies on.
 
     Raises:
-        GradprobeError: it raised, changed its inputs, or what it returned does not have the promised shapes.
+        GradprobeError: The operator raised, changed its inputs, or returned something of the wrong shape.
     """
     before = patches._version, scores._version
     try:
@@ -329,17 +346,17 @@ def apply(operator: SelectionOperator, patches: Tensor, scores: Tensor, k: int, 
 
 
 def top_k(values: Tensor, k: int) -> Tensor:
-    """Indices of the K largest values of each row, in their original order; among equals the first come first.
+    """Return the indices of the K largest values of each row, in ascending order; of equal values the first win.
 
     Args:
-        values: ``(B, N)``.
-        k: how many, 1..N.
+        values: Scores or weights, ``(B, N)``.
+        k: Number of indices, 1..N.
 
     Returns:
-        ``(B, K)`` indices, ascending; no graph.
+        Indices ``(B, K)``, without a graph.
 
     Raises:
-        GradprobeError: some values are NaN.
+        GradprobeError: Some values are NaN.
 
     Example:
         >>> top_k(torch.tensor([[3.0, 1.0, 3.0, 2.0]]), 2).tolist()
@@ -349,16 +366,16 @@ def top_k(values: Tensor, k: int) -> Tensor:
     return ranked[..., :k].sort(dim=-1).values
 
 
-def deployed(patches: Tensor, scores: Tensor, k: int) -> Selection:
-    """What is deployed: the K patches of the highest scores, in their original order, and nothing else.
+def hard_topk(patches: Tensor, scores: Tensor, k: int) -> Selection:
+    """Select the K patches with the highest scores, in their original order, as a deployed pruner does.
 
     Args:
-        patches: ``(B, N, D)``.
-        scores: ``(B, N)``; among equals the first come first.
-        k: tokens kept, 1..N.
+        patches: Patches, ``(B, N, D)``.
+        scores: Scores, ``(B, N)``; of equal scores the first win.
+        k: Number of tokens kept, 1..N.
 
     Example:
-        >>> deployed(torch.tensor([[[5.0], [6.0], [7.0]]]), torch.tensor([[0.1, 0.3, 0.2]]), 2).tokens.tolist()
+        >>> hard_topk(torch.tensor([[[5.0], [6.0], [7.0]]]), torch.tensor([[0.1, 0.3, 0.2]]), 2).tokens.tolist()
         [[[6.0], [7.0]]]
 
     Source: DiffPrune, Eq. 3.
@@ -369,5 +386,5 @@ def deployed(patches: Tensor, scores: Tensor, k: int) -> Selection:
 
 
 def top_k_mask(values: Tensor, k: int) -> Tensor:
-    """One at each of the K largest values of a row, zero elsewhere, ``(B, N)`` in the dtype of ``values``."""
+    """Return one at each of the K largest values of a row and zero elsewhere, in the dtype of ``values``."""
     return torch.zeros_like(values).scatter(-1, top_k(values, k), 1.0)

@@ -1,11 +1,12 @@
 """Keyed noise, the top-K of equal values, and the contract that `apply` checks."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradprobe.core import Noise, Selection, apply, check_k, top_k, top_k_mask
+from gradprobe.core import Noise, Selection, Stream, apply, check_k, top_k, top_k_mask
 from gradprobe.errors import GradprobeError, UsageError
 
 KINDS = ("normal", "uniform", "gumbel")
@@ -23,7 +24,9 @@ def test_an_images_noise_does_not_depend_on_its_batch_or_order(kind, ids, data):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "other", [Noise(1, (7,)), Noise(0, (8,)), Noise(0, (7,)).draw(1), Noise(0, (7,)).stream(1)], ids=lambda n: str(n)
+    "other",
+    [Noise(1, (7,)), Noise(0, (8,)), Noise(0, (7,)).draw(1), Noise(0, (7,)).stream(Stream.THROTTLE)],
+    ids=lambda n: str(n),
 )
 def test_another_seed_image_draw_or_stream_gives_other_noise(kind, other):
     assert not torch.equal(getattr(Noise(0, (7,)), kind)((9,)), getattr(other, kind)((9,)))
@@ -71,6 +74,17 @@ def test_a_budget_outside_one_to_n_is_refused(k):
 def test_a_budget_that_is_no_whole_number_is_refused(k):
     with pytest.raises(UsageError, match=r"is not possible; give a whole number, 1 to 10, or a share"):
         check_k(k, 10)
+
+
+def test_the_numbers_of_the_streams_never_change():
+    """They are part of the random numbers of every stored answer."""
+    assert dict(Stream.__members__) == {
+        "RELAXATION": 0, "THROTTLE": 1, "SMOOTHING": 2, "RANKING": 2, "FIDELITY_SCORES": 3, "VALIDATION": 7,
+        "EQUIVALENCE_SCORES": 1000,
+    }  # fmt: skip
+    drawn = Noise(4, (5,)).draw(3).stream(Stream.SMOOTHING).normal((7,))
+    by_hand = np.random.Generator(np.random.SFC64([4, 5, 3, 2])).standard_normal(7, dtype=np.float32)
+    assert drawn[0].tolist() == by_hand.tolist()
 
 
 BROKEN = {

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 from toy import Toy
 
 import gradprobe as gp
-from gradprobe.core import Selection, deployed
+from gradprobe.core import Selection, hard_topk
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
 from gradprobe.plotting.style import save_figure
@@ -98,7 +98,7 @@ def test_the_frozen_model_is_not_part_of_the_bytes():
 def drawn_pair(patches, scores, k, noise):
     """A score-function operator: K tokens, and the log-probability of a stand-in distribution."""
     drawn_pair.calls.append(noise.index)
-    selection = deployed(patches, scores + noise.gumbel(scores.shape[1:], like=scores), k)
+    selection = hard_topk(patches, scores + noise.gumbel(scores.shape[1:], like=scores), k)
     return replace(selection, log_prob=(scores.log_softmax(-1) * selection.weights).sum(-1))
 
 
@@ -155,7 +155,7 @@ def test_every_round_times_the_same_calls_in_the_same_order():
     seen = []
     told = []
     result = cost(Watched(seen=(seen,)), gp.build("vpnoise"), 4, images=2, rounds=7, progress=lambda *a: told.append(a))
-    one = [(10, False), (10, True), (10, True), (4, False)]  # unpruned, backward, training, deployed
+    one = [(10, False), (10, True), (10, True), (4, False)]  # unpruned, backward, training, hard_topk
     assert seen[-(7 + WARM_UP) * 4 :] == one * (7 + WARM_UP)
     assert told == [("lapsum+vpnoise: rounds", i, 7) for i in range(1, 8)]
     assert all(getattr(result, name).shape == (7,) and (getattr(result, name) > 0).all() for name in CALLS)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from toy import Toy
 
-from gradprobe.core import Noise, Selection, top_k_mask
+from gradprobe.core import Noise, Selection, Stream, top_k_mask
 from gradprobe.data.image_source import SceneSource
 from gradprobe.data.pixels import displayed, to_images, to_patches
 from gradprobe.data.scenes import MEAN, STD
@@ -88,7 +88,7 @@ def test_scores_are_the_same_for_every_operator_and_budget_and_gaussian():
     assert every.mean().abs() < 0.15
     assert every.std() == pytest.approx(1, abs=0.1)
     row, noise = first.seen[0]
-    own = [noise.stream(i).normal((10,), like=every) for i in (0, 1, 2)]
+    own = [noise.stream(i).normal((10,), like=every) for i in (Stream.RELAXATION, Stream.THROTTLE, Stream.SMOOTHING)]
     assert not any(torch.equal(row, numbers[list(noise.ids).index(0)]) for numbers in own)
 
 

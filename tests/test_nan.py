@@ -11,7 +11,7 @@ from torch.func import grad, hessian, jvp, vmap
 from toy import Toy
 
 import gradprobe as gp
-from gradprobe.core import Batch, Noise, Operator, deployed, top_k, top_k_mask
+from gradprobe.core import Batch, Noise, Operator, hard_topk, top_k, top_k_mask
 from gradprobe.errors import GradprobeError
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators.registry import RELAXATIONS, THROTTLES, build, names, part, registered
@@ -82,7 +82,7 @@ def test_a_nan_weight_of_a_users_own_relaxation_stays_visible(throttle):
 def test_the_refusal_says_how_many_and_of_which_images():
     scores = torch.zeros(4, 3)
     scores[0, 1] = scores[2, 0] = scores[2, 2] = torch.nan
-    for rank in (top_k, top_k_mask, lambda s, k: deployed(torch.zeros(4, 3, 2), s, k)):
+    for rank in (top_k, top_k_mask, lambda s, k: hard_topk(torch.zeros(4, 3, 2), s, k)):
         with pytest.raises(GradprobeError, match=r"^3 of 12 scores are NaN \(images 1, 3 of 4 of the batch\).*float64"):
             rank(scores, 2)
 
@@ -152,7 +152,7 @@ def test_rankings_without_a_scorer_refuse_it():
     spoilt = Batch(batch.ids, type(batch.tokens)(batch.tokens.prefix, patches), batch.target)
     assert "norm" in RANKINGS
     with pytest.raises(GradprobeError, match="image 2 of 3"):
-        deployed(patches, rank_scores(Toy(), "norm", spoilt, 0), 3)
+        hard_topk(patches, rank_scores(Toy(), "norm", spoilt, 0), 3)
 
 
 @pytest.mark.parametrize("op", ["hard+gather", "lapsum+gather", "lapsum+zero", "lapsum+attention", "vpnoise", "scale"])

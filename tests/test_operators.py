@@ -9,7 +9,7 @@ import pytest
 import torch
 from catalogue import score_cases
 
-from gradprobe.core import Noise, Selection, apply, top_k, top_k_mask
+from gradprobe.core import Noise, Selection, Stream, apply, top_k, top_k_mask
 from gradprobe.operators import registry
 from gradprobe.testing.cases import TOKENS, budgets, catalogue
 from gradprobe.testing.readouts import curved
@@ -110,7 +110,7 @@ def test_an_operator_is_its_two_parts():
     scores = torch.randn(2, 9)
     noise, patches = noise_for(scores), patches_for(scores)
     whole = registry.build("gumbel-ste+vpnoise")(patches, scores, 3, noise)
-    weights = registry.part("relaxation", "gumbel-ste")(scores, 3, noise.stream(0))
-    by_hand: Selection = registry.part("throttle", "vpnoise")(patches, weights, 3, noise.stream(1))
+    weights = registry.part("relaxation", "gumbel-ste")(scores, 3, noise.stream(Stream.RELAXATION))
+    by_hand: Selection = registry.part("throttle", "vpnoise")(patches, weights, 3, noise.stream(Stream.THROTTLE))
     assert torch.equal(whole.tokens, by_hand.tokens)
     assert torch.equal(top_k(whole.weights, 3), top_k(weights, 3))

@@ -5,7 +5,7 @@ import torch
 from toy import Toy
 from vits import DEPTH, images_for, vit
 
-from gradprobe.core import Noise
+from gradprobe.core import Noise, Stream
 from gradprobe.models.attention import class_attention
 from gradprobe.models.backbones import Backbone
 from gradprobe.models.rankings import RANKINGS, rank_scores
@@ -22,11 +22,11 @@ def batch_of(count=5, seed=1):
 def test_random_belongs_to_the_image_and_the_seed_and_to_no_operators_noise():
     (batch,) = Toy().batches(1, 6, 0)
     scores = rank_scores(Toy(), "random", batch, 0)
-    turned = rank_scores(Toy(), "random", batch.rows(torch.tensor([4, 1])), 0)
+    turned = rank_scores(Toy(), "random", batch.subset(torch.tensor([4, 1])), 0)
     assert scores.shape == (6, 10) and torch.equal(turned, scores[[4, 1]])
     assert not torch.equal(scores, rank_scores(Toy(), "random", batch, 1))
     assert len({tuple(row) for row in scores.argsort(-1).tolist()}) == 6
-    for stream in (0, 1):  # an operator's relaxation and throttle
+    for stream in (Stream.RELAXATION, Stream.THROTTLE):
         assert not torch.equal(scores, Noise(0, batch.ids).stream(stream).uniform((10,), like=scores))
 
 

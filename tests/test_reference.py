@@ -6,7 +6,7 @@ import torch
 from additive import Additive, kept_probability, smoothed_gradient
 from toy import Toy
 
-from gradprobe.core import deployed
+from gradprobe.core import hard_topk
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.fidelity.descent import HeldOut, deployed_losses, group_gradients, own_products, products
 from gradprobe.probes.fidelity.reference import images_of, question_of, reference, scores_of
@@ -149,8 +149,8 @@ def test_the_deployed_loss_of_many_rows_is_that_of_each():
     losses, kept = deployed_losses(task, batch, 4, scores, images)
     assert (kept.sum(-1) == 4).all()
     for row, i, loss in zip(scores, images.tolist(), losses, strict=True):
-        one = batch.rows(slice(i, i + 1))
-        assert torch.allclose(loss, task.losses(deployed(one.tokens.patches, row[None], 4), one)[0], atol=1e-12)
+        one = batch.subset(slice(i, i + 1))
+        assert torch.allclose(loss, task.losses(hard_topk(one.tokens.patches, row[None], 4), one)[0], atol=1e-12)
 
 
 def test_scorer_gradients_of_groups_add_up_to_that_of_the_mean():

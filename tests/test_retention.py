@@ -45,7 +45,7 @@ def test_right_images_are_those_whose_top_k_tokens_are(op):
     (batch,) = Toy().batches(1, 20, 0)
     index = top_k(task.scorer(batch.tokens.patches), 4)  # trained in place
     for i in range(20):
-        one = batch.rows(slice(i, i + 1))
+        one = batch.subset(slice(i, i + 1))
         kept = Selection(one.tokens.patches[:, index[i]], torch.ones(1, 10), index[i : i + 1])
         assert result.correct[i] == (task.ranks(kept, one) == 0)
         assert result.unpruned[i] == (task.ranks(Selection(one.tokens.patches, torch.ones(1, 10)), one) == 0)

@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import nn
 from toy import Toy
 
-from gradprobe.core import Batch, Mixed, Noise, Selection, Tokens, deployed
+from gradprobe.core import Batch, Noise, RaggedBatch, Selection, Tokens, hard_topk
 from gradprobe.errors import GradprobeError
 from gradprobe.operators.registry import build, label
 from gradprobe.operators.temperature import at_tau, own_tau
@@ -23,7 +23,7 @@ RECIPE = Recipe(steps=6, batch_size=13, learning_rate=0.02, weight_decay=0.1, se
 
 def sampled(patches, scores, k, noise):
     """A score-function operator: K tokens by perturbed scores, with the log-probability of a softmax."""
-    chosen = deployed(patches, scores + noise.gumbel(scores.shape[1:], like=scores), k)
+    chosen = hard_topk(patches, scores + noise.gumbel(scores.shape[1:], like=scores), k)
     log_prob = scores.log_softmax(-1).gather(1, chosen.index).sum(-1)
     return Selection(chosen.tokens, chosen.weights, chosen.index, log_prob=log_prob)
 
@@ -234,7 +234,7 @@ def test_a_denoiser_is_trained_with_the_scorer_and_acts_in_training_alone():
         finished(fitting("vpnoise")).losses[0], rel=1e-12
     )  # it begins as the identity
     (batch,) = task.batches(1, 4, 0)
-    kept = deployed(batch.tokens.patches, task.scorer(batch.tokens.patches), 4)
+    kept = hard_topk(batch.tokens.patches, task.scorer(batch.tokens.patches), 4)
     assert torch.equal(task.losses(kept, batch), Toy(scorer=task.scorer).losses(kept, batch))
     assert {n for n in fit.state() if n.startswith("scorer.denoiser")} == {"scorer.denoiser.by"}
 
@@ -295,9 +295,11 @@ class TwoSizes(Toy):
 
     def training_batches(self, size, seed, start=0):
         for whole in super().training_batches(size, seed, start):
-            few = whole.rows(slice(0, 4))
+            few = whole.subset(slice(0, 4))
             patches = few.tokens.patches[:, :6]
-            yield Mixed((Batch(few.ids, Tokens(few.tokens.prefix, patches), few.target), whole.rows(slice(4, None))))
+            yield RaggedBatch(
+                (Batch(few.ids, Tokens(few.tokens.prefix, patches), few.target), whole.subset(slice(4, None)))
+            )
 
 
 def test_images_of_two_sizes_have_budgets_of_their_own():

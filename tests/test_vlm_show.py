@@ -14,7 +14,7 @@ from tiny_vlms import FAMILIES, SIZES, made, shared, tiny
 from typer.testing import CliRunner
 
 from gradprobe.cli.vlm_show import show
-from gradprobe.core import deployed
+from gradprobe.core import hard_topk
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators.registry import part
 from gradprobe.plotting.style import BLUE, VERMILION
@@ -46,8 +46,8 @@ def test_the_top_is_what_is_deployed_and_the_bottom_what_a_negated_scorer_would_
     shown = ranking(vlm, inputs, 4, scorer)
     tokens = vlm.see(inputs).tokens[0][None]
     scores = scorer(tokens)
-    assert sorted(shown.top) == deployed(tokens, scores, 4).index[0].tolist()
-    assert sorted(shown.bottom) == deployed(tokens, -scores, 4).index[0].tolist()
+    assert sorted(shown.top) == hard_topk(tokens, scores, 4).index[0].tolist()
+    assert sorted(shown.bottom) == hard_topk(tokens, -scores, 4).index[0].tolist()
     ordered = shown.scores[np.concatenate([shown.top, shown.bottom])]
     assert (np.diff(ordered) <= 0).all()
     np.testing.assert_allclose(shown.scores, scores[0].detach(), rtol=1e-5)

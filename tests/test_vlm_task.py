@@ -11,7 +11,7 @@ import torch
 from captioned import SIZES, captioned, paint, with_processor
 
 import gradprobe as gp
-from gradprobe.core import Mixed, Noise, Selection, deployed
+from gradprobe.core import Noise, RaggedBatch, Selection, hard_topk
 from gradprobe.errors import UsageError
 from gradprobe.vlm import sights
 from gradprobe.vlm.captions import open_captions
@@ -74,7 +74,7 @@ def test_dropped_tokens_are_exactly_absent(family, tmp_path):
     k = task.n_tokens // 3
     masked = gp.build("hard+attention")(batch.tokens.patches, scores, k, noise=Noise(0, batch.ids))
     assert torch.allclose(
-        task.losses(masked, batch), task.losses(deployed(batch.tokens.patches, scores, k), batch), atol=1e-5
+        task.losses(masked, batch), task.losses(hard_topk(batch.tokens.patches, scores, k), batch), atol=1e-5
     )
     assert not torch.allclose(task.losses(everything(batch), batch), task.losses(masked, batch), atol=1e-3)
 
@@ -86,7 +86,7 @@ def test_an_images_loss_does_not_depend_on_its_neighbours(family, tmp_path):
     op = gp.build("gumbel")
     whole = task.losses(op(batch.tokens.patches, task.scorer(batch.tokens.patches), 3, Noise(0, batch.ids)), batch)
     for which in (slice(1, 3), torch.tensor([3, 0])):
-        few = batch.rows(which)
+        few = batch.subset(which)
         one = op(few.tokens.patches, task.scorer(few.tokens.patches), 3, Noise(0, few.ids))
         assert torch.allclose(task.losses(one, few), whole[which], atol=1e-5)
 
@@ -109,7 +109,7 @@ def test_ranks_count_the_words_put_above_the_worst_of_the_answer(tmp_path):
     vlm = with_processor("llava")
     task = task_of(vlm, open_captions(asking(tmp_path), held_out=6), NAMES, scorer="mlp", denoiser="none", seed=0)
     (batch,) = task.batches(1, 6, 0)
-    kept = deployed(batch.tokens.patches, torch.randn(6, task.n_tokens), 4)
+    kept = hard_topk(batch.tokens.patches, torch.randn(6, task.n_tokens), 4)
     text = batch.target.question
     with torch.no_grad():
         sequence = assemble(vlm, text.prompt, list(kept.tokens), list(kept.index))
@@ -135,7 +135,7 @@ def test_without_questions_there_is_nothing_to_be_right_about(tmp_path):
 def test_images_of_several_sizes_train_in_batches_of_their_own_and_are_refused_by_probes(family, tmp_path):
     task = made(family, tmp_path, SIZES, count=24, held_out=12)  # so many that each half has every size
     mixed = next(task.training_batches(12, 0))
-    assert isinstance(mixed, Mixed) and len(mixed.ids) == 12 == len(set(mixed.ids))
+    assert isinstance(mixed, RaggedBatch) and len(mixed.ids) == 12 == len(set(mixed.ids))
     sizes = [part.tokens.patches.shape[1] for part in mixed.parts]
     assert len(set(sizes)) == len(sizes) > 1
     for part in mixed.parts:
@@ -219,9 +219,9 @@ def test_what_means_nothing_here_is_refused(options, told):
 @pytest.mark.parametrize("which", [slice(1, 3), torch.tensor([3, 0])])
 def test_kinds_of_questions_stay_with_their_images(which):
     (batch,) = captioning("scenes-vlm", scorer="mlp:width=1").batches(1, 4, 0)
-    few = batch.rows(which)
+    few = batch.subset(which)
     assert few.kinds == tuple(i % 4 for i in few.ids) and len(few.kinds) == 2
-    assert replace(batch, kinds=()).rows(which).kinds == ()
+    assert replace(batch, kinds=()).subset(which).kinds == ()
 
 
 def test_a_training_picture_is_not_taken_for_a_probes_of_the_same_number():

@@ -14,7 +14,7 @@ import torch
 
 from gradprobe.comparison.comparison import Comparison
 from gradprobe.comparison.experiments import Progress, Run, ask
-from gradprobe.core import AnyOperator, Noise, SelectionOperator, apply, check_k, deployed
+from gradprobe.core import AnyOperator, Noise, SelectionOperator, apply, check_k, hard_topk
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.files import write_whole
 from gradprobe.models.rankings import RANKINGS, rank_scores
@@ -376,7 +376,7 @@ def timed(task: Classification, operator: SelectionOperator, k: int, seed: int, 
 
         def kept() -> None:
             with torch.no_grad():
-                task.losses(deployed(batch.tokens.patches, scores, k), batch)
+                task.losses(hard_topk(batch.tokens.patches, scores, k), batch)
 
         return Times(*(_fastest(run) / len(batch.ids) for run in (gradient, forward, kept)))
 

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from gradprobe.core import check_k, deployed
+from gradprobe.core import check_k, hard_topk
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import open_regular, write_whole
 from gradprobe.models.backbones import Backbone
@@ -52,7 +52,7 @@ class Pruned(nn.Module):
     def kept(self, images: Tensor) -> Tensor:
         """Which patches are kept, ``(B, K)`` ascending."""
         tokens = self.backbone.embed(images)
-        index = deployed(tokens.patches, self._scores(tokens.patches), self.k).index
+        index = hard_topk(tokens.patches, self._scores(tokens.patches), self.k).index
         assert index is not None
         return index
 
@@ -60,7 +60,7 @@ class Pruned(nn.Module):
         """Images ``(B, 3, H, W)`` -> logits ``(B, classes)``, without gradient."""
         tokens = self.backbone.embed(images)
         with torch.no_grad():
-            return self.backbone.encode(tokens.prefix, deployed(tokens.patches, self._scores(tokens.patches), self.k))
+            return self.backbone.encode(tokens.prefix, hard_topk(tokens.patches, self._scores(tokens.patches), self.k))
 
     def _scores(self, patches: Tensor) -> Tensor:
         with torch.no_grad():

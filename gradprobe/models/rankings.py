@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gradprobe.core import Batch, Noise, Task
+from gradprobe.core import Batch, Noise, Stream, Task
 
 
 def _random(task: Task, batch: Batch, noise: Noise) -> Tensor:
@@ -48,4 +48,4 @@ def rank_scores(task: Task, ranking: str, batch: Batch, seed: int) -> Tensor | N
         seed: of the random numbers.
     """
     with torch.no_grad():
-        return RANKINGS[ranking](task, batch, Noise(seed, batch.ids).stream(2))
+        return RANKINGS[ranking](task, batch, Noise(seed, batch.ids).stream(Stream.RANKING))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gradprobe.core import Batch, Mixed, Noise, Selection, SelectionOperator, Task
+from gradprobe.core import Batch, Noise, RaggedBatch, Selection, SelectionOperator, Task
 from gradprobe.errors import GradprobeError
 from gradprobe.operators.temperature import at_tau
 from gradprobe.training.surrogate_loss import surrogate_loss
@@ -189,7 +189,7 @@ class Fitting:
         return operator if denoiser is None else Denoised(operator, denoiser)
 
     def _gradients(
-        self, operator: SelectionOperator, batch: Batch | Mixed, step: int
+        self, operator: SelectionOperator, batch: Batch | RaggedBatch, step: int
     ) -> tuple[float, list[Tensor | None]]:
         """The batch's mean loss and its gradient, group by group."""
         parameters = list(self._parameters.values())
@@ -246,7 +246,7 @@ def training(
     parameters = [p for p in task.scorer.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate)
     for step, batch in enumerate(task.training_batches(batch_size, seed), start=1):
-        if isinstance(batch, Mixed):
+        if isinstance(batch, RaggedBatch):
             raise GradprobeError("the images have different numbers of tokens; probes need images of one size")
         losses, total = _training_loss(task, operator, k, batch, Noise(seed, batch.ids).draw(step), name)
         loss = total / len(losses)

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from gradprobe.core import Batch, Mixed, Task
+from gradprobe.core import Batch, RaggedBatch, Task
 from gradprobe.errors import UsageError
 
 ROWS = {"cpu": 8, "cuda": 64}  # images in an encoder call; on a CPU 8 fit the cache
@@ -20,12 +20,12 @@ Item = TypeVar("Item")
 Found = TypeVar("Found")
 
 
-def groups_of(batch: Batch | Mixed, rows: int | None = None) -> list[Batch]:
+def groups_of(batch: Batch | RaggedBatch, rows: int | None = None) -> list[Batch]:
     """A batch in groups of as many images as an encoder call has rows; images of one group have the same N."""
-    if isinstance(batch, Mixed):
+    if isinstance(batch, RaggedBatch):
         return [group for part in batch.parts for group in groups_of(part, rows)]
     rows = rows or ROWS.get(batch.tokens.patches.device.type, 64)
-    return [batch.rows(slice(i, i + rows)) for i in range(0, len(batch.ids), rows)]
+    return [batch.subset(slice(i, i + rows)) for i in range(0, len(batch.ids), rows)]
 
 
 def workers_for(task: Task, workers: int | None = None) -> int:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradprobe.core import Batch, Mixed, Selection, Tokens
+from gradprobe.core import Batch, RaggedBatch, Selection, Tokens
 from gradprobe.data.fingerprints import model_fingerprint
 from gradprobe.errors import UsageError, in_words
 from gradprobe.models.backbones import frozen
@@ -76,7 +76,7 @@ class Captioning:
         self.source.need(count * size)
         return (self._one(self.batch_of(self.source.probe(i * size, size, seed))) for i in range(count))
 
-    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch | Mixed]:
+    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch | RaggedBatch]:
         """Training batches without end."""
         position = start * size
         while True:
@@ -132,7 +132,7 @@ class Captioning:
         labels = text.labels.gather(1, at).masked_fill(~there, IGNORED)
         return logits[:, :-1].to(selection.tokens.dtype), labels[:, 1:]
 
-    def batch_of(self, examples: Sequence[Example]) -> Batch | Mixed:
+    def batch_of(self, examples: Sequence[Example]) -> Batch | RaggedBatch:
         """Examples as the model reads them; those with equally many tokens together."""
         found = sights(self.vlm, examples, self.names)
         sizes = sorted({len(sight.tokens) for sight in found})
@@ -140,7 +140,7 @@ class Captioning:
         for size in sizes:
             those = [i for i, sight in enumerate(found) if len(sight.tokens) == size]
             parts.append(self._part([examples[i] for i in those], [found[i] for i in those]))
-        return parts[0] if len(parts) == 1 else Mixed(tuple(parts))
+        return parts[0] if len(parts) == 1 else RaggedBatch(tuple(parts))
 
     def _part(self, examples: Sequence[Example], found: Sequence[Sight]) -> Batch:
         patches = torch.stack([sight.tokens for sight in found]).to(next(self.scorer.parameters()))
@@ -154,8 +154,8 @@ class Captioning:
             kinds if len(kinds) == len(examples) else (),
         )  # fmt: skip
 
-    def _one(self, batch: Batch | Mixed) -> Batch:
-        if isinstance(batch, Mixed):
+    def _one(self, batch: Batch | RaggedBatch) -> Batch:
+        if isinstance(batch, RaggedBatch):
             sizes = ", ".join(str(part.tokens.patches.shape[1]) for part in batch.parts)
             raise UsageError(
                 f"the images have {sizes} visual tokens; a probe needs the same number for all: give images of one size"

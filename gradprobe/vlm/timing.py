@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradprobe.core import deployed
+from gradprobe.core import hard_topk
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators.registry import part
 from gradprobe.probes.cost.result import median
@@ -166,7 +166,7 @@ class _Run:
         def prune() -> None:
             nonlocal tokens, index
             if kept:
-                selection = deployed(tokens[0][None], self.scorer(tokens[0][None]), kept)
+                selection = hard_topk(tokens[0][None], self.scorer(tokens[0][None]), kept)
                 assert selection.index is not None
                 tokens, index = [selection.tokens[0]], [selection.index[0]]
 

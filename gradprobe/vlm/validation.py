@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradprobe import core
-from gradprobe.core import Batch, Noise, Selection, SelectionOperator
+from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Stream
 from gradprobe.operators.temperature import at_tau
 from gradprobe.statistics.estimates import Estimate, batch_mean
 from gradprobe.training.train import Denoised, Share
@@ -17,8 +17,6 @@ from gradprobe.training.workers import groups_of, in_threads, workers_for
 from gradprobe.vlm.deploy import Budget
 from gradprobe.vlm.presets import Settings
 from gradprobe.vlm.task import Captioning
-
-_RANDOM = 7  # a stream of its own: a relaxation has 0, a throttle 1
 
 
 @dataclass(frozen=True)
@@ -79,12 +77,12 @@ class Judge:
         return mean, batch_mean((random - self._each(self._ranked_first)[1]).numpy()).estimate()
 
     def _ranked_first(self, batch: Batch, k: int) -> Selection:
-        return core.deployed(batch.tokens.patches, self.task.scorer(batch.tokens.patches), k)
+        return core.hard_topk(batch.tokens.patches, self.task.scorer(batch.tokens.patches), k)
 
     def _at_random(self, batch: Batch, k: int) -> Selection:
         patches = batch.tokens.patches
-        scores = self._noise(batch).stream(_RANDOM).uniform((patches.shape[1],), like=patches)
-        return core.deployed(patches, scores, k)
+        scores = self._noise(batch).stream(Stream.VALIDATION).uniform((patches.shape[1],), like=patches)
+        return core.hard_topk(patches, scores, k)
 
     def _noise(self, batch: Batch) -> Noise:
         return Noise(self.settings.seed, batch.ids)

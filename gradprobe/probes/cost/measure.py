@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from gradprobe.core import AnyOperator, Batch, Noise, Selection, SelectionOperator, Task, apply, check_k, deployed
+from gradprobe.core import AnyOperator, Batch, Noise, Selection, SelectionOperator, Task, apply, check_k, hard_topk
 from gradprobe.operators import registry
 from gradprobe.probes.cost.result import CostResult
 from gradprobe.probes.gradients import ScoreGradient, refuse_nonfinite, score_gradient
@@ -203,7 +203,7 @@ class _Work:
     @torch.no_grad()
     def deployed(self) -> Tensor:
         """Hard top-K and the encoder's forward pass on its K tokens."""
-        return self.task.losses(deployed(self.batch.tokens.patches, self.scores, self.k), self.batch)
+        return self.task.losses(hard_topk(self.batch.tokens.patches, self.scores, self.k), self.batch)
 
     def _everything(self) -> Selection:
         return Selection(self.batch.tokens.patches, torch.ones_like(self.scores))

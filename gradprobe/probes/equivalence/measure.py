@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradprobe.core import AnyOperator, Batch, Noise, SelectionOperator, Task, apply, check_k
+from gradprobe.core import AnyOperator, Batch, Noise, SelectionOperator, Stream, Task, apply, check_k
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import temperature
 from gradprobe.probes.equivalence.result import EquivalenceResult
@@ -24,7 +24,6 @@ from gradprobe.probes.questions import (
 )
 from gradprobe.training.workers import ROWS, in_threads, workers_for
 
-SCORES = 1_000  # the stream of the scores; those of operators count from 0
 UNUSED = "mlp:width=1"  # a task has a scorer; here nobody asks it
 
 
@@ -105,7 +104,7 @@ def random_scores(noise: Noise, patches: torch.Tensor) -> torch.Tensor:
         >>> random_scores(Noise(0, (7, 8)), torch.zeros(2, 196, 3)).shape
         torch.Size([2, 196])
     """
-    return noise.stream(SCORES).normal(patches.shape[1:2], like=patches)
+    return noise.stream(Stream.EQUIVALENCE_SCORES).normal(patches.shape[1:2], like=patches)
 
 
 def question_of(task: Task, operator: SelectionOperator, k: int, *, images: int, seed: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradprobe.core import Batch, Task, deployed, top_k_mask
+from gradprobe.core import Batch, Task, hard_topk, top_k_mask
 from gradprobe.landscapes.functional import functional_call
 from gradprobe.probes.gradients import gram_by_group, real_parameters, refuse_nonfinite, write_scorer_gradient
 from gradprobe.statistics.agreement import different
@@ -39,8 +39,8 @@ def deployed_losses(task: Task, batch: Batch, k: int, scores: Tensor, images: Te
     losses, kept = [], []
     with torch.no_grad():
         for i in range(0, len(scores), rows):
-            sub = batch.rows(images[i : i + rows])
-            selection = deployed(sub.tokens.patches, scores[i : i + rows], k)
+            sub = batch.subset(images[i : i + rows])
+            selection = hard_topk(sub.tokens.patches, scores[i : i + rows], k)
             losses.append(task.losses(selection, sub))
             kept.append(selection.weights)
             refuse_nonfinite(losses[-1], "loss", "hard+gather", sub)
@@ -72,7 +72,7 @@ def group_gradients(
 
     def work(g: int) -> None:
         part = slice(ends[g], ends[g + 1])
-        sub = batch.rows(part)
+        sub = batch.subset(part)
         scores = task.scorer(sub.tokens.patches)
         share = len(sub.ids) / len(batch.ids)
         for v, each in enumerate(u[:, part]):

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradprobe.core import Batch, Noise, Task, check_k
+from gradprobe.core import Batch, Noise, Stream, Task, check_k
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.probes.fidelity.descent import HeldOut, deployed_losses, group_gradients, groups_for, own_products
 from gradprobe.probes.fidelity.reference_result import ReferenceResult
@@ -26,7 +26,6 @@ from gradprobe.training.workers import groups_of, in_threads, workers_for
 SIGMAS = (0.1, 0.3, 1.0)
 LADDER = (0.0001, 0.0003, 0.001, 0.003, 0.01)
 SCORES = ("scorer", "random")
-SCORE = 3  # stream of the noise of random scores; an operator's are 0 and 1, the smoothing's is 2
 Array = NDArray[np.float64]
 
 
@@ -186,13 +185,13 @@ def images_of(task: Task, question: Mapping[str, Any]) -> tuple[Batch, Batch]:
     """The images whose gradients are compared and, after them in the probe order, the held-out ones."""
     count = question["images"]
     (every,) = task.batches(1, count + question.get("held_out", 0), question["seed"])
-    return every.rows(slice(count)), every.rows(slice(count, None))
+    return every.subset(slice(count)), every.subset(slice(count, None))
 
 
 def scores_of(task: Task, batch: Batch, question: Mapping[str, Any]) -> Tensor:
     """The scores around which all is measured, ``(I, N)``: the scorer's, or random ones keyed by the image."""
     if question["scores"] == "random":
-        noise = Noise(question["seed"], batch.ids).stream(SCORE)
+        noise = Noise(question["seed"], batch.ids).stream(Stream.FIDELITY_SCORES)
         return noise.normal((task.n_tokens,), like=batch.tokens.patches)
     with torch.no_grad():
         return torch.cat([task.scorer(group.tokens.patches) for group in groups_of(batch)])

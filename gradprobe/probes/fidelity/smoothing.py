@@ -8,12 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradprobe.core import Batch, Noise, Task
+from gradprobe.core import Batch, Noise, Stream, Task
 from gradprobe.probes.fidelity.descent import deployed_losses
 
 PARTS = 4  # independent estimates: draw m belongs to part m mod 4
 BLOCK = 32  # draws of a piece of work; those of one part in it count their losses from each other's mean
-GAUSSIAN = 2  # stream of the noise
 Array = NDArray[np.float64]
 Parts = NDArray[np.float32]
 
@@ -74,7 +73,7 @@ def block_gradients(
         first: the first draw of the block.
     """
     b, n = scores.shape
-    noise = Noise(seed, batch.ids).stream(GAUSSIAN)
+    noise = Noise(seed, batch.ids).stream(Stream.SMOOTHING)
     signed = torch.tensor([[sigmas], [[-sigma for sigma in sigmas]]]).to(scores).reshape(2, -1, 1, 1)
     images = torch.arange(b).repeat(2 * len(sigmas))
     losses, z = [], []

@@ -194,7 +194,7 @@ class _Runs:
         selection, images = self._waiting[0] if len(self._waiting) == 1 else _joined(self._waiting)
         filled = torch.arange(max(wanted, self._rows)).clamp(max=wanted - 1)
         run = _rows_of(selection, filled)
-        self._found.append(self._task.losses(run, self._batch.rows(images[filled]))[:wanted])
+        self._found.append(self._task.losses(run, self._batch.subset(images[filled]))[:wanted])
         left = torch.arange(wanted, self._count)
         self._waiting = [(_rows_of(selection, left), images[left])] if len(left) else []
         self._count = len(left)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gradprobe.core import AnyOperator, Batch, Selection, SelectionOperator, Task, check_k, deployed
+from gradprobe.core import AnyOperator, Batch, Selection, SelectionOperator, Task, check_k, hard_topk
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.files import write_whole
 from gradprobe.models.deploy import save_scorer
@@ -284,7 +284,7 @@ class _Looking:
                 what = self.name.removeprefix(RANKED)
                 raise GradprobeError(f"{what} does not rank the tokens of this model and these images")
             refuse_nonfinite(scores, "score", self.name, batch)
-            right = _right(self.task, deployed(patches, scores, self.k), batch)
+            right = _right(self.task, hard_topk(patches, scores, self.k), batch)
             everything = Selection(patches, torch.ones(patches.shape[:2], device=patches.device))
             unpruned = _right(self.task, everything, batch) if whole else np.zeros(0, bool)
         known = np.zeros(0)
