@@ -1,4 +1,4 @@
-"""Files that are read without waiting and written whole: the calls below the store, the journal and the hashes."""
+"""Files that are read without waiting and written atomically."""
 
 import errno
 import os
@@ -11,11 +11,22 @@ from gradprobe.errors import UsageError
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})  # errors of a disk that holds no more
 
 
+def may_exist(path: Path) -> bool:
+    """Return False if there is certainly no file or folder of this name; True if the system cannot tell."""
+    try:
+        path.lstat()
+    except ValueError:  # no file has such a name
+        return False
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+    return True
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a regular file for reading; a FIFO or device is refused at once instead of waited for.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: It cannot be opened, or is no regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     file = os.fdopen(descriptor, "rb") if S_ISREG(os.fstat(descriptor).st_mode) else None
@@ -26,10 +37,10 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a file that could not be written, before the work that it would hold is done; nothing is made yet.
+    """Refuse a file that could not be written, before its content is computed; nothing is made yet.
 
     Raises:
-        UsageError: it is a folder, or lies below a file, in a folder that cannot be written, or has too long a name.
+        UsageError: It is a folder, or lies below a file, in a folder that cannot be written, or has too long a name.
     """
     try:
         if path.is_dir():
@@ -50,7 +61,7 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file or the names in a folder; where a file system cannot say, go on."""
+    """Wait until the disk has a file, or the names in a folder; ignored where a file system cannot do it."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
@@ -64,13 +75,20 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, also after a power cut; what was there stays until then."""
-    temporary = path.with_name(path.name + ".new")
+def atomic_write(path: Path, content: bytes, temporary: Path | None = None) -> None:
+    """Write a file that is there whole or not at all, also after a power cut; an older one stays until then.
+
+    Args:
+        path: Place of the file, in a folder that exists.
+        content: All of it.
+        temporary: Name in the same folder that is used meanwhile; ``path`` with ``.new`` by default. Writers of the
+            same file that may run at the same time need different ones.
+    """
+    temporary = temporary or path.with_name(path.name + ".new")
     try:
         write_synced(temporary, content)
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)  # what was written of it fills the disk
         raise
     sync(path.parent)

@@ -14,7 +14,7 @@ from stored import asked, result
 from test_results import NO_TORCH, same
 
 from gradprobe.errors import GradprobeError
-from gradprobe.files import write_whole
+from gradprobe.files import atomic_write
 from gradprobe.store import leftovers
 from gradprobe.store.locks import claimed
 from gradprobe.store.record import key_of
@@ -297,8 +297,8 @@ def test_a_whole_file_leaves_the_older_one_and_no_rest_on_a_full_disk(tmp_path, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "checkpoint"
-    write_whole(path, b"older")
+    atomic_write(path, b"older")
     monkeypatch.setattr(os, "fsync", refused)
     with pytest.raises(OSError, match="No space left"):
-        write_whole(path, b"newer")
+        atomic_write(path, b"newer")
     assert path.read_bytes() == b"older" and [p.name for p in tmp_path.iterdir()] == ["checkpoint"]

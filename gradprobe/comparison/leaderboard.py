@@ -9,7 +9,7 @@ from gradprobe.comparison.comparison import Comparison, to_json
 from gradprobe.comparison.experiments import Answer, Experiment, Missing, panels
 from gradprobe.comparison.tables import summary_markdown
 from gradprobe.errors import GradprobeError
-from gradprobe.files import write_whole
+from gradprobe.files import atomic_write
 
 ABOUT = """\
 # Leaderboard
@@ -68,7 +68,7 @@ def write(boards: Sequence[Comparison], page: Path, data: Path) -> None:
     try:
         for path, text in texts.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(path, text.encode())
+            atomic_write(path, text.encode())
     except OSError as error:
         raise GradprobeError(f"cannot write {error.filename}: {error.strerror}; name another file") from None
 

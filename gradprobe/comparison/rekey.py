@@ -19,7 +19,7 @@ from typing import Any
 from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, image_files, model_fingerprint
 from gradprobe.data.reader import is_plain
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.files import sync, write_synced, write_whole
+from gradprobe.files import atomic_write, sync, write_synced
 from gradprobe.store.leftovers import has_run, remove
 from gradprobe.store.locks import folder_locked
 from gradprobe.store.record import RUN, key_of, read_arrays, read_run, sealed
@@ -150,7 +150,7 @@ def rekey_presets(folder: Path, known: Mapping[str, str]) -> Iterator[Outcome]:
             text = text.replace(older, newer)
         changed = text != path.read_text(encoding="utf-8")
         if changed:
-            write_whole(path, text.encode())
+            atomic_write(path, text.encode())
         yield Outcome(path.name, path.name, "fingerprints of contents put in" if changed else "as it is")
 
 
@@ -161,7 +161,7 @@ def _rekeyed(folder: Path, known: Mapping[str, str]) -> Outcome:
     if question == run["question"]:
         reason = _why_not(question, known)
         if "record" not in run:
-            write_whole(folder / RUN, sealed(run))
+            atomic_write(folder / RUN, sealed(run))
             return Outcome(folder.name, folder.name, f"checksum added; {reason}")
         return Outcome(folder.name, folder.name, reason)
     key = key_of(question)
@@ -234,7 +234,7 @@ def _note_rekeyed(path: Path, known: Mapping[str, str]) -> Outcome:
         return Outcome(path.name, path.name, f"left as it is: {error}")
     if newer == note or path.name != f"compare-{_note_key(note)}.json":
         return Outcome(path.name, path.name, "as it is")
-    write_whole(path.with_name(name), json.dumps(newer, indent=2).encode())
+    atomic_write(path.with_name(name), json.dumps(newer, indent=2).encode())
     path.unlink()
     return Outcome(path.name, name, "re-keyed")
 

@@ -16,7 +16,7 @@ from gradprobe.comparison.comparison import Comparison
 from gradprobe.comparison.experiments import Progress, Run, ask
 from gradprobe.core import AnyOperator, Noise, SelectionOperator, apply, check_k, hard_topk
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
-from gradprobe.files import write_whole
+from gradprobe.files import atomic_write
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import at_temperature, own_tau
@@ -357,7 +357,7 @@ def _remembered(
     threads = workers_for(task, workers)
     told = {name: round(estimate(size, times, threads), 1) for name, size in SIZES.items()} if times else {}
     chosen = next((name for name in reversed(SIZES) if told.get(name, budget + 1) <= budget), next(iter(SIZES)))
-    write_whole(path, json.dumps({**about, "size": chosen, "estimated_seconds": told}, indent=2).encode())
+    atomic_write(path, json.dumps({**about, "size": chosen, "estimated_seconds": told}, indent=2).encode())
     return chosen
 
 

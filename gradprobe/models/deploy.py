@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gradprobe.core import check_k, hard_topk
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.files import open_regular, write_whole
+from gradprobe.files import atomic_write, open_regular
 from gradprobe.models.backbones import Backbone
 from gradprobe.models.wrappers import unwrapped
 from gradprobe.operators.registry import check_trusted, part
@@ -115,8 +115,8 @@ def save_scorer(scorer: nn.Module, folder: Path | str, about: Mapping[str, Any],
     state = {name: value.detach().cpu().contiguous() for name, value in scorer.state_dict().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "scorer.safetensors", save(state))
-        write_whole(
+        atomic_write(folder / "scorer.safetensors", save(state))
+        atomic_write(
             folder / "scorer.json", (json.dumps({**about, "dim": dim}, indent=2, sort_keys=True) + "\n").encode()
         )
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Finished pieces of a long run on disk: what was appended before a kill is there afterwards, whole or not at all."""
+"""Append-only log of the finished chunks of a long run; a kill loses at most the chunk that is being written."""
 
 import hashlib
 import json
@@ -16,14 +16,14 @@ try:
 except ImportError:  # not a Unix: nothing keeps two processes from doing the same work
     fcntl = None  # type: ignore[assignment]
 
-_HEAD = struct.Struct("<IQI")  # number of the piece, its length, its CRC-32
+_HEAD = struct.Struct("<IQI")  # number of the chunk, its length, its CRC-32
 
 
-class Journal:
-    """An append-only file of numbered pieces, named after the work that they are pieces of; use `opened`."""
+class ChunkLog:
+    """File of numbered chunks, named after the run that they belong to; use `open_chunk_log`."""
 
-    def __init__(self, folder: Path, about: bytes):
-        self._name, self._folder = about.hex()[:12], folder
+    def __init__(self, folder: Path, digest: bytes):
+        self._name, self._folder = digest.hex()[:12], folder
         path = self.beside("journal")
         self._file = path.open("r+b" if path.exists() else "w+b")
         try:
@@ -32,73 +32,73 @@ class Journal:
         except OSError:
             self._file.close()
             raise GradprobeError(f"another process is at work in {folder}; wait for it, or stop it") from None
-        self.pieces = self._read(about)
+        self.chunks = self._read(digest)
 
     def beside(self, suffix: str) -> Path:
-        """A file of the same work: other work in the same folder has other names."""
+        """Return the path of another file of the same run; other runs in the folder have other names."""
         return self._folder / f"{self._name}.{suffix}"
 
-    def _read(self, about: bytes) -> dict[int, bytes]:
-        """The whole pieces; what follows the first broken one is cut off."""
+    def _read(self, digest: bytes) -> dict[int, bytes]:
+        """Return the whole chunks, and cut off the file from the first broken one."""
         content = self._file.read()
-        pieces, end = {}, len(about)
-        if not content.startswith(about):  # new, or killed in its first write
+        chunks, end = {}, len(digest)
+        if not content.startswith(digest):  # new, or killed in its first write
             self._file.seek(0)
             self._file.truncate()
-            self._file.write(about)
+            self._file.write(digest)
             self._file.flush()
             return {}
         while end + _HEAD.size <= len(content):
             number, size, check = _HEAD.unpack_from(content, end)
-            piece = content[end + _HEAD.size : end + _HEAD.size + size]
-            if len(piece) != size or zlib.crc32(piece) != check:
+            chunk = content[end + _HEAD.size : end + _HEAD.size + size]
+            if len(chunk) != size or zlib.crc32(chunk) != check:
                 break
-            pieces[number] = piece
+            chunks[number] = chunk
             end += _HEAD.size + size
         self._file.truncate(end)
         self._file.seek(end)
-        return pieces
+        return chunks
 
-    def append(self, number: int, piece: bytes) -> None:
-        """Keep a piece: it survives a kill of this process from now on."""
-        self._file.write(_HEAD.pack(number, len(piece), zlib.crc32(piece)) + piece)
+    def append(self, number: int, chunk: bytes) -> None:
+        """Write a chunk; it survives a kill of this process from now on."""
+        self._file.write(_HEAD.pack(number, len(chunk), zlib.crc32(chunk)) + chunk)
         self._file.flush()
-        self.pieces[number] = piece
+        self.chunks[number] = chunk
 
     def close(self) -> None:
-        """Let another process go on."""
+        """Close the file and release its lock."""
         self._file.close()
 
 
 @contextmanager
-def opened(folder: Path | str, about: Mapping[str, Any]) -> Iterator[Journal]:
-    """The journal of some work in a folder; its pieces are those of the same work, or none.
+def open_chunk_log(folder: Path | str, run: Mapping[str, Any]) -> Iterator[ChunkLog]:
+    """Open the log of a run in a folder, with the chunks that the same run has written before.
 
     Args:
-        folder: made if it is not there; nothing else in it is touched, and it is the caller's to remove.
-        about: what the pieces are pieces of, JSON; other work has a journal of its own.
+        folder: Place of the log, made if need be. Nothing else in it is touched; removing it is left to the caller.
+        run: Description of the run, JSON; each run has a log of its own.
 
     Raises:
-        GradprobeError: another process is at work in it, or it cannot be written.
+        GradprobeError: Another process writes to the log, or it cannot be written.
 
     Example:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with opened(folder, {"key": "a"}) as journal:
-        ...         journal.append(7, b"seven")
-        ...     with opened(folder, {"key": "a"}) as journal:
-        ...         journal.pieces
+        ...     with open_chunk_log(folder, {"key": "a"}) as log:
+        ...         log.append(7, b"seven")
+        ...     with open_chunk_log(folder, {"key": "a"}) as log:
+        ...         log.chunks
         {7: b'seven'}
     """
     folder = Path(folder)
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).digest()
+    digest = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).digest()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        journal = Journal(folder, digest)
+        log = ChunkLog(folder, digest)
     except OSError as error:
         reason = error.strerror or error
         raise GradprobeError(f"cannot write to {folder}: {reason}; name another folder with --results DIR") from None
     try:
-        yield journal
+        yield log
     finally:
-        journal.close()
+        log.close()

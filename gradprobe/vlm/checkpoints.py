@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.files import write_whole
+from gradprobe.files import atomic_write
 
 NAME = "checkpoint.safetensors"
 _FACTS, _BEST = "gradprobe", "best."
@@ -87,7 +87,7 @@ def write_checkpoint(folder: Path, content: bytes) -> None:
     """
     path = folder / NAME
     try:
-        write_whole(path, content)
+        atomic_write(path, content)
     except OSError as error:
         path.with_name(path.name + ".new").unlink(missing_ok=True)  # what was written of it fills the disk
         kept = "; the one before it stays, and the same command goes on from there" if path.exists() else ""

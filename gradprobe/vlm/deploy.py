@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.files import write_whole
+from gradprobe.files import atomic_write
 from gradprobe.models.backbones import frozen
 from gradprobe.operators.registry import check_trusted, part
 from gradprobe.ranges import check_numbers
@@ -216,8 +216,8 @@ def save(folder: Path | str, scorer: nn.Module, about: Mapping[str, Any]) -> Pat
     state = {name: value.detach().cpu().contiguous() for name, value in scorer.state_dict().items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / "pruner.safetensors", safetensors.torch.save(state))
-        write_whole(folder / "pruner.json", (json.dumps(dict(about), indent=2, sort_keys=True) + "\n").encode())
+        atomic_write(folder / "pruner.safetensors", safetensors.torch.save(state))
+        atomic_write(folder / "pruner.json", (json.dumps(dict(about), indent=2, sort_keys=True) + "\n").encode())
     except OSError as error:
         raise GradprobeError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from None
     return folder

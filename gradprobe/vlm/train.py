@@ -312,10 +312,10 @@ def _epoch(source: CaptionSource, settings: Settings) -> int:
 
 
 def _write(path: Path, content: bytes) -> None:
-    from gradprobe.files import write_whole
+    from gradprobe.files import atomic_write
 
     with _disk_told(path.parent):
-        write_whole(path, content)
+        atomic_write(path, content)
 
 
 @contextmanager

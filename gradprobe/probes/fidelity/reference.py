@@ -19,7 +19,7 @@ from gradprobe.probes.fidelity.reference_result import ReferenceResult
 from gradprobe.probes.fidelity.smoothing import BLOCK, PARTS, Parts, block_gradients
 from gradprobe.probes.gradients import real_parameters
 from gradprobe.probes.questions import Progress, check_counts, check_same, environment, task_of, tokens_kept, versions
-from gradprobe.store.chunk_log import opened
+from gradprobe.store.chunk_log import open_chunk_log
 from gradprobe.store.results import Store
 from gradprobe.training.workers import groups_of, in_threads, workers_for
 
@@ -213,16 +213,16 @@ def _parts(
 
     total = np.zeros((len(sigmas), PARTS, *scores.shape), np.float32) if start is None else start.parts.copy()
     rows = len(groups[0][0].ids)
-    with opened(folder, {"question": dict(question), "versions": versions()}) as journal:
-        todo = [piece for piece in pieces if piece[0] * len(groups) + piece[1] not in journal.pieces]
+    with open_chunk_log(folder, {"question": dict(question), "versions": versions()}) as log:
+        todo = [piece for piece in pieces if piece[0] * len(groups) + piece[1] not in log.chunks]
         done = len(pieces) - len(todo)
         for (block, g), found in zip(todo, in_threads(work, todo, workers), strict=True):
-            journal.append(block * len(groups) + g, found.astype("<f4").tobytes())
+            log.append(block * len(groups) + g, found.astype("<f4").tobytes())
             done += 1
             tell(f"reference of {question['draws']} draws", done, len(pieces))
         for block, g in pieces:  # in this order, so that the sums are the same bytes
             part = total[:, :, g * rows : (g + 1) * rows]
-            part += np.frombuffer(journal.pieces[block * len(groups) + g], "<f4").reshape(part.shape)
+            part += np.frombuffer(log.chunks[block * len(groups) + g], "<f4").reshape(part.shape)
     return total
 
 

@@ -15,7 +15,7 @@ from gradprobe.core import AnyOperator, Batch, SelectionOperator, Task, check_k
 from gradprobe.data.fingerprints import weights_file
 from gradprobe.data.hashes import file_hash
 from gradprobe.errors import GradprobeError, Notice, UsageError, nearest
-from gradprobe.files import write_whole
+from gradprobe.files import atomic_write
 from gradprobe.landscapes.directions import ONE_D, Params, select
 from gradprobe.landscapes.planes import axis
 from gradprobe.models.weights import read_weights
@@ -43,7 +43,7 @@ from gradprobe.probes.questions import (
     versions,
 )
 from gradprobe.ranges import check_numbers
-from gradprobe.store.chunk_log import Journal, opened
+from gradprobe.store.chunk_log import ChunkLog, open_chunk_log
 from gradprobe.training.train import LEARNING_RATE, training
 from gradprobe.training.workers import groups_of, one_thread, workers_for
 
@@ -119,14 +119,14 @@ def landscape(
     (batch,) = task.batches(1, images, seed)  # refuses at once if there are too few images
     with tempfile.TemporaryDirectory() as aside:
         kept = Path(folder) if folder is not None else Path(aside)
-        with opened(kept, {"question": question, "versions": versions()}) as journal:
+        with open_chunk_log(kept, {"question": question, "versions": versions()}) as log:
             marks = _marks(axes, checkpoints, steps)
-            points = _checkpoints(task, operator, k, name, marks, question, journal, progress)
+            points = _checkpoints(task, operator, k, name, marks, question, log, progress)
             found = _axes(task, points, question, checkpoints)
             plane = Plane(
                 task, operator, k, name, found.origin, found.d1, found.d2, found.a, found.b, seed, noise == "fresh"
             )
-            result = _measured(plane, found, question, batch, workers, journal, progress, started)
+            result = _measured(plane, found, question, batch, workers, log, progress, started)
     return result
 
 
@@ -220,7 +220,7 @@ def _marks(axes: str, checkpoints: Sequence[int | str | Path], steps: int) -> li
 
 def _checkpoints(
     task: Task, operator: SelectionOperator, k: int, name: str, marks: list[int], question: Mapping[str, Any],
-    journal: Journal, progress: Progress | None,
+    log: ChunkLog, progress: Progress | None,
 ) -> dict[int, Params]:  # fmt: skip
     """The scorer's parameters after each of some numbers of training steps; kept with the pieces of the run."""
     from safetensors.torch import load, save
@@ -230,7 +230,7 @@ def _checkpoints(
 
     if marks == [0]:
         return {0: now()}
-    path = journal.beside("safetensors")
+    path = log.beside("safetensors")
     if path.is_file():
         flat = load(path.read_bytes())
         device = next(task.scorer.parameters()).device
@@ -252,7 +252,7 @@ def _checkpoints(
                 found[step] = now()
             if step == marks[-1]:
                 break
-    write_whole(path, save({f"{mark}/{p}": value for mark, each in found.items() for p, value in each.items()}))
+    atomic_write(path, save({f"{mark}/{p}": value for mark, each in found.items() for p, value in each.items()}))
     return found
 
 
@@ -290,7 +290,7 @@ def _read(task: Task, path: str | Path) -> Params:
 
 
 def _measured(
-    plane: Plane, axes: Axes, question: Mapping[str, Any], batch: Batch, workers: int | None, journal: Journal,
+    plane: Plane, axes: Axes, question: Mapping[str, Any], batch: Batch, workers: int | None, log: ChunkLog,
     progress: Progress | None, started: float,
 ) -> LandscapeResult:  # fmt: skip
     groups = groups_of(batch)
@@ -298,9 +298,9 @@ def _measured(
     _check_equal(plane.name, centre[: len(groups[0].ids)], plain_losses(plane, groups[:1], axes.origin))
     path = [plain_losses(plane, groups, point) for point in axes.checkpoints]
     pieces = pieces_of(plane, groups)
-    todo = {number: piece for number, piece in enumerate(pieces) if number not in journal.pieces}
+    todo = {number: piece for number, piece in enumerate(pieces) if number not in log.chunks}
     count = len(plane.a) * len(plane.b)
-    done = sum(piece.size for number, piece in enumerate(pieces) if number in journal.pieces)
+    done = sum(piece.size for number, piece in enumerate(pieces) if number in log.chunks)
 
     def tick() -> None:
         nonlocal done
@@ -309,11 +309,11 @@ def _measured(
             progress(f"{plane.name}: cells", done // len(groups), count)
 
     for number, losses in evaluate(plane, groups, todo, workers_for(plane.task, workers), tick):
-        journal.append(number, losses.astype("<f8").tobytes())
+        log.append(number, losses.astype("<f8").tobytes())
     whole = np.empty((len(plane.a), len(plane.b), len(centre)), dtype=centre.dtype)
     ends = np.cumsum([0, *(len(group.ids) for group in groups)])
     for number, piece in enumerate(pieces):
-        values = np.frombuffer(journal.pieces[number], "<f8").reshape(piece.size, -1)
+        values = np.frombuffer(log.chunks[number], "<f8").reshape(piece.size, -1)
         whole[piece.row, piece.columns, ends[piece.group] : ends[piece.group + 1]] = values
     if question["noise"] == "common":
         whole[np.ix_(plane.a == 0, plane.b == 0)] = centre  # the plain loss itself, whatever the rounding of a cell

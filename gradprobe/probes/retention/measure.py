@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gradprobe.core import AnyOperator, Batch, Selection, SelectionOperator, Task, check_k, hard_topk
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
-from gradprobe.files import write_whole
+from gradprobe.files import atomic_write
 from gradprobe.models.deploy import save_scorer
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
@@ -339,7 +339,7 @@ class _Saved:
         about = {"about": self._about, "spread": repr(spread), "seconds": repr(seconds)}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, save(state, about))
+            atomic_write(self._path, save(state, about))
         except OSError as error:
             raise self._unwritable(error) from None
 
