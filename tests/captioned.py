@@ -11,8 +11,9 @@ from PIL import Image
 from tiny_vlms import BOS, END, IMAGE, PAD, START, tiny
 
 from gradprobe.vlm.model import VLM
-from gradprobe.vlm.presets import Settings
-from gradprobe.vlm.train import Trained, fit
+from gradprobe.vlm.training.presets import Settings
+from gradprobe.vlm.training.result import TrainingResult
+from gradprobe.vlm.training.train import fit
 
 SIZES = ((28, 28), (40, 56), (16, 16))  # widths and heights: a different number of tokens each, except for LLaVA
 SCORER = "transformer:depth=1,width=16,heads=2"
@@ -88,7 +89,9 @@ def captioned(folder: Path, count: int = 12, sizes=SIZES) -> Path:
     return file
 
 
-def trained(family: str, data, out: Path, rows: int = 2, vlm: VLM | None = None, progress=None, **changes) -> Trained:
+def trained(
+    family: str, data, out: Path, rows: int = 2, vlm: VLM | None = None, progress=None, **changes
+) -> TrainingResult:
     return fit(vlm or with_processor(family), data, out, replace(FEW, **changes), rows=rows, progress=progress)
 
 

@@ -136,7 +136,7 @@ def test_the_commands_print_through_one_module_alone():
 
 @evil
 def test_the_card_of_a_pruner_quotes_names(name):
-    from gradprobe.vlm.card import _yaml
+    from gradprobe.vlm.training.card import _yaml
 
     shown = _yaml(name)
     assert json.loads(shown) == name

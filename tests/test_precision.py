@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import gradprobe.training.train_scenes as scenes
-import gradprobe.vlm.pretrain as pictures
+import gradprobe.vlm.training.pictures as pictures
 from gradprobe.errors import UsageError
 from gradprobe.training.precision import PRECISIONS, autocast, chosen, seconds_by_precision
-from gradprobe.vlm import pretrain_card
+from gradprobe.vlm.training import pictures_card
 
 SCENES = scenes.Recipe(steps=2, seed=1, batch=4, warmup=1, save_every=1)
 PICTURES = pictures.Recipe(apart=1, words=1, together=1, tower_batch=4, batch=3, save_every=1, warmup=1)
@@ -128,6 +128,6 @@ def test_resumed_without_a_word_it_ends_with_the_same_weights_as_in_one_go(tmp_p
 
 
 def test_the_card_of_the_pictures_names_it(tmp_path, capsys):
-    card = pretrain_card.pretrain(replace(PICTURES, seed=2), tmp_path, held_out=8, precision="float32")
+    card = pictures_card.pretrain(replace(PICTURES, seed=2), tmp_path, held_out=8, precision="float32")
     assert card["precision"] == "float32" and "--precision float32" in card["command"]
     assert "precision: float32, as asked" in capsys.readouterr().err

@@ -13,11 +13,11 @@ from gradprobe.errors import Notice
 from gradprobe.operators.registry import build
 from gradprobe.statistics.estimates import Estimate
 from gradprobe.vlm.captions import open_captions
-from gradprobe.vlm.conclusion import beats_random, conclusion, unfinished
 from gradprobe.vlm.deploy import Budget
-from gradprobe.vlm.presets import PRESETS
 from gradprobe.vlm.task import task_of
-from gradprobe.vlm.validation import Judge
+from gradprobe.vlm.training.conclusion import beats_random, conclusion, unfinished
+from gradprobe.vlm.training.presets import PRESETS
+from gradprobe.vlm.training.validation import Judge
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-import gradprobe.vlm.pretrain as pretrain_module
+import gradprobe.vlm.training.pictures as pretrain_module
 from gradprobe.data.pictures import as_bytes, objects_of, pictures
 from gradprobe.data.pictures_text import (
     KINDS,
@@ -21,9 +21,10 @@ from gradprobe.data.pictures_text import (
 )
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.training.train_scenes import load_checkpoint
-from gradprobe.vlm.pretrain import Recipe, fresh_model, training
-from gradprobe.vlm.pretrain_card import BUDGETS, CHECKPOINT, evaluate, pretrain
-from gradprobe.vlm.pretrain_parts import (
+from gradprobe.vlm.scenes import FOLDER, ID, load_scenes_vlm, scenes_processor
+from gradprobe.vlm.training.pictures import Recipe, fresh_model, training
+from gradprobe.vlm.training.pictures_card import BUDGETS, CHECKPOINT, evaluate, pretrain
+from gradprobe.vlm.training.pictures_loss import (
     ASKED_LATER,
     CELLS,
     GROUPS,
@@ -37,7 +38,6 @@ from gradprobe.vlm.pretrain_parts import (
     truth,
     visual_tokens,
 )
-from gradprobe.vlm.scenes import FOLDER, ID, load_scenes_vlm, scenes_processor
 
 SMALL = Recipe(apart=2, words=2, together=2, tower_batch=4, batch=3, save_every=3, warmup=2, relations_from=3)
 

@@ -16,8 +16,8 @@ from gradprobe.operators.registry import names, part, registered
 from gradprobe.vlm.captions import Captions, open_captions
 from gradprobe.vlm.deploy import load
 from gradprobe.vlm.model import VLM
-from gradprobe.vlm.tracking import tracker
-from gradprobe.vlm.train import fingerprint, fit
+from gradprobe.vlm.training.tracking import tracker
+from gradprobe.vlm.training.train import fingerprint, fit
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,7 +15,7 @@ from gradprobe.errors import UsageError
 from gradprobe.models.denoisers import Nothing
 from gradprobe.operators.registry import part
 from gradprobe.vlm.captions import Captions, open_captions
-from gradprobe.vlm.presets import PRESETS, preset
+from gradprobe.vlm.training.presets import PRESETS, preset
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,7 +138,7 @@ def test_nothing_heavy_is_imported_before_it_is_asked_for():
         """
         import sys
         import gradprobe.cli.vlm_train
-        import gradprobe.vlm.presets
+        import gradprobe.vlm.training.presets
         heavy = {"transformers", "accelerate", "trackio", "wandb", "tensorboard"} & set(sys.modules)
         assert not heavy, heavy
         """

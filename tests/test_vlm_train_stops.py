@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from tiny_vlms import FAMILIES
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.vlm import validation
 from gradprobe.vlm.captions import Captions, open_captions
-from gradprobe.vlm.train import fit
+from gradprobe.vlm.training import validation
+from gradprobe.vlm.training.train import fit
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,7 +72,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from captioned import FEW, with_processor
 from gradprobe.vlm.captions import open_captions
-from gradprobe.vlm.train import fit
+from gradprobe.vlm.training.train import fit
 
 def progress(what, done, total):
     if done == 5:
@@ -172,8 +172,8 @@ import sys
 sys.path.insert(0, {tests!r})
 from captioned import FEW, with_processor
 from gradprobe.vlm.captions import open_captions
-from gradprobe.vlm.processes import processes
-from gradprobe.vlm.train import fit
+from gradprobe.vlm.training.processes import processes
+from gradprobe.vlm.training.train import fit
 
 if __name__ == "__main__":
     with processes("cpu") as team:

@@ -18,8 +18,8 @@ def train_scenes(
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; ignore the checkpoint in --out.")] = False,
 ) -> None:
     """Train the embedded vision-language model from nothing (40 minutes on 2 cores); stopped, it goes on."""
-    from gradprobe.vlm.pretrain import Recipe
-    from gradprobe.vlm.pretrain_card import pretrain
+    from gradprobe.vlm.training.pictures import Recipe
+    from gradprobe.vlm.training.pictures_card import pretrain
 
     with options.working_in(out):
         card = pretrain(Recipe(seed=seed), out, resume=not restart, precision=precision)

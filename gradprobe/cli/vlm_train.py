@@ -42,9 +42,9 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a scorer by the caption loss of a frozen model, through an operator; stopped, it goes on where it was."""
-    from gradprobe.vlm.presets import PRESETS
-    from gradprobe.vlm.presets import preset as settings_of
-    from gradprobe.vlm.tracking import check_tracker
+    from gradprobe.vlm.training.presets import PRESETS
+    from gradprobe.vlm.training.presets import preset as settings_of
+    from gradprobe.vlm.training.tracking import check_tracker
 
     asked: dict[str, Any] = {
         "k": k, "ratio": ratio, "op": op, "scorer": scorer, "denoiser": denoiser, "steps": steps,
@@ -66,9 +66,9 @@ def train(
     from gradprobe.vlm.caption_files import list_captions
     from gradprobe.vlm.captions import open_captions
     from gradprobe.vlm.model import open_vlm
-    from gradprobe.vlm.processes import processes
     from gradprobe.vlm.source import source_of
-    from gradprobe.vlm.train import fit
+    from gradprobe.vlm.training.processes import processes
+    from gradprobe.vlm.training.train import fit
 
     if data is not None:
         list_captions(data, image_root)  # a wrong file is told before a large model is opened
@@ -88,7 +88,7 @@ def train(
                 command=shlex.join(["gradprobe", *sys.argv[1:]]),
             )  # fmt: skip
     if team.first and as_json:
-        from gradprobe.vlm.card import facts
+        from gradprobe.vlm.training.card import facts
 
         say_json({"probe": "vlm-train", "path": str(out), **facts(trained)})
     elif team.first:
@@ -106,10 +106,10 @@ def _print(trained: Any, validation: int) -> None:
     from rich.table import Table
 
     from gradprobe.cli.screen import Screen
-    from gradprobe.vlm.card import budget_text, loss_rows
-    from gradprobe.vlm.conclusion import beats_random, conclusion
+    from gradprobe.vlm.training.card import budget_text, loss_rows
+    from gradprobe.vlm.training.conclusion import beats_random, conclusion
 
-    console, question = Screen(), trained.question
+    console, question = Screen(), trained.config
     early = f" of {trained.planned}, ended by validation" if trained.steps < trained.planned else ""
     told = f"{trained.steps} steps{early}, scorer of step {trained.step}; kept: {budget_text(question)}"
     console.print(told)

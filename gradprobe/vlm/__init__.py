@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # as in gradprobe/__init__.py
     from gradprobe.vlm.model import open_vlm as open_vlm
     from gradprobe.vlm.task import captioning as captioning
     from gradprobe.vlm.task import task_of as task_of
-    from gradprobe.vlm.train import fit as fit
+    from gradprobe.vlm.training.train import fit as fit
 
 _HOME = {
     "Budget": "deploy",
@@ -28,7 +28,7 @@ _HOME = {
     "VLM": "model",
     "captioning": "task",
     "cost": "flops",
-    "fit": "train",
+    "fit": "training.train",
     "load": "deploy",
     "open_captions": "captions",
     "open_vlm": "model",

@@ -6,17 +6,17 @@ from typing import TYPE_CHECKING, Any
 from gradprobe.operators.registry import build
 from gradprobe.operators.temperature import at_tau
 from gradprobe.statistics.estimates import Estimate
+from gradprobe.vlm.training.result import TrainingResult
 
 if TYPE_CHECKING:
-    from gradprobe.vlm.presets import Settings
-    from gradprobe.vlm.train import Trained
+    from gradprobe.vlm.training.presets import Settings
 
 
 def unfinished(settings: "Settings", steps: int) -> str:
     """Return a warning if a training ends before its temperature has fallen; empty if it does not.
 
     Example:
-        >>> from gradprobe.vlm.presets import preset
+        >>> from gradprobe.vlm.training.presets import preset
         >>> unfinished(preset("diffprune", {"k": 64}), 400)
         'tau falls from 2 to 0.1 in 2000 steps, and this training has 400: it ends at tau 1.82, before ...
         >>> unfinished(preset("small", {"k": 11}), 400)
@@ -36,13 +36,13 @@ def unfinished(settings: "Settings", steps: int) -> str:
     )
 
 
-def beats_random(trained: "Trained") -> bool | None:
+def beats_random(trained: TrainingResult) -> bool | None:
     """Return whether its interval says that the pruner is better than random tokens; None without validation."""
     gain = trained.over_random
     return None if gain is None else bool(gain.low > 0)  # NaN, of one example, is no evidence
 
 
-def conclusion(trained: "Trained") -> str:
+def conclusion(trained: TrainingResult) -> str:
     """Return what validation says of a pruner beside random tokens, with the numbers; empty without validation."""
     gain = trained.over_random
     if gain is None:

@@ -2,13 +2,11 @@
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradprobe.plotting.escape import code_span, visible
-from gradprobe.vlm.conclusion import conclusion, gain_facts
-
-if TYPE_CHECKING:
-    from gradprobe.vlm.train import Trained
+from gradprobe.vlm.training.conclusion import conclusion, gain_facts
+from gradprobe.vlm.training.result import TrainingResult
 
 _SETTINGS = (  # what the card lists, and how it calls them
     ("op", "operator"), ("scorer", "scorer"), ("denoiser", "denoiser (training only)"), ("batch_size", "images a step"),
@@ -24,13 +22,13 @@ _LOSSES = (
 )
 
 
-def facts(trained: "Trained") -> dict[str, Any]:
+def facts(trained: TrainingResult) -> dict[str, Any]:
     """What ``pruner.json`` holds beside what the model says of itself, in JSON types.
 
     Args:
         trained: what came of the training.
     """
-    question = trained.question
+    question = trained.config
     budget = {name: question[name] for name in ("k", "ratio") if question[name] is not None}
     kept = {
         "question": question, "steps": trained.steps, "planned_steps": trained.planned, "best_step": trained.step,
@@ -53,19 +51,19 @@ def budget_text(question: dict[str, Any]) -> str:
     return f"{100 * question['ratio']:g} % of the tokens of each image"
 
 
-def loss_rows(trained: "Trained") -> list[tuple[str, float]]:
+def loss_rows(trained: TrainingResult) -> list[tuple[str, float]]:
     """The losses on held-out captions and what they are of, those that there are."""
     return [(text, trained.losses[name]) for name, text in _LOSSES if name in trained.losses]
 
 
-def card(trained: "Trained", command: str = "") -> str:
+def card(trained: TrainingResult, command: str = "") -> str:
     """The ``README.md`` of a pruner's folder, with the front matter that the Hugging Face hub reads.
 
     Args:
         trained: what came of the training.
         command: the line that made it; empty: the training was started from Python.
     """
-    question, rows = trained.question, loss_rows(trained)
+    question, rows = trained.config, loss_rows(trained)
     early = f" of {trained.planned} planned: validation stopped it" if trained.steps < trained.planned else ""
     counts = ", ".join(f"{name} {count:,} parameters" for name, count in trained.parameters.items())
     chosen = [(told, code_span(question[name])) for name, told in _SETTINGS if question.get(name) is not None]

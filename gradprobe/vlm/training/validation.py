@@ -15,8 +15,8 @@ from gradprobe.statistics.estimates import Estimate, batch_mean
 from gradprobe.training.train import Denoised, Share
 from gradprobe.training.workers import groups_of, in_threads, workers_for
 from gradprobe.vlm.deploy import Budget
-from gradprobe.vlm.presets import Settings
 from gradprobe.vlm.task import Captioning
+from gradprobe.vlm.training.presets import Settings
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,10 @@ from torch import Tensor
 
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import atomic_write
+from gradprobe.vlm.training.result import Validation
 
 NAME = "checkpoint.safetensors"
 _FACTS, _BEST = "gradprobe", "best."
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Losses on the held-out captions after a step.
-
-    Attributes:
-        step: steps done.
-        loss: through the operator at its last temperature, denoiser included: what early stopping goes by.
-        deployed: of hard top-K, without throttle and denoiser: what will be deployed.
-    """
-
-    step: int
-    loss: float
-    deployed: float
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,56 +21,21 @@ from gradprobe.statistics.estimates import Estimate
 from gradprobe.training.train import Fitting
 from gradprobe.training.workers import groups_of, workers_for
 from gradprobe.vlm.captions import CaptionSource
-from gradprobe.vlm.checkpoints import NAME, Checkpoint, Validation, check_same, write_checkpoint
-from gradprobe.vlm.conclusion import unfinished
 from gradprobe.vlm.deploy import Budget, save
 from gradprobe.vlm.inputs import inputs_fingerprint
 from gradprobe.vlm.model import VLM
-from gradprobe.vlm.presets import Settings
-from gradprobe.vlm.processes import ALONE, Processes
 from gradprobe.vlm.task import Captioning, task_of
-from gradprobe.vlm.tracking import Log, Tell, tracker
-from gradprobe.vlm.validation import Judge
+from gradprobe.vlm.training.card import card, facts
+from gradprobe.vlm.training.checkpoints import NAME, Checkpoint, check_same, write_checkpoint
+from gradprobe.vlm.training.conclusion import unfinished
+from gradprobe.vlm.training.presets import Settings
+from gradprobe.vlm.training.processes import ALONE, Processes
+from gradprobe.vlm.training.result import TrainingResult, Validation, best
+from gradprobe.vlm.training.tracking import Log, Tell, tracker
+from gradprobe.vlm.training.validation import Judge
 
 ROWS = {"cpu": 8, "cuda": 4}  # images that the language model reads at a time
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What came of a training.
-
-    Attributes:
-        out: the pruner's folder.
-        question: what was trained how on what.
-        steps: done.
-        planned: steps that there would have been without early stopping.
-        step: after which the scorer that was kept stood.
-        validations: all of them.
-        losses: caption losses on the held-out examples: ``unpruned``, ``deployed`` (hard top-K), ``random``
-            (K tokens at random), ``training`` (through the operator); empty without validation.
-        training_loss: of the last step.
-        parameters: how many of scorer and denoiser were trained.
-        seconds: in all.
-        skipped: inputs that were passed over: the first few, and how many more.
-        examples: held out, and seen in training.
-        over_random: the loss ``random`` minus ``deployed``, and its interval over held-out captions; None without
-            validation.
-    """
-
-    out: Path
-    question: dict[str, Any]
-    steps: int
-    planned: int
-    step: int
-    validations: tuple[Validation, ...]
-    losses: dict[str, float]
-    training_loss: float
-    parameters: dict[str, int]
-    seconds: float
-    skipped: tuple[str, ...]
-    examples: dict[str, int]
-    over_random: Estimate | None = None
 
 
 def fit(
@@ -86,7 +50,7 @@ def fit(
     track: str | None = None,
     restart: bool = False,
     command: str = "",
-) -> Trained:
+) -> TrainingResult:
     """Train a scorer (and a denoiser that is left out afterwards) for a frozen model, and write the pruner.
 
     ``min over theta, phi of -sum_t log p(y_t | y_<t, [P(D_phi(T(X; alpha))); W])`` with ``alpha = Phi_K(S_theta(X) /
@@ -146,8 +110,6 @@ def fit(
         raise GradprobeError(f"{vlm.name} changed during its training; no pruner was written: please report this")
     trained = run.trained(losses, gain)
     if team.first:
-        from gradprobe.vlm.card import card, facts
-
         save(out, task.scorer, vlm.about | facts(trained))
         _write(out / "README.md", card(trained, command).encode())
     return trained
@@ -238,19 +200,19 @@ class _Run:
             return {}, None
         for name, parameter in self.task.scorer.named_parameters():
             parameter.data.copy_(self.best[name])
-        best = _best(self.validations)
+        chosen = best(self.validations)
         with self.task.running():
             unpruned, (random, gain) = self.judge.unpruned(), self.judge.against_random()
-        losses = {"unpruned": unpruned, "random": random, "deployed": best.deployed, "training": best.loss}
+        losses = {"unpruned": unpruned, "random": random, "deployed": chosen.deployed, "training": chosen.loss}
         return losses, gain
 
-    def trained(self, losses: dict[str, float], gain: Estimate | None) -> Trained:
+    def trained(self, losses: dict[str, float], gain: Estimate | None) -> TrainingResult:
         """What came of it."""
         done, source = len(self.fitting.losses), self.task.source
         parts = {"scorer": self.task.scorer, "denoiser": self.task.denoiser}
-        return Trained(
-            out=self.out, question=self.question, steps=done, planned=self.fitting.recipe.steps,
-            step=_best(self.validations).step if self.validations else done, validations=self.validations,
+        return TrainingResult(
+            out=self.out, config=self.question, steps=done, planned=self.fitting.recipe.steps,
+            step=best(self.validations).step if self.validations else done, validations=self.validations,
             losses=losses, training_loss=self.fitting.losses[-1] if done else math.nan,
             parameters={n: sum(p.numel() for p in m.parameters()) for n, m in parts.items() if m is not None},
             seconds=self.seconds, skipped=source.skipped,
@@ -260,7 +222,7 @@ class _Run:
     def _validate(self, step: int) -> None:
         found = Validation(step, self.judge.training(), self.judge.deployed())
         self.validations = (*self.validations, found)
-        if _best(self.validations) is found:
+        if best(self.validations) is found:
             self.best = {n: p.detach().cpu().clone() for n, p in self.task.scorer.named_parameters()}
 
     def _stale(self) -> bool:
@@ -268,7 +230,7 @@ class _Run:
         if not self.settings.patience or not self.validations:
             return False
         fallen = 0 if self.settings.tau_start is None else self.settings.tau_steps
-        since = max(_best(self.validations).step, fallen)
+        since = max(best(self.validations).step, fallen)
         return sum(v.step > since for v in self.validations) >= self.settings.patience
 
 
@@ -284,11 +246,6 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()[:16]}"
-
-
-def _best(validations: tuple[Validation, ...]) -> Validation:
-    """The first of the lowest loss; NaN is worse than any."""
-    return min(validations, key=lambda v: (math.isnan(v.loss), v.loss))
 
 
 def _question(task: Captioning, settings: Settings, steps: int, op: str) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from gradprobe.data.pictures import GRID, objects_of, pictures
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.training.precision import autocast, check_same_precision, chosen
 from gradprobe.training.train_scenes import load_checkpoint, save_checkpoint
-from gradprobe.vlm.pretrain_parts import (
+from gradprobe.vlm.scenes import ID, NOTHING, WIDTH, scenes_vlm
+from gradprobe.vlm.training.pictures_loss import (
     ASKED,
     ASKED_LATER,
     BLUR,
@@ -39,7 +40,6 @@ from gradprobe.vlm.pretrain_parts import (
     truth,
     visual_tokens,
 )  # fmt: skip
-from gradprobe.vlm.scenes import ID, NOTHING, WIDTH, scenes_vlm
 
 THREADS = 2
 LABELS = 0.3  # weight of the labels' loss when both learn together: the tokens keep saying what their own patch is

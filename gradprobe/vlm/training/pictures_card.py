@@ -20,9 +20,9 @@ from gradprobe.data.pictures import pictures
 from gradprobe.data.pictures_text import KINDS, questions
 from gradprobe.training.precision import AUTO
 from gradprobe.training.train_scenes import load_checkpoint
-from gradprobe.vlm.pretrain import Recipe, fresh_model, precision_for, training
-from gradprobe.vlm.pretrain_parts import CELLS, TOLD, WHICH_WAY, captioned, lines_of, told_loss, visual_tokens
 from gradprobe.vlm.scenes import scenes_processor
+from gradprobe.vlm.training.pictures import Recipe, fresh_model, precision_for, training
+from gradprobe.vlm.training.pictures_loss import CELLS, TOLD, WHICH_WAY, captioned, lines_of, told_loss, visual_tokens
 
 BUDGETS = (33, 22, 11)
 REPORT_EVERY = 25
