@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from catalogue import score_cases
 from scipy.optimize import brentq
 from scipy.special import expit, ndtr
 from torch import Tensor
 
 from gradprobe.operators.softtopk import CDFS
+from gradprobe.testing.cases import score_cases
 
 CASES = score_cases()
 TAUS = torch.tensor([10.0, 1, 0.1, 1e-3, 1e-8], dtype=torch.float64)

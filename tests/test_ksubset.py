@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 import torch
-from catalogue import score_cases
 
 from gradprobe.operators.ksubset import marginals, sample
+from gradprobe.testing.cases import score_cases
 
 
 def subsets(n, k):

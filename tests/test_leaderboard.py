@@ -19,7 +19,7 @@ from gradprobe.comparison.leaderboard import SHARED, comparisons, write
 from gradprobe.comparison.tables import value
 from gradprobe.errors import GradprobeError
 from gradprobe.operator_info import about_of
-from gradprobe.operators import registry
+from gradprobe.operators import packages, registry
 from gradprobe.store.results import Store, key_of
 
 TREE = Path(__file__).parents[1]
@@ -84,7 +84,7 @@ def install(tmp_path, monkeypatch):
             ]
             for kind, each in groups.items()
         }
-        monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
+        monkeypatch.setattr(packages, "entry_points", lambda group: points.get(group, []))
 
     return go
 
@@ -108,14 +108,9 @@ def test_every_relaxation_and_throttle_that_lets_a_gradient_through_is_registere
     firsts, seconds = ({name.split("+")[i] for name in found} for i in (0, 1))
     assert set(registry.RELAXATIONS) - firsts == {"hard", "random"}
     assert set(registry.THROTTLES) <= seconds
-    suited = {f"{name}+{registry.SUITED.get(name, 'scale')}" for name in registry.RELAXATIONS if name in firsts}
+    suited = {f"{name}+{registry.suited(name)}" for name in registry.RELAXATIONS if name in firsts}
     assert suited <= set(found) <= suited | {f"lapsum+{name}" for name in registry.THROTTLES}
     assert GUMBEL in found and "gumbel-softmax+dynamicvit" in found and VPNOISE in found
-
-
-def test_suited_names_are_names():
-    assert set(registry.SUITED) <= set(registry.RELAXATIONS)
-    assert set(registry.SUITED.values()) <= set(registry.THROTTLES)
 
 
 def test_an_installed_package_is_registered_too(install):

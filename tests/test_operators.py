@@ -7,11 +7,10 @@ import itertools
 
 import pytest
 import torch
-from catalogue import score_cases
 
 from gradprobe.core import Noise, Selection, Stream, apply, top_k, top_k_mask
 from gradprobe.operators import registry
-from gradprobe.testing.cases import TOKENS, budgets, catalogue
+from gradprobe.testing.cases import TOKENS, budgets, catalogue, score_cases
 from gradprobe.testing.readouts import curved
 
 CASES = score_cases()

@@ -6,7 +6,7 @@ from importlib.metadata import EntryPoint
 import pytest
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.operators import registry
+from gradprobe.operators import packages, registry
 
 EVERY = [f"{r}+{t}" for r in registry.RELAXATIONS for t in registry.THROTTLES]
 
@@ -125,7 +125,7 @@ def test_entry_points_are_names_like_any_other(tmp_path, monkeypatch):
         "gradprobe.operators": [EntryPoint("half", "third_party_ops:Half", "gradprobe.operators")],
         "gradprobe.relaxations": [EntryPoint("sig", "third_party_ops:Sigmoid", "gradprobe.relaxations")],
     }
-    monkeypatch.setattr(registry, "entry_points", lambda group: points.get(group, []))
+    monkeypatch.setattr(packages, "entry_points", lambda group: points.get(group, []))
     assert registry.label(registry.build("half:by=2")) == "half:by=2"
     assert registry.label(registry.build("sig+vpnoise")) == "sig+vpnoise"
     assert "half" in registry.names("operator")

@@ -37,20 +37,21 @@ def listing(
         list_results(results, as_json)
         return
     from gradprobe.cli.progress import bars
-    from gradprobe.operators import registry
+    from gradprobe.operators import packages, registry
+    from gradprobe.operators.built_in import TABLES
 
     kinds = list(HEADINGS) if what == "operators" else [what.removesuffix("s")]
-    asked = [(kind, name) for kind in kinds for name in _names(kind, registry)]
+    asked = [(kind, name) for kind in kinds for name in registry.names(kind)]
     rows = []
     with bars(quiet=no_cost) as tell:
         for i, (kind, name) in enumerate(asked):
-            rows.append(_row(kind, name, registry, no_cost))
+            rows.append(_row(kind, name, no_cost))
             tell("cost of a call", i + 1, len(asked))
     for kind in kinds:
-        for name, points in registry.plugins(kind).items():
-            if name in (registry.ALIASES if kind == "operator" else registry.TABLES[kind]):
+        for name, points in packages.plugins(kind).items():
+            if name in TABLES[kind]:
                 say(
-                    f"{kind} {name!r} of {registry.package_of(points[0])} is hidden by the built-in of that name",
+                    f"{kind} {name!r} of {packages.package_of(points[0])} is hidden by the built-in of that name",
                     err=True,
                 )
     if as_json:
@@ -59,22 +60,16 @@ def listing(
     _print(rows, kinds, no_cost)
 
 
-def _names(kind: str, registry: Any) -> list[str]:
-    """Built-in names in the order of their table, then those of installed packages."""
-    known = list(registry.ALIASES if kind == "operator" else registry.TABLES[kind])
-    return known + [name for name in registry.names(kind) if name not in known]
-
-
-def _row(kind: str, name: str, registry: Any, no_cost: bool) -> dict[str, Any]:
-    """What there is to say of one name; a broken package is a row that says so."""
+def _row(kind: str, name: str, no_cost: bool) -> dict[str, Any]:
+    """Describe one name; for a broken package the row holds its problem."""
     from gradprobe.operator_info import about_of
+    from gradprobe.operators import packages, registry
     from gradprobe.testing.speed import speed_of
 
-    built_in = name in registry.TABLES[kind] or (kind == "operator" and name in registry.ALIASES)
-    points = [] if built_in else registry.plugins(kind)[name]
+    points = [] if name in registry.TABLES[kind] else packages.plugins(kind)[name]
     row: dict[str, Any] = {
         "kind": kind, "name": name, "is": registry.ALIASES.get(name) if kind == "operator" else None,
-        "provider": " and ".join(map(registry.package_of, points)) or "gradprobe", "problem": None,
+        "provider": " and ".join(map(packages.package_of, points)) or "gradprobe", "problem": None,
     }  # fmt: skip
     try:
         thing = registry.build(name) if kind == "operator" else registry.part(kind, name)

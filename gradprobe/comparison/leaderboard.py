@@ -14,13 +14,13 @@ from gradprobe.files import atomic_write
 ABOUT = """\
 # Leaderboard
 
-Every operator that has a name, each relaxation with the throttle that suits it
-(`gradprobe.operators.registry.SUITED`), asked about the same images, noise, fresh scorer and budget; compared with
-`{focus}`. Made by `gradprobe leaderboard` from [experiments/leaderboard.toml](../experiments/leaderboard.toml), which
-computes only what is missing; the numbers are also in [results/leaderboard.json](../results/leaderboard.json). Sorted
-by what a scorer trained through the operator retains once hard top-K is deployed, then by fidelity; with few seeds
-that order is one of single trainings and not of operators. What is not trained is of one fresh scorer: its intervals
-and marks are over images, batches or rounds. [How each interval is made](statistics.md), and how often it covers.
+Every operator that has a name, each relaxation with the throttle that suits it (`gradprobe.operators.registry.suited`),
+asked about the same images, noise, fresh scorer and budget; compared with `{focus}`. Made by `gradprobe leaderboard`
+from [experiments/leaderboard.toml](../experiments/leaderboard.toml), which computes only what is missing; the numbers
+are also in [results/leaderboard.json](../results/leaderboard.json). Sorted by what a scorer trained through the
+operator retains once hard top-K is deployed, then by fidelity; with few seeds that order is one of single trainings and
+not of operators. What is not trained is of one fresh scorer: its intervals and marks are over images, batches or
+rounds. [How each interval is made](statistics.md), and how often it covers.
 
 ![every operator](../figures/leaderboard.png)
 """

@@ -23,15 +23,17 @@ class CappedSimplex:
     """
 
     tau: float = 1.0
+    suited = "vpnoise"
+    about = About(
+        "alpha_i = clip((s_i - b) / tau + 1/2, 0, 1), b: sum alpha = K",
+        "exact",
+        "sparse top-k, arXiv 2302.01425",
+        ("sparse-topk",),
+        budget=1e-9,
+    )
 
     def __post_init__(self) -> None:
         check_positive("capped-simplex", "tau", self.tau)
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "alpha_i = clip((s_i - b) / tau + 1/2, 0, 1), b: sum alpha = K"
-        return About(formula, "exact", "sparse top-k, arXiv 2302.01425", ("sparse-topk",), budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return soft_topk(scores, k, self.tau, cdf="linear")

@@ -26,16 +26,18 @@ class DecoupledSTE:
 
     tau_f: float = 0.3
     tau_b: float = 1.0
+    suited = "dynamicvit"
+    about = About(
+        "alpha_i ~ Bernoulli(p_i), p_i = sigmoid((s_i - b) / tau_f), b: sum p = K; backward at tau_b",
+        "biased",
+        "Decoupled ST, arXiv 2410.13331",
+        ("decoupled-ste",),
+        stochastic=True,
+    )
 
     def __post_init__(self) -> None:
         check_positive("decoupled-ste", "tau_f", self.tau_f)
         check_positive("decoupled-ste", "tau_b", self.tau_b)
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "alpha_i ~ Bernoulli(p_i), p_i = sigmoid((s_i - b) / tau_f), b: sum p = K; backward at tau_b"
-        return About(formula, "biased", "Decoupled ST, arXiv 2410.13331", ("decoupled-ste",), stochastic=True)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

@@ -27,18 +27,19 @@ class GumbelSoftmax:
 
     temperature: float = 1.0
     ratio: float = 2.0
+    suited = "dynamicvit"
+    about = About(
+        "alpha_i = 1[s_i + g_i > g'_i]; loss ratio (mean alpha - K/N)^2",
+        "biased",
+        "DynamicViT, arXiv 2106.02034",
+        ("dynamicvit", "dynamic-llava", "gumbel-softmax", "concrete"),
+        stochastic=True,
+    )
 
     def __post_init__(self) -> None:
         check_positive("gumbel-softmax", "temperature", self.temperature)
         if not self.ratio >= 0:
             raise UsageError(f"gumbel-softmax:ratio={self.ratio:g}: the weight of the ratio loss must be 0 or more")
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "alpha_i = 1[s_i + g_i > g'_i]; loss ratio (mean alpha - K/N)^2"
-        cite = ("dynamicvit", "dynamic-llava", "gumbel-softmax", "concrete")
-        return About(formula, "biased", "DynamicViT, arXiv 2106.02034", cite, stochastic=True)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

@@ -1,7 +1,7 @@
 """Gumbel top-K with a straight-through backward."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -29,7 +29,8 @@ class GumbelSTE:
     backward: Literal["identity", "soft"] = "identity"
     scale: float = 1.0
     tau: float = 1.0
-    tau_of_backward: ClassVar[bool] = True
+    tau_of_backward = True
+    suited = "gather"
 
     def __post_init__(self) -> None:
         check_positive("gumbel-ste", "tau", self.tau)
@@ -38,7 +39,7 @@ class GumbelSTE:
 
     @property
     def about(self) -> About:
-        """What it promises."""
+        """Promise with these fields."""
         return About(
             "alpha = topK(s + scale g)",
             "biased",

@@ -15,10 +15,7 @@ class Hard:
     Gradient: none (piecewise constant). Source: DiffPrune, Eq. 3.
     """
 
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        return About("alpha_i = 1[s_i among the K largest]", "none", "DiffPrune, Eq. 3", ("diffprune",), budget=1e-9)
+    about = About("alpha_i = 1[s_i among the K largest]", "none", "DiffPrune, Eq. 3", ("diffprune",), budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return top_k_mask(scores, k).detach()

@@ -30,19 +30,18 @@ class HardConcrete:
 
     beta: float = 2 / 3
     ratio: float = 2.0
+    about = About(
+        "alpha_i = clip(1.2 sigmoid((logit u_i + s_i) / beta) - 0.1, 0, 1); loss ratio (mean P(alpha>0) - K/N)^2",
+        "exact",
+        "L0 regularisation, arXiv 1712.01312",
+        ("hard-concrete",),
+        stochastic=True,
+    )
 
     def __post_init__(self) -> None:
         check_positive("hard-concrete", "beta", self.beta)
         if not self.ratio >= 0:
             raise UsageError(f"hard-concrete:ratio={self.ratio:g}: the weight of the budget loss must be 0 or more")
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = (
-            "alpha_i = clip(1.2 sigmoid((logit u_i + s_i) / beta) - 0.1, 0, 1); loss ratio (mean P(alpha>0) - K/N)^2"
-        )
-        return About(formula, "exact", "L0 regularisation, arXiv 1712.01312", ("hard-concrete",), stochastic=True)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

@@ -29,6 +29,7 @@ class IMLE:
     """
 
     lam: float | str = 10.0
+    suited = "gather"
 
     def __post_init__(self) -> None:
         if isinstance(self.lam, str):
@@ -39,7 +40,7 @@ class IMLE:
 
     @property
     def about(self) -> About:
-        """What it promises."""
+        """Promise with these fields."""
         cite = ("imle",) if self.lam != "norm" else ("imle", "aimle")
         return About("alpha = topK(s + eps), eps sums of gammas", "biased", "I-MLE, arXiv 2106.01798", cite, True, 1e-9)
 

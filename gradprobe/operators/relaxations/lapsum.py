@@ -21,20 +21,17 @@ class LapSum:
     """
 
     tau: float = 1.0
+    suited = "vpnoise"
+    about = About(
+        "alpha_i = F((s_i - b) / tau), F Laplace, b: sum alpha = K",
+        "exact",
+        "LapSum, arXiv 2503.06242; DiffPrune, Eq. 4",
+        ("lapsum", "diffprune"),
+        budget=1e-9,
+    )
 
     def __post_init__(self) -> None:
         check_positive("lapsum", "tau", self.tau)
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        return About(
-            "alpha_i = F((s_i - b) / tau), F Laplace, b: sum alpha = K",
-            "exact",
-            "LapSum, arXiv 2503.06242; DiffPrune, Eq. 4",
-            ("lapsum", "diffprune"),
-            budget=1e-9,
-        )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return soft_topk(scores, k, self.tau, cdf="laplace")

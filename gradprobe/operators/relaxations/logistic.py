@@ -21,20 +21,17 @@ class Logistic:
     """
 
     tau: float = 1.0
+    suited = "vpnoise"
+    about = About(
+        "alpha_i = sigmoid((s_i - b) / tau), b: sum alpha = K",
+        "exact",
+        "SOFT, arXiv 2002.06504",
+        ("soft-topk",),
+        budget=1e-9,
+    )
 
     def __post_init__(self) -> None:
         check_positive("logistic", "tau", self.tau)
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        return About(
-            "alpha_i = sigmoid((s_i - b) / tau), b: sum alpha = K",
-            "exact",
-            "SOFT, arXiv 2002.06504",
-            ("soft-topk",),
-            budget=1e-9,
-        )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return soft_topk(scores, k, self.tau, cdf="logistic")

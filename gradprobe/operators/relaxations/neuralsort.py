@@ -24,15 +24,15 @@ class NeuralSort:
     """
 
     tau: float = 1.0
+    about = About(
+        "alpha_j = sum_{i <= K} softmax_j(((N + 1 - 2i) s_j - sum_l |s_j - s_l|) / tau)",
+        "exact",
+        "NeuralSort, arXiv 1903.08850",
+        ("neuralsort",),
+    )
 
     def __post_init__(self) -> None:
         check_positive("neuralsort", "tau", self.tau)
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "alpha_j = sum_{i <= K} softmax_j(((N + 1 - 2i) s_j - sum_l |s_j - s_l|) / tau)"
-        return About(formula, "exact", "NeuralSort, arXiv 1903.08850", ("neuralsort",))
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         n = scores.shape[-1]

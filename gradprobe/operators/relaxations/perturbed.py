@@ -29,17 +29,19 @@ class Perturbed:
 
     sigma: float = 1.0
     samples: int = 100
+    about = About(
+        "alpha = mean_r topK(s + sigma z_r)",
+        "unbiased",
+        "arXiv 2002.08676, 2104.03059",
+        ("perturbed", "patch-selection"),
+        stochastic=True,
+        budget=1e-9,
+    )
 
     def __post_init__(self) -> None:
         check_positive("perturbed", "sigma", self.sigma)
         if not 2 <= self.samples <= 100_000:
             raise UsageError(f"perturbed:samples={self.samples}: give 2 to 100000, e.g. perturbed:samples=100")
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        cite = ("perturbed", "patch-selection")
-        return About("alpha = mean_r topK(s + sigma z_r)", "unbiased", "arXiv 2002.08676, 2104.03059", cite, True, 1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

@@ -21,12 +21,15 @@ class PlackettLuce:
     Gumbel noise, Kool, van Hoof and Welling 2019, arXiv 1903.06059.
     """
 
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        cite = ("leave-one-out", "gumbel-topk")
-        source = "REINFORCE, leave-one-out baseline of 2 samples"
-        return About("alpha = topK(s + g), d log p", "unbiased", source, cite, stochastic=True, budget=1e-9)
+    suited = "gather"
+    about = About(
+        "alpha = topK(s + g), d log p",
+        "unbiased",
+        "REINFORCE, leave-one-out baseline of 2 samples",
+        ("leave-one-out", "gumbel-topk"),
+        stochastic=True,
+        budget=1e-9,
+    )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return top_k_mask(scores.detach() + noise.gumbel(scores.shape[1:], like=scores), k)

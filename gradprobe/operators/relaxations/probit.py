@@ -21,15 +21,17 @@ class Probit:
     """
 
     tau: float = 1.0
+    suited = "vpnoise"
+    about = About(
+        "alpha_i = Phi((s_i - b) / tau), Phi Gaussian, b: sum alpha = K",
+        "exact",
+        "LapSum, arXiv 2503.06242",
+        ("lapsum",),
+        budget=1e-9,
+    )
 
     def __post_init__(self) -> None:
         check_positive("probit", "tau", self.tau)
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "alpha_i = Phi((s_i - b) / tau), Phi Gaussian, b: sum alpha = K"
-        return About(formula, "exact", "LapSum, arXiv 2503.06242", ("lapsum",), budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         return soft_topk(scores, k, self.tau, cdf="gaussian")

@@ -16,10 +16,7 @@ class Random:
     Gradient: none.
     """
 
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        return About("alpha = 1[K of N tokens at random]", "none", stochastic=True, budget=1e-9)
+    about = About("alpha = 1[K of N tokens at random]", "none", stochastic=True, budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         refuse_nan(scores)  # they are not read, but nobody wants a token without a score

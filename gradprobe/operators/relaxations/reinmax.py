@@ -26,15 +26,17 @@ class ReinMax:
     """
 
     tau_q: float = 1.0
+    suited = "dynamicvit"
+    about = About(
+        "alpha_i ~ Bernoulli(p_i), p_i = sigmoid(s_i - b), b: sum p = K",
+        "unbiased",
+        "ReinMax, arXiv 2304.08612",
+        ("reinmax",),
+        stochastic=True,
+    )
 
     def __post_init__(self) -> None:
         check_positive("reinmax", "tau_q", self.tau_q)
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "alpha_i ~ Bernoulli(p_i), p_i = sigmoid(s_i - b), b: sum p = K"
-        return About(formula, "unbiased", "ReinMax, arXiv 2304.08612", ("reinmax",), stochastic=True)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

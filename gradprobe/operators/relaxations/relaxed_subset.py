@@ -24,16 +24,16 @@ class RelaxedSubset:
     """
 
     tau: float = 1.0
+    about = About(
+        "alpha = sum_{j <= K} softmax(w^j / tau), w^1 = s + g, w^{j+1} = w^j + log(1 - softmax(w^j / tau))",
+        "exact",
+        "relaxed subset sampling, arXiv 1901.10517",
+        ("relaxed-subset", "gumbel-topk"),
+        stochastic=True,
+    )
 
     def __post_init__(self) -> None:
         check_positive("relaxed-subset", "tau", self.tau)
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "alpha = sum_{j <= K} softmax(w^j / tau), w^1 = s + g, w^{j+1} = w^j + log(1 - softmax(w^j / tau))"
-        source = "relaxed subset sampling, arXiv 1901.10517"
-        return About(formula, "exact", source, ("relaxed-subset", "gumbel-topk"), stochastic=True)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

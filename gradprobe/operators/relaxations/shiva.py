@@ -34,6 +34,7 @@ class Shiva:
     sigma: float = 1.0
     tau_r: float = 1.0
     tau_s: float = 1.0
+    suited = "zero"
 
     def __post_init__(self) -> None:
         check_positive("shiva", "tau_r", self.tau_r)
@@ -43,7 +44,7 @@ class Shiva:
 
     @property
     def about(self) -> About:
-        """What it promises."""
+        """Promise with these fields."""
         formula = "alpha = topK(s + sigma z); backward through sigmoid((K - soft rank) / tau_s)"
         source = "Shiva-DiT, arXiv 2602.05605"
         return About(formula, "biased", source, ("shiva",), stochastic=self.sigma > 0, budget=1e-9)

@@ -28,17 +28,18 @@ class Sigmoid:
     tau: float = 1.0
     threshold: float = 0.0
     ratio: float = 2.0
+    suited = "attention"
+    about = About(
+        "alpha_i = sigmoid((s_i - threshold) / tau); loss ratio (mean alpha - K/N)^2",
+        "exact",
+        "ATP-LLaVA, arXiv 2412.00447",
+        ("atp-llava",),
+    )
 
     def __post_init__(self) -> None:
         check_positive("sigmoid", "tau", self.tau)
         if not self.ratio >= 0:
             raise UsageError(f"sigmoid:ratio={self.ratio:g}: the weight of the budget loss must be 0 or more")
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "alpha_i = sigmoid((s_i - threshold) / tau); loss ratio (mean alpha - K/N)^2"
-        return About(formula, "exact", "ATP-LLaVA, arXiv 2412.00447", ("atp-llava",))
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

@@ -24,10 +24,11 @@ class Simple:
     """
 
     forward: Literal["sample", "marginal"] = "sample"
+    suited = "gather"
 
     @property
     def about(self) -> About:
-        """What it promises."""
+        """Promise with these fields."""
         cite = ("simple",)
         source = "SIMPLE, arXiv 2210.01941"
         if self.forward == "marginal":

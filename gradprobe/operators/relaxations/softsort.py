@@ -29,15 +29,15 @@ class SoftSort:
     """
 
     tau: float = 1.0
+    about = About(
+        "alpha_j = sum_{i <= K} softmax_j(-|s_(i) - s_j| / tau)",
+        "exact",
+        "SoftSort, arXiv 2006.16038",
+        ("softsort",),
+    )
 
     def __post_init__(self) -> None:
         check_positive("softsort", "tau", self.tau)
-
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "alpha_j = sum_{i <= K} softmax_j(-|s_(i) - s_j| / tau)"
-        return About(formula, "exact", "SoftSort, arXiv 2006.16038", ("softsort",))
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

@@ -17,10 +17,7 @@ class Attention:
     exactly ``hard+gather``.
     """
 
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        return About("log alpha_i on the attention logits of key i", "exact")
+    about = About("log alpha_i on the attention logits of key i", "exact")
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         absent = weights <= 0  # a NaN is not: it stays visible

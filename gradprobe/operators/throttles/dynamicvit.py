@@ -22,11 +22,12 @@ class DynamicViT:
     Source: DynamicViT, arXiv 2106.02034, Eq. 10 and 11; as logits, ``log(alpha_j + 1e-6 (1 - alpha_j))``.
     """
 
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        formula = "attention times alpha_j for keys j != i, 1 for j = i"
-        return About(formula, "exact", "DynamicViT, arXiv 2106.02034", ("dynamicvit",))
+    about = About(
+        "attention times alpha_j for keys j != i, 1 for j = i",
+        "exact",
+        "DynamicViT, arXiv 2106.02034",
+        ("dynamicvit",),
+    )
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         bias = (weights + EPS * (1 - weights)).log()

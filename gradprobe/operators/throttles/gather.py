@@ -16,10 +16,7 @@ class Gather:
     Source: DiffPrune, Eq. 3.
     """
 
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        return About("alpha_i x_i, i in topK(alpha)", "exact", "DiffPrune, Eq. 3", ("diffprune",))
+    about = About("alpha_i x_i, i in topK(alpha)", "exact", "DiffPrune, Eq. 3", ("diffprune",))
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         index = top_k(weights.detach(), k)

@@ -12,10 +12,7 @@ from gradprobe.operator_info import About
 class Mean:
     """All N tokens, each moved towards the mean: ``alpha_i x_i + (1 - alpha_i) mean_j x_j``."""
 
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        return About("alpha_i x_i + (1 - alpha_i) mean_j x_j", "exact")
+    about = About("alpha_i x_i + (1 - alpha_i) mean_j x_j", "exact")
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         alpha = weights[..., None]

@@ -15,10 +15,7 @@ class Scale:
     Source: DiffPrune, section 4.3 and Table 5.
     """
 
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        return About("alpha_i x_i", "exact", "DiffPrune, Table 5", ("diffprune",))
+    about = About("alpha_i x_i", "exact", "DiffPrune, Table 5", ("diffprune",))
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         return Selection(patches * weights[..., None], weights)

@@ -27,7 +27,7 @@ class ScaleVPNoise:
 
     @property
     def about(self) -> About:
-        """What it promises."""
+        """Promise with these fields."""
         return About(
             "sqrt(alpha_i) alpha_i x_i + sqrt(1 - alpha_i) sigma_i eps_i",
             "exact",

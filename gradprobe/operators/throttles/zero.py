@@ -16,10 +16,7 @@ class Zero:
     gradient too.
     """
 
-    @property
-    def about(self) -> About:
-        """What it promises."""
-        return About("1[alpha_i among the K largest] x_i", "biased")
+    about = About("1[alpha_i among the K largest] x_i", "biased")
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         mask = top_k_mask(weights, k) + (weights - weights.detach())
