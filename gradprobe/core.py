@@ -295,7 +295,21 @@ class Task(Protocol):
         ...
 
     def attention(self, batch: Batch) -> Tensor | None:
-        """How much the unpruned model's own class token looks at each patch, ``(B, N)``; None if it has none."""
+        """Return the attention of the unpruned model's class token to each patch, ``(B, N)``; None if it has none."""
+        ...
+
+    def available(self, count: int) -> int:
+        """Return ``count``, or the number of probe images if there are fewer."""
+        ...
+
+    def with_new_scorer(self, seed: int, scorer: str | None = None, denoiser: str | None = None) -> "Task":
+        """Return the task with a freshly initialised scorer and denoiser; the frozen model is shared.
+
+        Args:
+            seed: of both, and of random weights.
+            scorer: name and fields; None: those that the task has.
+            denoiser: likewise; ``none`` for none.
+        """
         ...
 
 

@@ -27,6 +27,7 @@ TASKS = {  # the part of a question that says what kind of task it is about -> w
 }
 LOSSES = ("ce", "kl")
 DTYPES = ("float32", "bfloat16", "float64")
+RANDOM = "random:"  # in the place of a fingerprint of weights, before their seed
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,28 @@ class Classification:
         """How many of so many probe images there are."""
         return min(count, self.source.size)
 
-    def with_new_scorer(self, seed: int) -> "Classification":
-        """The same task with a freshly initialised scorer and denoiser."""
-        return replace(self, **both_trained(self.names, self.backbone.dim, seed, next(self.scorer.parameters())))
+    def with_new_scorer(self, seed: int, scorer: str | None = None, denoiser: str | None = None) -> "Classification":
+        """Return the task with a freshly initialised scorer and denoiser; the frozen model is shared.
+
+        Random weights are those of the seed, so where they are of another one the model is made anew.
+
+        Args:
+            seed: of both, and of random weights.
+            scorer: name and fields; None: those that the task has.
+            denoiser: likewise; ``none`` for none.
+        """
+        names, backbone, source = dict(self.names), self.backbone, self.source
+        if str(names.get("weights")).startswith(RANDOM) and names["weights"] != f"{RANDOM}{seed}":
+            like = next(backbone.model.parameters())
+            backbone = load_backbone(
+                names["backbone"], "none", layer=backbone.layer, seed=seed, device=str(like.device),
+                dtype=names["dtype"], image_size=names.get("image_size"),
+            )  # fmt: skip
+            names["weights"] = f"{RANDOM}{seed}"
+        if isinstance(source, FolderSource):
+            source = source.unread()
+        names, trained = freshly_trained(names, backbone.dim, seed, next(self.scorer.parameters()), scorer, denoiser)
+        return replace(self, backbone=backbone, source=source, names=names, **trained)
 
     def _batch(self, images: Images) -> Batch:
         device = next(self.backbone.model.parameters()).device
@@ -262,6 +282,24 @@ def maker(kind: str) -> Callable[..., Any]:
         raise UsageError(f"no kind of task is called {kind!r}; {nearest(kind, TASKS)}")
     module, _, name = TASKS[kind].partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def freshly_trained(
+    names: Mapping[str, Any], dim: int, seed: int, like: Tensor, scorer: str | None, denoiser: str | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a task's names and its two trained parts, both fresh; other ones where they are named.
+
+    Args:
+        names: of the task.
+        dim: D.
+        seed: of both.
+        like: whose dtype and device they get.
+        scorer: name and fields; None: that of the names.
+        denoiser: likewise; ``none`` for none.
+    """
+    changed = {kind: label(part(kind, name)) for kind, name in (("scorer", scorer), ("denoiser", denoiser)) if name}
+    known = {name: value for name, value in {**names, **changed}.items() if (name, value) != ("denoiser", "none")}
+    return known, both_trained(known, dim, seed, like)
 
 
 def both_trained(names: Mapping[str, Any], dim: int, seed: int, like: Tensor) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def test_keep_is_a_share_and_there_may_be_no_baseline(run):  # noqa: F811
         (["--op", "vpnoise", "--k", "8", "--keep", "0.1"], 2, "either --k"),
         (["--op", "vpnoise", "--k", "8", "--rounds", "5"], 2, "--rounds 5"),
         (["--op", "vpnoise", "--k", "8", "--images", "0"], 2, "--images 0"),
-        (["--op", "vpnoise", "--k", "8", "--images", "many"], 2, "Invalid value for '--images'"),
+        (["--op", "vpnoise", "--k", "8", "--images", "many"], 2, "--images many is not possible; give whole numbers"),
         (["--op", "vpnoise", "--k", "8", "--device", "quantum"], 2, "--device quantum"),
         (["--op", "vpnoise", "--k", "8", "--data", "nowhere"], 2, "does not exist"),
         (["--op", "vpnoise", "--k", "8", "--figure", "f.xyz"], 2, "f.xyz"),

@@ -17,10 +17,11 @@ from gradprobe.core import Selection, hard_topk
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
 from gradprobe.plotting.style import save_figure
-from gradprobe.probes.cost.figure import cost_bars
-from gradprobe.probes.cost.measure import WARM_UP, answer, cost
+from gradprobe.probes.cost.figure import cost_figure
+from gradprobe.probes.cost.measure import WARM_UP, cost
 from gradprobe.probes.cost.result import CostResult, median, over
-from gradprobe.probes.cost.view import cost_table, meaning, ratio_lines
+from gradprobe.probes.cost.view import lines, meaning, table
+from gradprobe.probes.opened import OpenTasks, answered
 from gradprobe.store.results import Store
 
 QUICK = {"images": 2, "rounds": 6}
@@ -297,10 +298,10 @@ def test_a_stored_question_is_answered_again_and_one_of_another_device_is_not(tm
     result = cost(small(), gp.build("scale"), 58, **ONE)
     stored = Store(tmp_path).load(Store(tmp_path).save(result))
     assert stored.row() == result.row()
-    again = answer(stored.question, {})
+    again = answered(stored.question, {}, [Store(tmp_path / "again")], OpenTasks()).result
     assert again.question == result.question and again.flops == result.flops and again.memory == result.memory
     with pytest.raises(GradprobeError, match=r"device cuda \(here cpu\)"):
-        answer(result.question | {"device": "cuda"}, {})
+        answered(result.question | {"device": "cuda"}, {}, [Store(tmp_path / "again")], OpenTasks())
 
 
 def printed(table):
@@ -312,22 +313,25 @@ def printed(table):
 def test_the_table_fits_80_columns_and_says_none_where_there_is_none():
     rows = [made(op="gumbel-ste+gather").row()]
     rows += [r.row(baseline=made()) for r in (made(slow=0.5, training=24.5, spread=0.1), made(gradient="none"))]
-    text = printed(cost_table(rows))
+    text = printed(table(rows))
     assert max(map(len, text.splitlines())) <= 80
     for words in ("24.5 [22.7, 26.4]", "0.25 [0.25, 0.25]", "1531", "none", "1.25", "2.50"):
         assert words in text
-    assert "lapsum+vpnoise: a training gradient takes 8.17 [7.58, 8.80] times" in ratio_lines(rows, "gumbel")[0]
-    assert "no gradient reaches the scores" in ratio_lines(rows, "gumbel")[1]
+    assert "lapsum+vpnoise: a training gradient takes 8.17 [7.58, 8.80] times" in lines(rows, "gumbel")[0]
+    assert "no gradient reaches the scores" in lines(rows, "gumbel")[1]
     assert "2.00 [2.00, 2.00] times its forward pass of 125 ms" in meaning(rows)
 
 
 def test_the_figure_is_the_same_for_the_same_results_and_draws_no_gradient_as_words(tmp_path):
     results = [made(spread=0.1), made(gradient="none", op="hard+gather")]
-    one, two = (save_figure(cost_bars(results, "scenes"), tmp_path / f"{i}.svg").read_bytes() for i in range(2))
+    one, two = (
+        save_figure(cost_figure(results, [r.row() for r in results], "scenes"), tmp_path / f"{i}.svg").read_bytes()
+        for i in range(2)
+    )
     assert one == two and b"no gradient" in one and b"hard+gather" in one
-    save_figure(cost_bars(results[1:]), tmp_path / "none.png")
+    save_figure(cost_figure(results[1:], [r.row() for r in results[1:]]), tmp_path / "none.png")
     with pytest.raises(UsageError, match="no cost"):
-        cost_bars([])
+        cost_figure([], [])
 
 
 def test_arrays_of_other_lengths_are_refused():

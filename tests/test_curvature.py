@@ -9,12 +9,12 @@ import typer
 from torch.func import functional_call
 from toy import Toy
 
-from gradprobe.comparison import experiments
 from gradprobe.core import Noise, Selection
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
 from gradprobe.probes.curvature import measure as probe
 from gradprobe.probes.curvature.measure import curvature
+from gradprobe.probes.opened import OpenTasks
 from gradprobe.store.results import Store
 
 SIZES = {"images": 4, "batch_size": 4, "eigenvalues": 4, "samples": 3, "tolerance": 1e-4}
@@ -170,7 +170,7 @@ def test_a_loss_without_bend_has_zero_eigenvalues():
 
 def test_attention_of_the_frozen_model_and_of_the_scorer_differentiates_twice():
     """Fused attention would not; the real blocks of both are in this loss, and float32 does not decide."""
-    task = probe.task_of(
+    task = OpenTasks().task(
         {"backbone": "scenes", "weights": "scenes", "layer": 3, "loss": "ce", "seed": 0, "dtype": "float32",
          "scorer": "transformer:depth=1,width=8"}, {},
     )  # fmt: skip
@@ -265,13 +265,13 @@ def test_eigenvalues_that_do_not_converge_are_an_error(monkeypatch):
 @pytest.fixture
 def run(monkeypatch, capsys, tmp_path):
     """Run the command in an empty folder; gives what it prints."""
-    from gradprobe.cli.curvature import curvature as command
+    from gradprobe.cli.probe import command
+    from gradprobe.probes import probe_of
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setitem(experiments.PROBES, "curvature", "gradprobe.probes.curvature.measure:answer")
     app = typer.Typer()
-    app.command()(command)
+    app.command()(command(probe_of("curvature")))
     small = "--k=58 --images=1 --eigenvalues=2 --samples=2 --layer=3 --scorer=mlp:width=8 --weights=none"
 
     def go(*arguments):

@@ -14,8 +14,6 @@ from gradprobe.cli.check import check
 from gradprobe.cli.cite import cite
 from gradprobe.cli.coherence import coherence
 from gradprobe.cli.compare import compare
-from gradprobe.cli.cost import cost
-from gradprobe.cli.curvature import curvature
 from gradprobe.cli.equivalence import equivalence
 from gradprobe.cli.fidelity import fidelity
 from gradprobe.cli.figures import figures
@@ -24,6 +22,7 @@ from gradprobe.cli.leaderboard import leaderboard
 from gradprobe.cli.operators import listing
 from gradprobe.cli.options import checked
 from gradprobe.cli.output import say
+from gradprobe.cli.probe import command
 from gradprobe.cli.rekey import rekey
 from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
@@ -31,6 +30,7 @@ from gradprobe.cli.stopping import stoppable
 from gradprobe.cli.store import show
 from gradprobe.cli.vlm import vlm
 from gradprobe.errors import GradprobeError, Notice, UsageError
+from gradprobe.probes import probe_of
 
 CommandError: Any = typer.BadParameter.__base__  # click's UsageError, which typer carries under a private name
 STOPPED = 130  # what a shell calls a program that Ctrl-C ended
@@ -62,11 +62,11 @@ def _options(
 app.command()(checked(compare))
 app.command()(checked(coherence))
 app.command()(checked(landscape))
-app.command()(checked(curvature))
+app.command()(checked(command(probe_of("curvature"))))
 app.command()(checked(fidelity))
 app.command()(checked(equivalence))
 app.command()(checked(retention))
-app.command()(checked(cost))
+app.command()(checked(command(probe_of("cost"))))
 app.command()(checked(check))
 app.command()(checked(cite))
 app.command("list")(checked(listing))

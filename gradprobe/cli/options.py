@@ -1,7 +1,7 @@
 """Options that several commands share, and what they become."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -19,9 +19,48 @@ RUNS = Path("runs")
 MODELS_OWN = "k"  # its range is the model's, which a later error names
 Number = TypeVar("Number", int, float)
 
+KINDS: Mapping[type, tuple[str, str]] = {
+    int: ("<int,...>", "whole numbers"), float: ("<float,...>", "numbers"), str: ("<str,...>", "text"),
+}  # fmt: skip
+
+
+def swept(option: str, kind: type, example: str) -> Callable[[Any], Any]:
+    """Return the parser of an option that takes one value or several, separated by commas.
+
+    Example:
+        >>> swept("steps", int, "0,100")("100,0"), swept("noise", str, "")("common,fresh")
+        ((0, 100), ('common', 'fresh'))
+    """
+
+    def parse(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        if kind is str:
+            return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+        try:
+            return tuple(sorted({kind(part) for part in text.split(",")}))
+        except ValueError:
+            raise UsageError(
+                f"--{option} {text} is not possible; give {KINDS[kind][1]}, one or several: --{option} {example}"
+            ) from None
+
+    return parse
+
+
 Op = Annotated[list[str], typer.Option(help="Operator, repeatable: vpnoise, lapsum:tau=0.3+scale, my.py:MyOp.")]
 K = Annotated[int | None, typer.Option(help="Tokens kept, 1..N.")]
 Keep = Annotated[float | None, typer.Option(help="Tokens kept as a share of N, in (0, 1]; instead of --k.")]
+Ks = Annotated[
+    str | None,
+    typer.Option("--k", parser=swept("k", int, "29,58"), metavar=KINDS[int][0], help="Tokens kept, 1..N."),
+]
+Keeps = Annotated[
+    str | None,
+    typer.Option(
+        "--keep", parser=swept("keep", float, "0.1,0.3"), metavar=KINDS[float][0],
+        help="Tokens kept as a share of N, in (0, 1]; instead of --k.",
+    ),
+]  # fmt: skip
 Baseline = Annotated[str, typer.Option(help="Operator to compare with; none for no baseline.")]
 Rate = Annotated[float, typer.Option("--learning-rate", help="Of that training.")]
 Scorer = Annotated[str, typer.Option(help="mlp or transformer, with fields: mlp:width=512.")]

@@ -72,8 +72,8 @@ def show(
 
     from gradprobe.cli.screen import Screen
     from gradprobe.plotting.columns import coherence_table
-    from gradprobe.probes.cost.view import cost_table
-    from gradprobe.probes.curvature.view import curvature_table
+    from gradprobe.probes.cost.view import table as cost_table
+    from gradprobe.probes.curvature.view import table as curvature_table
     from gradprobe.probes.equivalence.view import equivalence_table
     from gradprobe.probes.fidelity.view import fidelity_table, reference_table
     from gradprobe.probes.landscape.view import landscape_table

@@ -20,13 +20,13 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.files import open_regular
+from gradprobe.probes.contract import Resources
+from gradprobe.probes.opened import OpenTasks, answered
 from gradprobe.store.leftovers import FORCED
 from gradprobe.store.results import Store, key_of
 
 PROBES = {
     "coherence": "gradprobe.probes.coherence.measure:answer",
-    "cost": "gradprobe.probes.cost.measure:answer",
-    "curvature": "gradprobe.probes.curvature.measure:answer",
     "equivalence": "gradprobe.probes.equivalence.measure:answer",
     "fidelity": "gradprobe.probes.fidelity.measure:answer",
     "landscape": "gradprobe.probes.landscape.measure:answer",
@@ -130,7 +130,7 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
         if keys.count(key) > 1:
             raise UsageError(f"{path} asks the same question twice in panel {run.panel!r}: {json.dumps(run.question)}")
         probe = str(run.question.get("probe"))
-        if probe not in PROBES:
+        if probe not in [*PROBES, "cost", "curvature"]:
             raise UsageError(f"{path} asks the unknown probe {probe!r}: {nearest(probe, PROBES)}")
     head = {name: preset[name] for name in ("title", "figure", "claim", "baseline")}
     return Experiment(name=path.stem, paper=tuple(preset.get("paper", [])), runs=tuple(runs), **head)
@@ -177,6 +177,9 @@ def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, for
     Raises:
         GradprobeError: a stored answer is damaged, or the question cannot be answered on this machine.
     """
+    if run.question["probe"] in ("cost", "curvature"):
+        a = answered(run.question, run.where, stores, OpenTasks(), Resources(progress=progress), force)
+        return Answer(run, a.result, a.path, a.computed)
     found = [folder for store in stores if (folder := store.find(run.question)) is not None]
     if found and not force:
         return Answer(run, stores[0].load(found[0]), found[0], computed=False)

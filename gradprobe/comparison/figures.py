@@ -200,9 +200,10 @@ def _retention(comparison: Comparison) -> Figure:
 
 
 def _cost(comparison: Comparison) -> Figure:
-    from gradprobe.probes.cost.figure import cost_bars
+    from gradprobe.probes.cost.figure import cost_figure
 
-    return cost_bars(_results(comparison, "cost"))
+    results = _results(comparison, "cost")
+    return cost_figure(results, [result.row() for result in results])
 
 
 _FIGURES: dict[str, Callable[[Comparison], Figure]] = {

@@ -20,8 +20,9 @@ from gradprobe.files import atomic_write
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import at_temperature, own_tau
+from gradprobe.probes import cost
 from gradprobe.probes.coherence import measure as coherence
-from gradprobe.probes.cost import measure as cost
+from gradprobe.probes.contract import Subject, question_of
 from gradprobe.probes.equivalence import measure as equivalence
 from gradprobe.probes.fidelity import measure as fidelity
 from gradprobe.probes.gradients import score_gradient
@@ -283,7 +284,8 @@ def questions(
     unscored = task_for(seed, equivalence.UNUSED)
     pictures = n(s.equivalence_images)
     asked += [equivalence.question_of(unscored, op, k, images=pictures, seed=seed) for op in sharp]
-    asked += [cost.question_of(task, op, k, images=n(GROUP), rounds=s.rounds, seed=seed) for op in every]
+    timing = cost.CostSettings(images=n(GROUP), rounds=s.rounds, seed=seed)
+    asked += [question_of(cost.PROBE, Subject(task, op, k), timing) for op in every]
     test = n(s.test_images)
     for i in range(s.seeds):
         (one,) = task.batches(1, 1, seed)

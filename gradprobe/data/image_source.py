@@ -1,7 +1,7 @@
 """Where a task's images come from: a folder of photographs, or the embedded scenes."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Protocol
 
@@ -74,6 +74,10 @@ class FolderSource:
     def skipped(self) -> tuple[str, ...]:
         """Files that could not be read so far and were passed over."""
         return self.folder.skipped + (() if self.training is None else self.training.skipped)
+
+    def unread(self) -> "FolderSource":
+        """Return the same images with nothing known yet of the files that cannot be read."""
+        return FolderSource(replace(self.folder), None if self.training is None else replace(self.training))
 
     @property
     def size(self) -> int:

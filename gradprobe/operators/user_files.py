@@ -59,8 +59,13 @@ def all_named(spec: str) -> bool:
     return all(Path(file).resolve() in _trusted for file in files if file.endswith(".py"))
 
 
-def from_file(path: Path, attribute: str) -> Any:
-    """A class or function of a Python file.
+def from_file(path: Path, attribute: str, called: bool = True) -> Any:
+    """Return a class or function of a Python file.
+
+    Args:
+        path: the file.
+        attribute: a name in it.
+        called: refuse what is neither a class nor a function.
 
     Raises:
         UsageError: there is no such file, or nothing in it that is called so.
@@ -73,7 +78,7 @@ def from_file(path: Path, attribute: str) -> Any:
         defined = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__]
         raise UsageError(f"{path} defines no {attribute!r}; {nearest(attribute, defined)}")
     found = getattr(module, attribute)
-    if not callable(found):
+    if called and not callable(found):
         raise UsageError(f"{path}:{attribute} is {type(found).__name__}; name a class or a function")
     return found
 

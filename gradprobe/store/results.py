@@ -254,8 +254,9 @@ def _loaded(folder: Path) -> Any:
 def _kind_of(probe: str, folder: Path) -> type:
     """The class of a probe's results."""
     if probe not in KINDS:
-        for module in importlib.import_module("gradprobe.probes").RESULTS:
-            importlib.import_module(module)  # its class enters itself
+        probes = importlib.import_module("gradprobe.probes")
+        for name in probes.names():
+            probes.probe_of(name).part("result")  # its class enters itself
     if probe not in KINDS:
         known = ", ".join(sorted(KINDS))
         raise GradprobeError(f"{folder / RUN} is of the probe {probe!r}, unknown here; known: {known}")

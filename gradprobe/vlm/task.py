@@ -16,7 +16,7 @@ from gradprobe.data.fingerprints import model_fingerprint
 from gradprobe.errors import UsageError, in_words
 from gradprobe.models.backbones import frozen
 from gradprobe.operators.registry import label, part
-from gradprobe.tasks import both_trained
+from gradprobe.tasks import both_trained, freshly_trained
 from gradprobe.vlm.captions import CaptionSource, Example
 from gradprobe.vlm.model import VLM, open_vlm
 from gradprobe.vlm.sequence import assemble
@@ -115,9 +115,17 @@ class Captioning:
         """How many of so many probe images there are."""
         return min(count, self.source.size)
 
-    def with_new_scorer(self, seed: int) -> "Captioning":
-        """The same task with a freshly initialised scorer and denoiser."""
-        return replace(self, **both_trained(self.names, self.vlm.dim, seed, next(self.scorer.parameters())))
+    def with_new_scorer(self, seed: int, scorer: str | None = None, denoiser: str | None = None) -> "Captioning":
+        """Return the task with a freshly initialised scorer and denoiser; the frozen model is shared.
+
+        Args:
+            seed: of both.
+            scorer: name and fields; None: those that the task has.
+            denoiser: likewise; ``none`` for none.
+        """
+        like = next(self.scorer.parameters())
+        names, trained = freshly_trained(self.names, self.vlm.dim, seed, like, scorer, denoiser)
+        return replace(self, names=names, **trained)
 
     def _read(self, selection: Selection, text: Text) -> tuple[Tensor, Tensor]:
         """Logits ``(B, S'-1, V)`` of the next token at each place that is left, and what it should be."""

@@ -6,19 +6,21 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gradprobe.errors import UsageError
+from gradprobe.plotting.columns import Row
 from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, look
 from gradprobe.probes.coherence.figure import INTERVAL
 from gradprobe.probes.cost.result import CostResult
 
 
-def cost_bars(results: Sequence[CostResult], title: str = "") -> Figure:
-    """Time of the training gradient over the unpruned forward pass with 95 % intervals, and what it keeps in memory.
+def cost_figure(results: Sequence[CostResult], rows: Sequence[Row], title: str = "") -> Figure:
+    """Draw the time of the training gradient over the unpruned forward pass, 95 % intervals, and the memory it needs.
 
     The dashed line is the bare encoder, forward and back with all N tokens, median over all results. An operator
     without gradient is written, not drawn as 0.
 
     Args:
-        results: one an operator, of one model; the first is on top.
+        results: one an operator, of one model; their rows are drawn.
+        rows: of the results; the first is on top.
         title: above the axes.
 
     Raises:
@@ -26,7 +28,6 @@ def cost_bars(results: Sequence[CostResult], title: str = "") -> Figure:
     """
     if not results:
         raise UsageError("no cost to draw; give at least one result")
-    rows = [result.row() for result in results]
     drawn = [(y, row) for y, row in enumerate(rows) if row["gradient"] == "yes"]
     places = np.array([y for y, _ in drawn], float)
     values, low, high = (np.array([row[f"training{end}"] for _, row in drawn], float) for end in ("", "_low", "_high"))

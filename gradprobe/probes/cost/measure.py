@@ -1,7 +1,7 @@
 """Cost: what does a training gradient through an operator take, and what does the deployed model?"""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,53 +11,31 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from gradprobe.core import AnyOperator, Batch, Noise, Selection, SelectionOperator, Task, apply, check_k, hard_topk
-from gradprobe.operators import registry
+from gradprobe.core import AnyOperator, Batch, Noise, Selection, SelectionOperator, Task, apply, hard_topk
+from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, question_of
+from gradprobe.probes.cost import PROBE, CostSettings
 from gradprobe.probes.cost.result import CostResult
 from gradprobe.probes.gradients import ScoreGradient, refuse_nonfinite, score_gradient
-from gradprobe.probes.questions import (
-    Progress,
-    asked_of,
-    check_counts,
-    check_same,
-    environment,
-    operator_and_k,
-    operator_of,
-    task_of,
-)
-from gradprobe.ranges import check_numbers
+from gradprobe.probes.questions import environment
+from gradprobe.settings import takes
 from gradprobe.training.surrogate_loss import TWIN
 from gradprobe.training.workers import one_thread
 
 WARM_UP = 2  # rounds that are not kept
 
 
-def cost(
-    task: Task,
-    operator: AnyOperator,
-    k: int | None = None,
-    *,
-    keep: float | None = None,
-    images: int = 8,
-    rounds: int = 9,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> CostResult:
-    """FLOPs, seconds and saved bytes of a training gradient through an operator, beside the bare encoder's.
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Reporting, CostSettings, Budget):
+    """Keyword arguments of `cost`."""
+
+
+@takes(Arguments)
+def cost(task: Task, operator: AnyOperator, given: Arguments) -> CostResult:
+    """Measure FLOPs, seconds and saved bytes of a training gradient through an operator, beside the bare encoder's.
 
     FLOPs and bytes are the same in every run; seconds are not, so measuring the same question again gives others. On a
     CPU torch runs on one thread, and seconds are those that it computes. In each round everything is timed once, in the
     same order and with the same noise, so that a ratio within a round means the same on a busy machine.
-
-    Args:
-        task: frozen model, scorer and data.
-        operator: what selects: itself, its name or its class.
-        k: tokens kept, 1..N; or ``keep`` instead.
-        keep: their share of N, in (0, 1].
-        images: in the one group that everything is measured on.
-        rounds: at least 6, for an interval of their median.
-        seed: of the images and of the noise.
-        progress: called with (what, done, of how many).
 
     Returns:
         A result whose ``row()`` gives the table's numbers.
@@ -74,17 +52,21 @@ def cost(
         >>> round(row["flops_deployed"] / row["flops_unpruned"], 2)
         0.26
     """
-    operator, k = operator_and_k(task, operator, k, keep)
-    name = registry.label(operator)
-    question = question_of(task, operator, k, images=images, rounds=rounds, seed=seed)
-    tell, started = progress or (lambda what, done, total: None), time.perf_counter()
+    return measure(Subject.of(task, operator, given), given, Resources.of(given))
+
+
+def measure(subject: Subject, settings: CostSettings, resources: Resources) -> CostResult:
+    """Answer the question of a subject and settings, see `cost`."""
+    question = question_of(PROBE, subject, settings)
+    task, name, images = subject.task, subject.name, settings.images
+    started = time.perf_counter()
     with task.running(), one_thread():
         with counted() as of_batch:
-            (batch,) = task.batches(1, images, seed)
+            (batch,) = task.batches(1, images, settings.seed)
         with torch.no_grad(), counted() as of_scorer:
             scores = task.scorer(batch.tokens.patches)
         refuse_nonfinite(scores, "score", name, batch)
-        work = _Work(task, operator, k, batch, scores, Noise(seed, batch.ids), name)
+        work = _Work(task, subject.operator, subject.k, batch, scores, Noise(settings.seed, batch.ids), name)
         with counted() as of_gradient:
             u = work.training().u
         trains = u is not None and bool(u.any())
@@ -98,7 +80,10 @@ def cost(
         if trains:
             memory = {"training": _kept(work.training), "operator": _kept(work.selections)}
             memory["peak"] = _peak(work.training, scores.device)
-        seconds = _timed(work, trains, rounds, scores.device, lambda done: tell(f"{name}: rounds", done, rounds))
+        rounds = settings.rounds
+        seconds = _timed(
+            work, trains, rounds, scores.device, lambda done: resources.report(f"{name}: rounds", done, rounds)
+        )
         sent = work.selections()[0].tokens.shape[1]
     return CostResult(
         question=question,
@@ -111,36 +96,9 @@ def cost(
     )
 
 
-def question_of(
-    task: Task, operator: SelectionOperator, k: int, *, images: int, rounds: int, seed: int
-) -> dict[str, Any]:
-    """The question that a result answers: all that decides its FLOPs and bytes, and how its seconds are measured.
-
-    Raises:
-        UsageError: a number outside what is possible.
-    """
-    check_k(k, task.n_tokens)
-    check_counts({"images": (images, 1), "rounds": (rounds, 6)})
-    check_numbers({"seed": seed})
-    device = next(task.scorer.parameters()).device.type  # what no other probe's numbers depend on
-    return asked_of("cost", task, operator, k, {"images": images, "rounds": rounds, "seed": seed, "device": device})
-
-
-def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Progress | None = None) -> CostResult:
-    """Answer a question as it is stored, with the files it is about.
-
-    Args:
-        question: as `question_of` writes it.
-        where: ``weights``, ``data`` and ``device``, where they differ from the defaults.
-        progress: called with (what, done, of how many).
-
-    Raises:
-        GradprobeError: it cannot be answered here, or it is about other weights, images or device than these.
-    """
-    task, operator = task_of(question, where), operator_of(question)
-    settings = {name: question[name] for name in ("k", "images", "rounds", "seed")}
-    check_same(question_of(task, operator, **settings), question)
-    return cost(task, operator, **settings, progress=progress)
+def check(subject: Subject, settings: CostSettings) -> dict[str, str]:
+    """Return the device, on which no other probe's numbers depend, as a key of the question."""
+    return {"device": next(subject.task.scorer.parameters()).device.type}
 
 
 @dataclass(frozen=True)

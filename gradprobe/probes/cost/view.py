@@ -27,7 +27,7 @@ WORK: dict[str, Cell] = {
 }
 
 
-def cost_table(rows: Sequence[Row]) -> Group:
+def table(rows: Sequence[Row]) -> Group:
     """What each operator costs in two tables, time, then FLOPs and memory; legible at 80 columns.
 
     Args:
@@ -50,21 +50,21 @@ def cost_table(rows: Sequence[Row]) -> Group:
     return Group(timed, counted)
 
 
-def ratio_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
+def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
     """A sentence for each row: its training time over the baseline's, or that there is no gradient to time.
 
     Args:
         rows: of the table.
         baseline: the operator they were compared with.
     """
-    lines = []
+    sentences = []
     for row in rows:
         if row["gradient"] == "none":
-            lines.append(f"{row['op']}: no gradient reaches the scores, so there is no training to time")
+            sentences.append(f"{row['op']}: no gradient reaches the scores, so there is no training to time")
         elif row["ratio"] is not None:
             told = _times(row, "ratio")
-            lines.append(f"{row['op']}: a training gradient takes {told} times as long as with {baseline}")
-    return lines
+            sentences.append(f"{row['op']}: a training gradient takes {told} times as long as with {baseline}")
+    return sentences
 
 
 def meaning(rows: Sequence[Row]) -> str:

@@ -8,10 +8,15 @@ from rich.table import Table
 
 from gradprobe.plotting.columns import Row, short
 
+MEANING = (
+    "λ1, λ2, ...: eigenvalues of largest magnitude of the Hessian of the scorer's mean loss, with the noise fixed; "
+    "residual: the largest |Hv - λv| / |λ| of them; trace: by random signs, interval over samples; off: largest "
+    "relative error of the derivatives against differences."
+)
 SHOWN = 5  # eigenvalues in the table; --json has all
 
 
-def curvature_table(rows: Sequence[Row]) -> Group:
+def table(rows: Sequence[Row]) -> Group:
     """The numbers of each operator and, below, its eigenvalues; legible at 80 columns.
 
     Args:
@@ -26,6 +31,16 @@ def curvature_table(rows: Sequence[Row]) -> Group:
         headings = [*(f"λ{i}" for i in range(1, shown + 1)), "residual"]
         tables.append(_table(rows, headings, [_spectrum(row, shown) for row in rows]))
     return Group(*tables)
+
+
+def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """Return a sentence for each operator without a Hessian; curvatures are not compared with a baseline."""
+    return [f"{row['op']}: no Hessian: {row['hessian']}" for row in rows if row["hessian"] != "yes"]
+
+
+def meaning(rows: Sequence[Row]) -> str:
+    """Return the words for the columns; nothing where no operator has a Hessian."""
+    return MEANING if any(row["hessian"] == "yes" for row in rows) else ""
 
 
 def _table(rows: Sequence[Row], columns: list[str], cells: list[list[str]]) -> Table:

@@ -1,0 +1,317 @@
+"""A command for a probe, made from its declaration: settings become options, the view prints and draws."""
+
+import dataclasses
+import inspect
+import itertools
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
+from gradprobe.probes.contract import Probe
+from gradprobe.settings import Declared, check, declared
+
+MODEL: Mapping[str, tuple[Any, Any]] = {
+    "scorer": (options.Scorer, "mlp"), "vlm": (options.Vlm, None), "backbone": (options.Backbone, "scenes"),
+    "weights": (options.Weights, None), "weights_key": (options.WeightsKey, None),
+    "image_size": (options.ImageSize, None), "data": (options.Data, None), "class_order": (options.ClassOrder, None),
+    "layer": (options.Layer, 0), "loss": (options.Loss, "ce"),
+}  # fmt: skip
+NAMES = {"k": "K"}  # of keys, in a table
+MACHINE: Mapping[str, tuple[Any, Any]] = {"device": (options.Device, "cpu"), "dtype": (options.Dtype, "float32")}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A file that a command writes of its answers.
+
+    Attributes:
+        help: of its option.
+        check: refuse a path before the work is done.
+        draw: ``(session, path) -> path``.
+    """
+
+    help: str
+    check: Callable[[Path], None]
+    draw: Callable[["Session", Path], Path]
+
+
+@dataclass
+class Session:
+    """One call of a probe's command.
+
+    Attributes:
+        probe: that is asked.
+        values: options as typed.
+        operators: by canonical name, the baseline first.
+        base: name of the baseline, None for none.
+        settings: one for each combination of the lists that were typed.
+        task: open; all questions share its frozen model.
+        budgets: K, ascending.
+        backbone: name of the model.
+        answers: in the order of the rows.
+        rows: as in JSON.
+        notes: sentences for the terminal, after the probe's own.
+    """
+
+    probe: Probe
+    values: dict[str, Any]
+    operators: dict[str, Any] = field(default_factory=dict)
+    base: str | None = None
+    settings: list[Any] = field(default_factory=list)
+    task: Any = None
+    budgets: list[int] = field(default_factory=list)
+    backbone: str = ""
+    answers: list[Any] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def results(self) -> list[Any]:
+        """Results of the answers."""
+        return [answer.result for answer in self.answers]
+
+    @property
+    def title(self) -> str:
+        """Title of a figure: the model and the tokens kept."""
+        return f"{self.backbone}, K = {', '.join(map(str, self.budgets))} of {self.task.n_tokens}"
+
+    def ask(self, operator: Any, k: int, settings: Any, progress: Any, probe: Probe | None = None, **means: Any) -> Any:
+        """Ask one question of the command's stores."""
+        from gradprobe.probes.ask import ask
+        from gradprobe.probes.contract import Resources, Subject
+        from gradprobe.store.results import Store
+
+        resources = Resources(workers=self.values.get("workers"), progress=progress, **means)
+        subject, stores = Subject(self.task, operator, k), [Store(self.values["results"])]
+        return ask(probe or self.probe, subject, settings, stores, resources, self.values["force"])
+
+
+def command(
+    probe: Probe,
+    *,
+    extra: Mapping[str, tuple[Any, Any]] = types.MappingProxyType({}),
+    replaced: Mapping[str, tuple[Any, Any] | None] = types.MappingProxyType({}),
+    drawings: Mapping[str, Drawing] = types.MappingProxyType({}),
+    prepare: Callable[[Session], None] | None = None,
+    answer: Callable[[Session, Any], list[Any]] | None = None,
+    tabulate: Callable[[Session], list[dict[str, Any]]] | None = None,
+) -> Callable[..., None]:
+    """Return the command of a probe.
+
+    Args:
+        probe: its declaration.
+        extra: options that are no setting: name -> (annotation, default); they follow the probe's own.
+        replaced: options that this probe has another way, or None for one that it does not have.
+        drawings: files that it writes beside ``--figure``.
+        prepare: turn options into operators and settings, where they are not the same; called before a model is opened.
+        answer: ``(session, progress) -> answers`` where asking each combination once is not all.
+        tabulate: rows, where they are not one an answer.
+    """
+    every = {**_drawings(probe), **drawings}
+    parameters = _parameters(probe, extra, replaced, every)
+
+    def run(**values: Any) -> None:
+        session = Session(probe, dict(values))
+        _prepare(session, every)
+        if prepare is not None:
+            prepare(session)
+        for settings in session.settings:
+            check(settings)
+        _open(session)
+
+        from gradprobe.cli.progress import bars
+
+        with bars() as progress:
+            session.answers = (answer or _each)(session, progress)
+        session.rows = (tabulate or _rows)(session)
+        if values["as_json"]:
+            say_json(_json(session))
+        else:
+            _print(session)
+        for name, drawing in every.items():
+            if (path := values[name]) is not None:
+                written = drawing.draw(session, path)
+                if not values["as_json"]:
+                    say(f"{name}: {written}")
+
+    run.__name__, run.__doc__ = probe.name, probe.about
+    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=a, default=d)
+            for n, (a, d) in parameters.items()
+        ]
+    )
+    run.__annotations__ = {name: annotation for name, (annotation, _) in parameters.items()}
+    return run
+
+
+def _parameters(
+    probe: Probe, extra: Mapping[str, tuple[Any, Any]], replaced: Mapping[str, Any], drawings: Mapping[str, Drawing]
+) -> dict[str, tuple[Any, Any]]:
+    """Return every option of the command in its order: name -> (annotation, default)."""
+    own = {name: _option(probe.settings, name, each) for name, each in declared(probe.settings).items()}
+    found: dict[str, tuple[Any, Any]] = {"op": (options.Op, inspect.Parameter.empty)}
+    found |= {"k": (options.Ks, None), "keep": (options.Keeps, None)}
+    found |= {"baseline": (options.Baseline, probe.baseline)} if probe.baseline else {}
+    found |= {name: each for name, each in own.items() if name != "seed"} | dict(extra) | dict(MODEL)
+    found |= {"seed": own["seed"]} if "seed" in own else {}
+    found |= dict(MACHINE) | ({"workers": (options.Workers, None)} if probe.workers else {})
+    found |= {"results": (options.Results, options.RUNS)}
+    found |= {n: (Annotated[Path | None, typer.Option(help=d.help)], None) for n, d in drawings.items()}
+    found |= {"as_json": (options.Json, False), "force": (options.Force, False)}
+    found |= {name: each for name, each in replaced.items() if each is not None}
+    return {name: each for name, each in found.items() if replaced.get(name, ()) is not None}
+
+
+def _option(settings: type, name: str, each: Declared) -> tuple[Any, Any]:
+    """Return the option of a setting; one value or several, but for truth values and settings that are lists."""
+    default = next(f.default for f in dataclasses.fields(settings) if f.name == name)
+    kind = _kind(typing.get_type_hints(settings)[name])
+    if kind is bool:
+        return Annotated[bool, typer.Option(f"--{each.option}", help=each.help)], default
+    shown = ",".join(f"{x:g}" for x in default) if isinstance(default, tuple) else default
+    parser = options.swept(each.option, kind, str(shown))
+    option = typer.Option(f"--{each.option}", parser=parser, metavar=options.KINDS[kind][0], help=each.help)
+    return Annotated[str, option], shown
+
+
+def _kind(annotation: Any) -> type:
+    """Return int, float, str or bool: the type of a setting, of its items if it is a list, without None."""
+    arguments = [each for each in typing.get_args(annotation) if each not in (type(None), Ellipsis)]
+    return _kind(arguments[0]) if arguments else annotation
+
+
+def _prepare(session: Session, drawings: Mapping[str, Drawing]) -> None:
+    """Check options and make settings: the product of the lists that were typed, the first changing slowest."""
+    values, probe = session.values, session.probe
+    if (values.get("k") is None and values.get("keep") is None) or None not in (values.get("k"), values.get("keep")):
+        options.check_budget(values.get("k"), values.get("keep"))
+    for share in values.get("keep") or ():
+        options.check_budget(None, share)
+    for name, drawing in drawings.items():
+        if values[name] is not None:
+            drawing.check(values[name])
+    fields = {name: values[name] for name in declared(probe.settings) if name in values}
+    lists = {name: typing.get_origin(typing.get_type_hints(probe.settings)[name]) is tuple for name in fields}
+    choices = [
+        value if isinstance(value, tuple) and not lists[name] else [_list(value) if lists[name] else value]
+        for name, value in fields.items()
+    ]  # fmt: skip
+    session.settings = [
+        probe.settings(**dict(zip(fields, each, strict=True))) for each in itertools.product(*choices)
+    ]  # fmt: skip
+
+
+def _list(value: Any) -> tuple:
+    """Return the value of a setting that is a list; a default comes as the text that ``--help`` shows."""
+    return value if isinstance(value, tuple) else tuple(value)
+
+
+def _open(session: Session) -> None:
+    """Name the operators and open the task, once."""
+    values = session.values
+    if not session.operators:
+        session.operators, session.base = options.operators(values["op"], values.get("baseline", "none"))
+    make, session.backbone = options.task_maker(values["vlm"], values["backbone"])
+    names = {name: values[name] for name in ("scorer", *MODEL, *MACHINE) if name in values and name != "vlm"}
+    names |= {name: values[name] for name in ("train_data", "denoiser") if name in values}
+    seed = getattr(session.settings[0], "seed", 0)
+    session.task = make(session.backbone, **{n: v for n, v in names.items() if n != "backbone"}, seed=seed)
+    n = session.task.n_tokens
+    shares = [options.budget(None, share, n) for share in values.get("keep") or ()]
+    session.budgets = session.budgets or sorted({*(values.get("k") or ()), *shares})
+
+
+def _each(session: Session, progress: Any) -> list[Any]:
+    """Answer every question once."""
+    return [
+        session.ask(operator, k, settings, progress)
+        for operator in session.operators.values() for k in session.budgets for settings in session.settings
+    ]  # fmt: skip
+
+
+def _rows(session: Session) -> list[dict[str, Any]]:
+    """Return a row for each answer, compared with the baseline's answer to the same question."""
+    bases = {_but_operator(a.result): a for a in session.answers if a.result.question.get("op") == session.base}
+    rows = []
+    for a in session.answers:
+        other = bases.get(_but_operator(a.result))
+        rows.append(a.result.row(baseline=None if other is None or other is a else other.result, path=a.path))
+    varied = _varied(session)
+    return [
+        row | {key: a.result.question.get(key) for key in varied if key not in row}
+        for row, a in zip(rows, session.answers, strict=True)
+    ]
+
+
+def _but_operator(result: Any) -> str:
+    return str(sorted((n, str(v)) for n, v in result.question.items() if n not in ("op", "op_code")))
+
+
+def _varied(session: Session) -> list[str]:
+    """Return the keys, beside those in which rows of this probe always may, in which the answers differ."""
+    questions = [result.question for result in session.results]
+    keys = dict.fromkeys(key for question in questions for key in question)
+    free = {"op", "op_code", *session.probe.varied}
+    return [key for key in keys if key not in free and len({str(q.get(key)) for q in questions}) > 1]
+
+
+def _settings(session: Session) -> dict[str, Any]:
+    """Return what all answers share, and the baseline."""
+    hidden = {"op", "op_code", *session.probe.varied, *_varied(session)}
+    shown = {name: value for name, value in session.results[-1].question.items() if name not in hidden}
+    return shown | ({"baseline": session.base} if session.probe.baseline else {})
+
+
+def _json(session: Session) -> dict[str, Any]:
+    path = str(session.values["results"])
+    return {"probe": session.probe.name, "settings": _settings(session), "rows": session.rows, "path": path}
+
+
+def labelled(session: Session) -> list[dict[str, Any]]:
+    """Return the rows with names that tell them apart where lists were typed."""
+    varied = _varied(session)
+    if not varied:
+        return session.rows
+    rows = []
+    for row, result in zip(session.rows, session.results, strict=True):
+        parts = (f"{NAMES.get(key, key)} = {result.question.get(key)}" for key in varied)
+        rows.append(row | {"op": f"{row['op']} ({', '.join(parts)})"})
+    return rows
+
+
+def _print(session: Session) -> None:
+    from gradprobe.cli.screen import Screen
+
+    view, console, rows = session.probe.part("view"), Screen(), labelled(session)
+    options.warn_random(console, str(session.results[-1].question.get("weights")))
+    console.print(view.table(rows))
+    for line in [*view.lines(rows, session.base), *session.notes]:
+        console.print(line)
+    if meaning := view.meaning(rows):
+        console.print(meaning)
+    options.print_sources(console, session.answers)
+
+
+def _drawings(probe: Probe) -> dict[str, Drawing]:
+    """Return the option for the probe's figure, if it has one."""
+
+    def check_figure(path: Path) -> None:
+        from gradprobe.plotting.style import check_path
+
+        check_path(path)
+
+    def draw(session: Session, path: Path) -> Path:
+        from gradprobe.plotting.style import save_figure
+
+        return save_figure(probe.part("figure")(session.results, labelled(session), session.title), path)
+
+    help = "Draw the result into this .png, .svg or .pdf."
+    return {"figure": Drawing(help, check_figure, draw)} if probe.figure else {}
