@@ -25,7 +25,8 @@ from bench_coherence import MODELS, OPERATORS, loaded
 import gradprobe as gp
 from gradprobe.core import Batch, Noise, Selection
 from gradprobe.operators.temperature import at_tau
-from gradprobe.training.train import Fitting, Recipe
+from gradprobe.training.scorer_trainer import ScorerTrainer
+from gradprobe.training.train import Recipe
 from gradprobe.training.workers import groups_of, in_threads, workers_for
 
 SIZE = 32
@@ -50,7 +51,7 @@ class Ready:
 
 
 def ours(task: Ready, operator: Any, k: int, recipe: Recipe, workers: int) -> float:
-    fitting = Fitting(task, operator, k, "", recipe, workers)
+    fitting = ScorerTrainer(task, operator, k, "", recipe, workers)
     with task.running():
         started = time.perf_counter()
         for _ in fitting.run():

@@ -9,7 +9,7 @@ from PIL import Image
 from test_cli import run  # noqa: F401  # a fixture
 
 import gradprobe as gp
-from gradprobe.training.train import Fitting
+from gradprobe.training.scorer_trainer import ScorerTrainer
 
 SMALL = ["retention", "--op", "vpnoise", "--images", "8", "--batch-size", "2", "--scorer", "mlp:width=8"]
 QUICK = [*SMALL, "--steps", "2"]
@@ -79,7 +79,7 @@ def test_keep_is_a_share_and_tau_own_leaves_it_out(run):  # noqa: F811
 def test_stopped_it_goes_on_from_what_was_kept(run, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("gradprobe.probes.retention.measure.SAVE_EVERY", 3)
     asked = [*SMALL, "--steps", "6", "--seeds", "1", "--rankings", "none", "--baseline", "none"]
-    original = Fitting.run
+    original = ScorerTrainer.run
 
     def stopped(self):
         for step in original(self):
@@ -87,7 +87,7 @@ def test_stopped_it_goes_on_from_what_was_kept(run, tmp_path, monkeypatch):  # n
                 raise KeyboardInterrupt
             yield step
 
-    monkeypatch.setattr(Fitting, "run", stopped)
+    monkeypatch.setattr(ScorerTrainer, "run", stopped)
     code, _, err = run(*asked)
     assert code == 130 and "goes on from it" in err and not list(tmp_path.glob("runs/*/run.json"))
     steps = []
@@ -97,9 +97,9 @@ def test_stopped_it_goes_on_from_what_was_kept(run, tmp_path, monkeypatch):  # n
             steps.append(step)
             yield step
 
-    monkeypatch.setattr(Fitting, "run", counted)
+    monkeypatch.setattr(ScorerTrainer, "run", counted)
     assert run(*asked)[0] == 0 and steps == [4, 5, 6]
-    monkeypatch.setattr(Fitting, "run", original)
+    monkeypatch.setattr(ScorerTrainer, "run", original)
     assert run(*asked, "--results", "other")[0] == 0
     one, other = (next(tmp_path.glob(f"{where}/retention-*/arrays.npz")) for where in ("runs", "other"))
     assert one.read_bytes() == other.read_bytes() and not list(tmp_path.glob("runs/*.partial"))

@@ -15,8 +15,9 @@ from gradprobe.core import Batch, Noise, RaggedBatch, Selection, Tokens, hard_to
 from gradprobe.errors import GradprobeError
 from gradprobe.operators.registry import build, label
 from gradprobe.operators.temperature import at_tau, own_tau
+from gradprobe.training.scorer_trainer import ScorerTrainer, Shard
 from gradprobe.training.surrogate_loss import TWIN
-from gradprobe.training.train import Fitting, Recipe, Share
+from gradprobe.training.train import Recipe
 
 RECIPE = Recipe(steps=6, batch_size=13, learning_rate=0.02, weight_decay=0.1, seed=3)  # groups of 8 and 5
 
@@ -30,7 +31,7 @@ def sampled(patches, scores, k, noise):
 
 def fitting(op="vpnoise", recipe=RECIPE, workers=2, task=None):
     operator = build(op) if isinstance(op, str) else op
-    return Fitting(task or Toy(), operator, 4, label(operator), recipe, workers)
+    return ScorerTrainer(task or Toy(), operator, 4, label(operator), recipe, workers)
 
 
 def finished(one):
@@ -40,7 +41,7 @@ def finished(one):
 
 def same(one, other):
     assert one.losses == other.losses
-    for (name, a), (_, b) in zip(one.named(), other.named(), strict=True):
+    for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
         assert torch.equal(a, b), name
 
 
@@ -97,12 +98,12 @@ def test_resumed_at_any_step_it_ends_in_the_same_bits(op):
         first = fitting(op)
         for _, _ in zip(range(stop), first.run(), strict=False):
             pass
-        kept = load(save({name: tensor.contiguous() for name, tensor in first.state().items()}))
+        kept = load(save({name: tensor.contiguous() for name, tensor in first.state_dict().items()}))
         task = Toy()
         for p in task.scorer.parameters():
             p.data.add_(1.0)  # whatever was there is replaced
         second = fitting(op, task=task)
-        second.put_back(kept)
+        second.load_state_dict(kept)
         assert list(second.run()) == list(range(stop + 1, RECIPE.steps + 1))
         same(whole, second)
 
@@ -119,7 +120,7 @@ def test_a_parameter_that_is_not_used_does_not_hinder_resuming():
     first = fitting(task=Toy(scorer=Spare()))
     next(first.run())
     second = fitting(task=Toy(scorer=Spare()))
-    second.put_back(first.state())
+    second.load_state_dict(first.state_dict())
     same(finished(fitting(task=Toy(scorer=Spare()))), finished(second))
 
 
@@ -166,7 +167,9 @@ def test_it_is_a_loop_over_whole_batches(op, tau):
         losses.append(float(each.detach().mean()))
     found = finished(fitting(operator, recipe))
     assert found.losses == pytest.approx(losses, rel=1e-10)
-    for (_, mine), plain, old in zip(found.named(), task.scorer.parameters(), Toy().scorer.parameters(), strict=True):
+    for (_, mine), plain, old in zip(
+        found.named_parameters(), task.scorer.parameters(), Toy().scorer.parameters(), strict=True
+    ):
         torch.testing.assert_close(mine, plain, rtol=1e-8, atol=1e-10)
         assert not torch.equal(mine, old)
 
@@ -200,10 +203,10 @@ def test_a_gradient_that_is_not_finite_is_refused_before_it_is_taken():
         return Selection(patches * weights[..., None], weights)
 
     one = fitting(root)
-    before = [p.detach().clone() for _, p in one.named()]
+    before = [p.detach().clone() for _, p in one.named_parameters()]
     with pytest.raises(GradprobeError, match="gradient is not finite at training step 1"):
         finished(one)
-    assert all(torch.equal(p, old) for (_, p), old in zip(one.named(), before, strict=True))
+    assert all(torch.equal(p, old) for (_, p), old in zip(one.named_parameters(), before, strict=True))
 
 
 # --- denoisers, shares, sizes ---
@@ -236,7 +239,7 @@ def test_a_denoiser_is_trained_with_the_scorer_and_acts_in_training_alone():
     (batch,) = task.batches(1, 4, 0)
     kept = hard_topk(batch.tokens.patches, task.scorer(batch.tokens.patches), 4)
     assert torch.equal(task.losses(kept, batch), Toy(scorer=task.scorer).losses(kept, batch))
-    assert {n for n in fit.state() if n.startswith("scorer.denoiser")} == {"scorer.denoiser.by"}
+    assert {n for n in fit.state_dict() if n.startswith("scorer.denoiser")} == {"scorer.denoiser.by"}
 
 
 def test_a_run_with_a_denoiser_resumes_in_the_same_bits():
@@ -245,7 +248,7 @@ def test_a_run_with_a_denoiser_resumes_in_the_same_bits():
     walk = first.run()
     for _ in range(3):
         next(walk)
-    again.put_back(load(save({n: t.clone() for n, t in first.state().items()})))
+    again.load_state_dict(load(save({n: t.clone() for n, t in first.state_dict().items()})))
     same(finished(again), whole)
 
 
@@ -276,16 +279,17 @@ def test_processes_that_share_a_batch_train_as_one_does():
         return made
 
     alone = finished(fitting("vpnoise", task=task()))
-    assert bool((dict(alone.named())["denoiser.idle"] == 1).all())
+    assert bool((dict(alone.named_parameters())["denoiser.idle"] == 1).all())
     shared = [
-        Fitting(task(), build("vpnoise"), 4, "vpnoise", RECIPE, 1, share=Share(rank, 2, adder(rank))) for rank in (0, 1)
+        ScorerTrainer(task(), build("vpnoise"), 4, "vpnoise", RECIPE, 1, shard=Shard(rank, 2, adder(rank)))
+        for rank in (0, 1)
     ]
     with ThreadPoolExecutor(2) as pool:
         both = list(pool.map(finished, shared))
     same(*both)
     assert both[0].losses == pytest.approx(alone.losses, rel=1e-10)
-    assert bool((dict(both[0].named())["denoiser.idle"] == 1).all())
-    for (_, a), (_, b) in zip(both[0].named(), alone.named(), strict=True):
+    assert bool((dict(both[0].named_parameters())["denoiser.idle"] == 1).all())
+    for (_, a), (_, b) in zip(both[0].named_parameters(), alone.named_parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-10)
 
 
@@ -310,7 +314,7 @@ def test_images_of_two_sizes_have_budgets_of_their_own():
         return build("scale")(patches, scores, k, noise=noise)
 
     task = TwoSizes()
-    fit = Fitting(task, op, lambda n: n // 2, "op", Recipe(2, 13, tau_start=None, tau_end=None), 1, rows=5)
+    fit = ScorerTrainer(task, op, lambda n: n // 2, "op", Recipe(2, 13, tau_start=None, tau_end=None), 1, rows=5)
     list(fit.run())
     assert asked == [(6, 3, 4), (10, 5, 5), (10, 5, 4)] * 2
     assert len(fit.losses) == 2 and all(math.isfinite(x) for x in fit.losses)

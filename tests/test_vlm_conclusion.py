@@ -17,7 +17,7 @@ from gradprobe.vlm.deploy import Budget
 from gradprobe.vlm.task import task_of
 from gradprobe.vlm.training.conclusion import beats_random, conclusion, unfinished
 from gradprobe.vlm.training.presets import PRESETS
-from gradprobe.vlm.training.validation import Judge
+from gradprobe.vlm.training.validation import Validator
 
 
 @pytest.fixture(scope="module")
@@ -38,11 +38,11 @@ def test_the_gain_is_the_paired_difference_with_students_interval(family, rows, 
     task = task_of(
         with_processor(family), data, {"backbone": f"tiny {family}"}, scorer=FEW.scorer, denoiser="none", seed=0
     )
-    judge = Judge(task, build("vpnoise"), Budget(k=6), FEW, "vpnoise", rows)
+    validator = Validator(task, build("vpnoise"), Budget(k=6), FEW, "vpnoise", rows)
     with task.running():
-        random, gain = judge.against_random()
-        each = [judge._each(select)[1].numpy() for select in (judge._at_random, judge._ranked_first)]
-        assert judge.deployed() == pytest.approx(each[1].mean(), rel=1e-12)
+        random, gain = validator.against_random()
+        each = [validator._losses(select)[1].numpy() for select in (validator._at_random, validator._ranked_first)]
+        assert validator.deployed() == pytest.approx(each[1].mean(), rel=1e-12)
     assert random == pytest.approx(each[0].mean(), rel=1e-12) and len(each[0]) == 4 and each[0].all()
     wanted = stats.ttest_rel(*each).confidence_interval(0.95)
     assert gain.value == pytest.approx((each[0] - each[1]).mean(), rel=1e-9)
@@ -95,7 +95,7 @@ def test_the_command_ends_with_success_only_if_it_is_one(gain, data, tmp_path, m
     app = typer.Typer()
     app.command()(train)
     monkeypatch.setattr("gradprobe.vlm.model.open_vlm", lambda name, device, dtype: with_processor(name))
-    monkeypatch.setattr(Judge, "against_random", lambda judge: (2.0, Estimate(*gain)))
+    monkeypatch.setattr(Validator, "against_random", lambda validator: (2.0, Estimate(*gain)))
     file = data.listing.root / "captions.jsonl"
     given = [
         "--model",

@@ -17,7 +17,7 @@ from gradprobe.vlm.captions import Captions, open_captions
 from gradprobe.vlm.deploy import load
 from gradprobe.vlm.model import VLM
 from gradprobe.vlm.training.tracking import tracker
-from gradprobe.vlm.training.train import fingerprint, fit
+from gradprobe.vlm.training.train import Launch, fingerprint, fit
 
 ROOT = Path(__file__).parents[1]
 
@@ -182,7 +182,9 @@ def test_the_log_has_a_line_for_each_step(data, tmp_path):
 
 
 def test_the_card_and_the_facts_tell_the_same(data, tmp_path):
-    found = fit(with_processor("llava"), data, tmp_path, FEW, rows=2, command="gradprobe vlm train --model tiny")
+    found = fit(
+        with_processor("llava"), data, tmp_path, FEW, rows=2, launch=Launch(command="gradprobe vlm train --model tiny")
+    )
     about = json.loads((tmp_path / "pruner.json").read_text())
     text = (tmp_path / "README.md").read_text()
     assert about["training"]["losses"] == found.losses and about["op"] == "lapsum+vpnoise" and about["k"] == 6
@@ -208,7 +210,7 @@ def test_trackers_get_what_the_log_gets(data, tmp_path, monkeypatch):
     fake.log = lambda values, step: told.append({"step": step, **values})  # type: ignore[attr-defined]
     fake.finish = lambda: told.append("done")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "trackio", fake)
-    fit(with_processor("llava"), data, tmp_path / "run", FEW, rows=2, track="trackio")
+    fit(with_processor("llava"), data, tmp_path / "run", FEW, rows=2, launch=Launch(tracker="trackio"))
     assert told[0]["name"] == "run" and told[0]["config"]["k"] == 6 and told[-1] == "done"
     assert told[1:-1] == log(tmp_path / "run")
 

@@ -127,7 +127,7 @@ def test_another_training_is_refused_and_told_what_differs(data, tmp_path):
 def test_a_checkpoint_that_is_none_is_told(data, tmp_path):
     for content in (b"", b"\0" * 99, (1 << 40).to_bytes(8, "little") + b"{"):
         (tmp_path / "checkpoint.safetensors").write_bytes(content)
-        with pytest.raises(GradprobeError, match=r"is no checkpoint that can be read.*--restart"):
+        with pytest.raises(GradprobeError, match=r"is no checkpoint that can be read.*delete it to begin anew"):
             trained("llava", data, tmp_path)
 
 
@@ -145,11 +145,11 @@ def test_early_stopping_waits_for_tau_and_keeps_the_best(tau_steps, data, tmp_pa
     losses = iter([3.0, 2.0, 2.5, float("nan"), 2.0, 2.1, 2.2, 2.3, 2.4, 1.0])
     scorers = []
 
-    def training(judge):
-        scorers.append({n: p.detach().clone() for n, p in judge.task.scorer.named_parameters()})
+    def training(validator):
+        scorers.append({n: p.detach().clone() for n, p in validator.task.scorer.named_parameters()})
         return next(losses)
 
-    monkeypatch.setattr(validation.Judge, "training", training)
+    monkeypatch.setattr(validation.Validator, "training", training)
     found = trained("llava", data, tmp_path, steps=10, save_every=1, patience=3, tau_steps=tau_steps)
     assert found.steps == max(2, tau_steps) + 3 and found.planned == 10 and found.step == 2
     assert "validation stopped it" in (tmp_path / "README.md").read_text()
@@ -161,7 +161,7 @@ def test_early_stopping_waits_for_tau_and_keeps_the_best(tau_steps, data, tmp_pa
 
 def test_no_patience_trains_to_the_end(data, tmp_path, monkeypatch):
     losses = iter(range(10))
-    monkeypatch.setattr(validation.Judge, "training", lambda judge: float(next(losses)))
+    monkeypatch.setattr(validation.Validator, "training", lambda validator: float(next(losses)))
     assert trained("llava", data, tmp_path, save_every=1, patience=0, tau_steps=1).steps == 6
 
 
@@ -172,17 +172,18 @@ import sys
 sys.path.insert(0, {tests!r})
 from captioned import FEW, with_processor
 from gradprobe.vlm.captions import open_captions
-from gradprobe.vlm.training.processes import processes
-from gradprobe.vlm.training.train import fit
+from gradprobe.vlm.training.processes import process_group
+from gradprobe.vlm.training.train import Launch, fit
 
 if __name__ == "__main__":
-    with processes("cpu") as team:
-        assert team.share is not None and team.share.count == 2
+    with process_group("cpu") as processes:
+        assert processes.shard is not None and processes.shard.count == 2
         source = open_captions({data!r}, held_out=4)
         told, vlm = [], with_processor("qwen2_5_vl")
-        found = fit(vlm, source, {out!r}, FEW, rows=1, team=team, progress=lambda *what: told.append(what))
-        assert bool(told) == team.first
-        print("rank", team.share.rank, sorted(found.losses.items()), flush=True)
+        progress = lambda *what: told.append(what)
+        found = fit(vlm, source, {out!r}, FEW, rows=1, launch=Launch(processes), progress=progress)
+        assert bool(told) == processes.main
+        print("rank", processes.shard.rank, sorted(found.losses.items()), flush=True)
 """
 
 

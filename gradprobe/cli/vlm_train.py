@@ -67,32 +67,30 @@ def train(
     from gradprobe.vlm.captions import open_captions
     from gradprobe.vlm.model import open_vlm
     from gradprobe.vlm.source import source_of
-    from gradprobe.vlm.training.processes import processes
-    from gradprobe.vlm.training.train import fit
+    from gradprobe.vlm.training.processes import process_group
+    from gradprobe.vlm.training.train import Launch, fit
 
     if data is not None:
         list_captions(data, image_root)  # a wrong file is told before a large model is opened
-    with processes(device) as team, options.working_in(out, team.first):
-        vlm = open_vlm(model, device=team.device, dtype=dtype or ("float32" if device == "cpu" else "bfloat16"))
+    with process_group(device) as processes, options.working_in(out, processes.main):
+        vlm = open_vlm(model, device=processes.device, dtype=dtype or ("float32" if device == "cpu" else "bfloat16"))
         source: Any
         if data is None:
             source = source_of(model, None, vlm)
         else:
             source = open_captions(data, image_root, held_out=validation, processor=vlm.processor)
-        if team.first and not as_json:
+        if processes.main and not as_json:
             say(f"preset {name}: {PRESETS[name].about}")
             _tell_data(source)
-        with bars(quiet=not team.first) as tell:
-            trained = fit(
-                vlm, source, out, settings, rows=rows, progress=tell, team=team, track=track, restart=restart,
-                command=shlex.join(["gradprobe", *sys.argv[1:]]),
-            )  # fmt: skip
-    if team.first and as_json:
+        with bars(quiet=not processes.main) as tell:
+            launch = Launch(processes, track, shlex.join(["gradprobe", *sys.argv[1:]]))
+            result = fit(vlm, source, out, settings, rows=rows, restart=restart, progress=tell, launch=launch)
+    if processes.main and as_json:
         from gradprobe.vlm.training.card import facts
 
-        say_json({"probe": "vlm-train", "path": str(out), **facts(trained)})
-    elif team.first:
-        _print(trained, settings.validation)
+        say_json({"probe": "vlm-train", "path": str(out), **facts(result)})
+    elif processes.main:
+        _print(result, settings.validation)
 
 
 def _tell_data(source: Any) -> None:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.core import Batch, Noise, SelectionOperator, Task, apply
+from gradprobe.errors import GradprobeError
 
 TWIN = 1 << 40  # draws of the second sample: no probe counts that far
 
@@ -47,3 +48,22 @@ def surrogate_loss(
         advantage = losses - task.losses(twin, batch)
     apart = selection.log_prob - twin.log_prob
     return losses, terms + advantage * (apart - apart.detach()) / 2
+
+
+def training_loss(
+    task: Task, operator: SelectionOperator, k: int, batch: Batch, noise: Noise, name: str
+) -> tuple[Tensor, Tensor]:
+    """Return the per-image losses ``(B,)`` under the task's scorer, and the sum whose gradient trains it.
+
+    Raises:
+        GradprobeError: The operator has no gradient.
+    """
+    scores = task.scorer(batch.tokens.patches)
+    losses, terms = surrogate_loss(task, operator, k, batch, scores, noise, name)
+    total = terms.sum()
+    if not total.requires_grad:
+        raise GradprobeError(
+            f"operator {name} gives the scorer no gradient, so it cannot train one; give another --op, or --steps 0 "
+            "where the probe takes it"
+        )
+    return losses.detach(), total

@@ -1,7 +1,6 @@
 """Retention: what a scorer trained through an operator keeps of the model's accuracy, once hard top-K is deployed."""
 
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from gradprobe.core import AnyOperator, Batch, Selection, SelectionOperator, Task, check_k, hard_topk
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
-from gradprobe.files import atomic_write
 from gradprobe.models.deploy import save_scorer
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
@@ -40,7 +36,10 @@ from gradprobe.probes.retention.result import RetentionResult
 from gradprobe.ranges import check_numbers
 from gradprobe.statistics.estimates import auc
 from gradprobe.store.locks import claimed
-from gradprobe.training.train import Fitting, Recipe
+from gradprobe.training.checkpoint import NAME as CHECKPOINT
+from gradprobe.training.checkpoint import Checkpoint, unwritable
+from gradprobe.training.scorer_trainer import ScorerTrainer
+from gradprobe.training.train import Recipe
 from gradprobe.training.workers import groups_of, in_threads, workers_for
 
 RANKED = "ranked:"
@@ -64,7 +63,7 @@ def retention(
     """Accuracy with the K tokens that a scorer trained through an operator keeps, over the unpruned model's.
 
     ``retention = mean 1[right with hard top-K] / mean 1[right with all N]`` on test images; the scorer is trained in
-    place by `gradprobe.training.train.Fitting`.
+    place by `gradprobe.training.scorer_trainer.ScorerTrainer`.
 
     Args:
         task: frozen model, scorer and data.
@@ -94,10 +93,10 @@ def retention(
     (test,) = task.batches(1, images, recipe.seed)
     few = groups_of(test)[: -(-min(LOOK_IMAGES, images) // len(groups_of(test)[0].ids))]
     looks = sorted({round(i * recipe.steps / LOOKS) for i in range(LOOKS + 1)})
-    fitting = Fitting(task, operator, k, name, recipe, threads)
+    trainer = ScorerTrainer(task, operator, k, name, recipe, threads)
     saved = _Saved(None if folder is None else Path(folder), question)
     with saved.claimed(f"the training of {name}, K = {k}, seed {recipe.seed}"):
-        curve, before, spent = saved.restore(fitting)
+        curve, before, spent = saved.restore(trainer)
         started -= spent
         about = f"{name}, K = {k}, seed {recipe.seed}"
         looking = _Looking(task, k, name, lambda batch: task.scorer(batch.tokens.patches), threads)
@@ -106,18 +105,18 @@ def retention(
                 first = looking.at(few)
                 before = float(np.mean([x.spread for x in first]))
                 curve = [np.concatenate([x.right for x in first])]
-            for step in fitting.run():
+            for step in trainer.run():
                 if step in looks:
                     curve.append(np.concatenate([x.right for x in looking.at(few)]))
                 if step % SAVE_EVERY == 0 or step == recipe.steps:
-                    saved.keep(fitting, curve, before, time.perf_counter() - started)
+                    saved.keep(trainer, curve, before, time.perf_counter() - started)
                 tell(f"{about}: training", step, recipe.steps)
             everyone = looking.all_of(groups_of(test), partial(tell, f"{about}: test"))
         if folder is not None:
             save_scorer(task.scorer, Path(folder) / "keep", question, dim=test.tokens.patches.shape[-1])
         return RetentionResult(
             question=question,
-            losses=np.array(fitting.losses),
+            losses=np.array(trainer.losses),
             at=np.array(looks, dtype=np.int64),
             curve=np.stack(curve).astype(np.uint8),
             spread=np.array([before, np.mean([x.spread for x in everyone])]),
@@ -298,11 +297,11 @@ def _right(task: Task, selection: Selection, batch: Batch) -> np.ndarray:
 
 
 class _Saved:
-    """An unfinished training in a folder: written whole, found again by its question."""
+    """Checkpoint of an unfinished training in a folder; one of another question is ignored."""
 
     def __init__(self, folder: Path | None, question: Mapping[str, Any]):
-        self._about = json.dumps({"question": question, "versions": versions()}, sort_keys=True)
-        self._path = None if folder is None else folder / "checkpoint.safetensors"
+        self._question = question
+        self._path = None if folder is None else folder / CHECKPOINT
 
     @contextmanager
     def claimed(self, work: str) -> Iterator[None]:
@@ -312,37 +311,21 @@ class _Saved:
                 try:
                     held.enter_context(claimed(self._path.parent, work, "checkpoint.lock"))
                 except OSError as error:
-                    raise self._unwritable(error) from None
+                    raise unwritable(self._path, error) from None
             yield
 
-    def restore(self, fitting: Fitting) -> tuple[list[np.ndarray], float, float]:
-        """Put the training back where it stood: the looks so far, the spread before, the seconds spent."""
-        if self._path is None or not self._path.is_file():
+    def restore(self, trainer: ScorerTrainer) -> tuple[list[np.ndarray], float, float]:
+        """Resume the training; return the looks so far, the spread before it and the seconds spent."""
+        saved = None if self._path is None else Checkpoint.read(self._path)
+        if saved is None or (saved.config, saved.progress["versions"]) != (self._question, versions()):
             return [], 0.0, 0.0
-        try:
-            with safe_open(self._path, "pt") as file:
-                about = file.metadata() or {}
-                state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise GradprobeError(f"{self._path} cannot be read ({error}); delete it to begin anew") from None
-        if about.get("about") != self._about:
-            return [], 0.0, 0.0
-        fitting.put_back(state)
-        return list(state["curve"].numpy()), float(about["spread"]), float(about["seconds"])
+        trainer.load_state_dict(saved.tensors)
+        return list(saved.tensors["curve"].numpy()), saved.progress["spread"], saved.progress["seconds"]
 
-    def keep(self, fitting: Fitting, curve: list[np.ndarray], spread: float, seconds: float) -> None:
-        """Write where the training stands; a kill leaves the last one."""
+    def keep(self, trainer: ScorerTrainer, curve: list[np.ndarray], spread: float, seconds: float) -> None:
+        """Write the checkpoint."""
         if self._path is None:
             return
-        state = {n: t.cpu().contiguous() for n, t in fitting.state().items()}
-        state["curve"] = torch.from_numpy(np.stack(curve))
-        about = {"about": self._about, "spread": repr(spread), "seconds": repr(seconds)}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(self._path, save(state, about))
-        except OSError as error:
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> GradprobeError:
-        reason = error.strerror or error
-        return GradprobeError(f"cannot write {self._path}: {reason}; name another folder with --results")
+        tensors = trainer.state_dict() | {"curve": torch.from_numpy(np.stack(curve))}
+        progress = {"versions": versions(), "spread": spread, "seconds": seconds}
+        Checkpoint(self._question, tensors, progress).write(self._path)

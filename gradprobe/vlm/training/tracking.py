@@ -1,4 +1,4 @@
-"""What a training tells while it runs: ``log.jsonl``, one line a step, and a tracker that takes the same numbers."""
+"""Log of a training, ``log.jsonl`` with one line a step, and the experiment trackers that get the same numbers."""
 
 import importlib
 import importlib.util
@@ -16,17 +16,17 @@ except ImportError:  # not a Unix: nothing keeps two processes out of one folder
     fcntl = None  # type: ignore[assignment]
 
 TRACKERS = ("trackio", "wandb", "tensorboard")
-Tell = Callable[[int, Mapping[str, float]], None]
+Record = Callable[[int, Mapping[str, float]], None]  # (step, values)
 
 
 class Log:
-    """``log.jsonl`` of a training: a line for each step, without a gap or a step twice however often it was stopped.
+    """``log.jsonl`` of a training: each step once and without gaps, however often the training was stopped.
 
     Args:
-        folder: of the training; made if need be.
+        folder: Folder of the training, made if need be.
 
     Raises:
-        GradprobeError: another process is training there, or it cannot be written.
+        GradprobeError: Another process is training there, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path):
@@ -44,35 +44,35 @@ class Log:
                 f"another process is training in {folder}; wait for it, or give another --out"
             ) from None
 
-    def go_on(self, step: int) -> None:
-        """Keep the lines of the first steps and drop later ones, which come again."""
+    def truncate(self, step: int) -> None:
+        """Keep the lines of the first steps; later steps are about to be done again."""
         self._file.seek(0)
         lines = self._file.readlines()
-        kept = lines[:step] if all(_step(line) == i for i, line in enumerate(lines[:step], start=1)) else []
-        self._file.truncate(sum(map(len, kept)))
+        complete = all(_step(line) == i for i, line in enumerate(lines[:step], start=1))
+        self._file.truncate(sum(map(len, lines[:step])) if complete else 0)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        """Add the line of a step."""
+        """Append the line of a step."""
         self._file.write((json.dumps({"step": step, **values}) + "\n").encode())
         self._file.flush()
 
     def close(self) -> None:
-        """Let another process train here."""
+        """Release the folder."""
         self._file.close()
 
 
 @contextmanager
-def tracker(name: str | None, out: Path, settings: Mapping[str, Any]) -> Iterator[Tell]:
-    """A function ``(step, values)`` that a tracker listens to; it does nothing without a tracker.
+def tracker(name: str | None, out: Path, settings: Mapping[str, Any]) -> Iterator[Record]:
+    """Open a tracker as a function ``(step, values)``, which does nothing if there is no tracker.
 
     Args:
         name: ``trackio``, ``wandb`` or ``tensorboard``; None: no tracker.
-        out: folder of the training; its name is the run's.
-        settings: shown beside the run.
+        out: Folder of the training, whose name becomes the run's.
+        settings: Config shown beside the run.
 
     Raises:
-        UsageError: no such tracker.
-        GradprobeError: it is not installed; says what to type.
+        UsageError: There is no such tracker.
+        GradprobeError: It is not installed.
     """
     if name is None:
         yield lambda step, values: None
@@ -101,11 +101,11 @@ def tracker(name: str | None, out: Path, settings: Mapping[str, Any]) -> Iterato
 
 
 def check_tracker(name: str | None) -> None:
-    """Refuse a tracker that is not there, before any work.
+    """Refuse a tracker that is unknown or not installed, before any work.
 
     Raises:
-        UsageError: no such tracker.
-        GradprobeError: it is not installed.
+        UsageError: There is no such tracker.
+        GradprobeError: It is not installed.
     """
     if name is None:
         return
