@@ -151,14 +151,14 @@ def test_a_preset_is_answered_by_the_same_probe_and_drawn(run, tmp_path):
 def test_a_stopped_run_goes_on_where_it_was(run, monkeypatch, tmp_path):
     from gradprobe.probes.equivalence import measure as probe
 
-    original = probe.equivalence
+    original = probe.measure
 
-    def stops(task, operator, *args, **options):
-        if "Zero" in repr(operator):
+    def stops(subject, settings, resources):
+        if "Zero" in repr(subject.operator):
             raise KeyboardInterrupt
-        return original(task, operator, *args, **options)
+        return original(subject, settings, resources)
 
-    monkeypatch.setattr(probe, "equivalence", stops)
+    monkeypatch.setattr(probe, "measure", stops)
     code, _, err = run("equivalence", *SMALL, "--op", "hard+zero")
     assert code == 130
     assert "stopped" in err
@@ -173,11 +173,11 @@ def test_a_stopped_run_goes_on_where_it_was(run, monkeypatch, tmp_path):
     [
         ([], 2, "either --k"),
         (["--k", "58", "--keep", "0.3"], 2, "either --k"),
-        (["--k", "58,many"], 2, "--k 49,98,147"),
+        (["--k", "58,many"], 2, "--k 29,58"),
         (["--k", "58,0"], 2, "--k 1 to --k 196"),
         (["--k", "197"], 2, "--k 1 to --k 196"),
         (["--keep", "0.3,1.5"], 2, "share in (0, 1]"),
-        (["--keep", "half"], 2, "--keep 0.25,0.5,0.75"),
+        (["--keep", "half"], 2, "--keep 0.1,0.3"),
         (["--k", "58", "--margin", "0"], 2, "--margin 0"),
         (["--k", "58", "--margin", "1.5"], 2, "--margin 1.5"),
         (["--k", "58", "--sharp", "0"], 2, "a positive number"),

@@ -239,6 +239,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(place, monkeypatch, asked, cl
     module = types.ModuleType("a_probe_of_a_comparison")
     module.answer = lambda question, where, progress: result(question)
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(experiments, "CONVERTED", ())
     monkeypatch.setitem(experiments.PROBES, "coherence", f"{module.__name__}:answer")
     monkeypatch.setattr(compare, "questions", lambda task_for, named, *rest: [question_of(op=op) for op in named])
 

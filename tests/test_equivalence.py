@@ -15,15 +15,12 @@ from gradprobe.data.scenes import MEAN, STD
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import at_temperature, temperature
-from gradprobe.probes.equivalence import measure as probe
-from gradprobe.probes.equivalence.measure import (
-    answer,
-    equivalence,
-    question_of,
-    random_scores,
-)
+from gradprobe.probes.contract import Resources, Subject, question_of
+from gradprobe.probes.equivalence import PROBE, EquivalenceSettings
+from gradprobe.probes.equivalence.measure import equivalence, random_scores
 from gradprobe.probes.equivalence.pictures import pictures_of, scene_pictures
 from gradprobe.probes.equivalence.result import EquivalenceResult, pooled
+from gradprobe.probes.opened import UNUSED, OpenTasks, answered
 from gradprobe.store.results import Store
 from gradprobe.tasks import classification
 
@@ -32,7 +29,7 @@ build = registry.build
 
 @pytest.fixture(scope="module")
 def scenes():
-    return classification("scenes", scorer=probe.UNUSED)
+    return classification("scenes", scorer=UNUSED)
 
 
 # --- what is measured ---
@@ -106,7 +103,9 @@ class WithScorer(Toy):
 
 
 def test_a_question_does_not_name_the_scorer():
-    asked = question_of(WithScorer(), build("vpnoise:tau=0.3"), 4, images=8, seed=2)
+    asked = question_of(
+        PROBE, Subject(WithScorer(), build("vpnoise:tau=0.3"), 4), EquivalenceSettings(images=8, seed=2)
+    )
     assert asked == {
         "probe": "equivalence", "op": "lapsum:tau=0.3+vpnoise", "k": 4, "images": 8, "seed": 2, "backbone": "toy"
     }  # fmt: skip
@@ -156,14 +155,14 @@ def test_what_is_not_possible_is_refused(k, options):
 
 def test_a_stored_question_is_answered_again_to_the_same_bytes(scenes, tmp_path):
     first = equivalence(scenes, build("vpnoise:tau=0.3"), 60, images=8)
-    again = answer(first.question, {"workers": "1"})
+    again = answered(first.question, {}, [Store(tmp_path / "again")], OpenTasks(), Resources(workers=1)).result
     assert again.question == first.question
     np.testing.assert_array_equal(again.losses, first.losses)
     loaded = Store(tmp_path).load(Store(tmp_path).save(first))
     assert (loaded.tokens, loaded.tau) == (196, 0.3)
     assert loaded.row() == first.row()
     with pytest.raises(GradprobeError, match="the question is about weights sha256:other"):
-        answer(first.question | {"weights": "sha256:other"}, {})
+        answered(first.question | {"weights": "sha256:other"}, {}, [Store(tmp_path / "again")], OpenTasks())
 
 
 # --- temperature ---
@@ -295,7 +294,7 @@ def test_pictures_of_photographs_use_the_models_own_patches_and_colours(tmp_path
     for i in range(2):
         Image.new("RGB", (260, 300), (200, 40, 90)).save(tmp_path / f"{i}.png")
     task = classification(
-        "deit_tiny_patch16_224", weights="none", data=str(tmp_path), loss="kl", scorer=probe.UNUSED
+        "deit_tiny_patch16_224", weights="none", data=str(tmp_path), loss="kl", scorer=UNUSED
     )  # fmt: skip
     strips = pictures_of(task, [build("hard")], [49], images=1)
     full, kept = (picture for _, picture in strips[0][1])
@@ -311,7 +310,7 @@ def test_pictures_of_photographs_use_the_models_own_patches_and_colours(tmp_path
 def test_noise_at_temperature_one_is_far_from_hard_pruning_on_a_real_transformer(assets):
     task = classification(
         "deit_tiny_patch16_224", weights=str(assets / "deit_tiny_patch16_224" / "model.safetensors"),
-        data=str(assets / "imagenet-sample"), scorer=probe.UNUSED,
+        data=str(assets / "imagenet-sample"), scorer=UNUSED,
     )  # fmt: skip
     hard, soft = (equivalence(task, build(op), 98, images=32) for op in ("hard", "vpnoise"))
     row = soft.row(baseline=hard)

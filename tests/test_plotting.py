@@ -12,9 +12,10 @@ from stored import asked, result
 
 from gradprobe.cli.screen import Screen
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.plotting.columns import coherence_table, interval, markdown_table, names, ratio_lines, setting
+from gradprobe.plotting.columns import interval, names
 from gradprobe.plotting.style import BLUE, ORANGE, check_path, look, save_figure
 from gradprobe.probes.coherence.figure import coherence_bars, fig1c, operators
+from gradprobe.probes.coherence.view import lines, setting, table
 
 GUMBEL, SOFT, VPNOISE, HARD = "gumbel-ste+gather", "gumbel-ste:backward=soft+gather", "lapsum+vpnoise", "hard+gather"
 PAPER = (
@@ -208,7 +209,7 @@ def rendered(renderable, width):
 
 @pytest.mark.parametrize("width", [80, 100])
 def test_table_is_legible(width):
-    text = rendered(coherence_table(ROWS), width)
+    text = rendered(table(ROWS), width)
     assert "…" not in text
     for row in ROWS[:3]:
         assert interval(row["coherence"], row["low"], row["high"]) in text
@@ -232,36 +233,27 @@ def test_table_is_legible(width):
 
 
 def test_an_operator_in_square_brackets_is_not_markup():
-    assert "my[red].py:Op" in rendered(coherence_table([ROWS[0] | {"op": "my[red].py:Op"}]), 100)
+    assert "my[red].py:Op" in rendered(table([ROWS[0] | {"op": "my[red].py:Op"}]), 100)
 
 
 def test_ratio_lines_never_print_a_naked_ratio():
     none = {"ratio": None, "ratio_reason": "unbounded: the baseline's interval reaches 0"}
     none |= {"difference": 0.5, "difference_low": 0.4, "difference_high": 0.6}
     none |= {"centred_ratio": 7.0, "centred_ratio_low": 4.0, "centred_ratio_high": 12.0, "centred_ratio_reason": None}
-    assert ratio_lines([ROWS[0], ROWS[2] | none], GUMBEL) == [
+    assert lines([ROWS[0], ROWS[2] | none], GUMBEL) == [
         "lapsum+vpnoise: ratio of C to gumbel-ste+gather unbounded (the baseline's interval reaches 0); "
         "C is 0.500 [0.400, 0.600] above it",
         "lapsum+vpnoise: centred C is 7.0 [4.0, 12.0] times that of gumbel-ste+gather",
     ]
     given = {"ratio": 6.1, "ratio_low": 4.4, "ratio_high": 8.5, "ratio_reason": None}
-    assert ratio_lines([ROWS[2] | none | given], GUMBEL)[0] == (
+    assert lines([ROWS[2] | none | given], GUMBEL)[0] == (
         "lapsum+vpnoise: C is 6.1 [4.4, 8.5] times that of gumbel-ste+gather"
     )
-    assert ratio_lines(ROWS[:1], GUMBEL) == []
-    assert "undefined" in ratio_lines(ROWS, GUMBEL)[-1]  # without gradient
-    assert "above" not in ratio_lines(ROWS, GUMBEL)[-1]
+    assert lines(ROWS[:1], GUMBEL) == []
+    assert "undefined" in lines(ROWS, GUMBEL)[-1]  # without gradient
+    assert "above" not in lines(ROWS, GUMBEL)[-1]
 
 
 def test_steps_are_named_where_they_differ():
     assert names(ROWS[:2]) == [GUMBEL, SOFT]
     assert names([ROWS[0], ROWS[0] | {"steps": 50}]) == [f"{GUMBEL} @0", f"{GUMBEL} @50"]
-
-
-def test_markdown_has_a_row_for_each_and_equal_columns():
-    lines = markdown_table(ROWS).splitlines()
-    assert len(lines) == 2 + len(ROWS)
-    assert {line.replace("\\|", "").count("|") for line in lines} == {13}
-    assert lines[2].startswith(f"| `{GUMBEL}` | ")
-    assert lines[-1].startswith(f"| `{HARD}` | none | none |")
-    assert "ratio" not in markdown_table(ROWS[:1])

@@ -13,7 +13,7 @@ from gradprobe.plotting.style import save_figure
 from gradprobe.probes.equivalence.figure import equivalence_chart, fig4, pooled_rows
 from gradprobe.probes.equivalence.patches import patch_rows
 from gradprobe.probes.equivalence.result import EquivalenceResult
-from gradprobe.probes.equivalence.view import equivalence_table, in_words, verdict_lines
+from gradprobe.probes.equivalence.view import in_words, lines, table
 
 HARD, NOISE = "hard+gather", "lapsum:tau=0.01+vpnoise"
 
@@ -58,7 +58,7 @@ def points(axes):
 
 def said(rows, width=80):
     console = Console(file=io.StringIO(), width=width)
-    console.print(equivalence_table(rows))
+    console.print(table(rows))
     return console.file.getvalue()
 
 
@@ -132,13 +132,13 @@ def test_a_verdict_in_words_says_no_more_than_was_shown(row, words):
 
 def test_a_sentence_for_every_comparison_and_for_top_5_where_it_differs():
     rows = pooled_rows(sharp(), HARD)
-    lines = verdict_lines(rows, HARD)
-    assert sum(": top-1" in line for line in lines) == 6
+    sentences = lines(rows, HARD)
+    assert sum(": top-1" in line for line in sentences) == 6
     first = next(row for row in rows if row["op"] == "hard+zero")
     base = next(row for row in rows if row["op"] == HARD)
-    assert f"hard+zero at K = 49: top-1 {first['top1']:.3f} against {base['top1']:.3f} of {HARD}" in lines[0]
-    assert "McNemar p = " in lines[0]
-    assert sum(": top-5" in line for line in lines) == sum(
+    assert f"hard+zero at K = 49: top-1 {first['top1']:.3f} against {base['top1']:.3f} of {HARD}" in sentences[0]
+    assert "McNemar p = " in sentences[0]
+    assert sum(": top-5" in line for line in sentences) == sum(
         row["top1_verdict"] != row["top5_verdict"] for row in rows if row["top1_verdict"]
     )
 

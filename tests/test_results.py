@@ -338,9 +338,9 @@ def test_stored_results_are_read_and_drawn_without_torch(tmp_path):
         "import gradprobe.cli.store\n"
         "from gradprobe.probes.coherence.figure import coherence_bars\n"
         "from gradprobe.plotting.style import save_figure\n"
-        "from gradprobe.plotting.columns import markdown_table\n"
+        "from gradprobe.probes.coherence.view import lines\n"
         "row = Store('runs').load(sys.argv[1]).row()\nsave_figure(coherence_bars([row], 'x'), 'x.svg')\n"
-        "print(markdown_table([row]))\nassert 'matplotlib.pyplot' not in sys.modules"
+        "print(row['op'], lines([row], None))\nassert 'matplotlib.pyplot' not in sys.modules"
     )
     done = python(code, key_of(asked()), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,6 @@ from gradprobe import __version__
 from gradprobe.cli.ablation import ablation
 from gradprobe.cli.check import check
 from gradprobe.cli.cite import cite
-from gradprobe.cli.coherence import coherence
 from gradprobe.cli.compare import compare
 from gradprobe.cli.equivalence import equivalence
 from gradprobe.cli.fidelity import fidelity
@@ -60,7 +59,7 @@ def _options(
 
 
 app.command()(checked(compare))
-app.command()(checked(coherence))
+app.command()(checked(command(probe_of("coherence"))))
 app.command()(checked(landscape))
 app.command()(checked(command(probe_of("curvature"))))
 app.command()(checked(fidelity))

@@ -58,6 +58,7 @@ class Session:
         answers: in the order of the rows.
         rows: as in JSON.
         notes: sentences for the terminal, after the probe's own.
+        shown: settings in JSON beside those of the questions.
     """
 
     probe: Probe
@@ -71,6 +72,7 @@ class Session:
     answers: list[Any] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    shown: dict[str, Any] = field(default_factory=dict)
 
     @property
     def results(self) -> list[Any]:
@@ -102,6 +104,7 @@ def command(
     prepare: Callable[[Session], None] | None = None,
     answer: Callable[[Session, Any], list[Any]] | None = None,
     tabulate: Callable[[Session], list[dict[str, Any]]] | None = None,
+    told: Callable[[Session], dict[str, Any]] = lambda session: {},
 ) -> Callable[..., None]:
     """Return the command of a probe.
 
@@ -113,6 +116,7 @@ def command(
         prepare: turn options into operators and settings, where they are not the same; called before a model is opened.
         answer: ``(session, progress) -> answers`` where asking each combination once is not all.
         tabulate: rows, where they are not one an answer.
+        told: arguments of a result's ``row`` beside baseline and path.
     """
     every = {**_drawings(probe), **drawings}
     parameters = _parameters(probe, extra, replaced, every)
@@ -130,7 +134,7 @@ def command(
 
         with bars() as progress:
             session.answers = (answer or _each)(session, progress)
-        session.rows = (tabulate or _rows)(session)
+        session.rows = tabulate(session) if tabulate else _rows(session, told(session))
         if values["as_json"]:
             say_json(_json(session))
         else:
@@ -220,7 +224,7 @@ def _open(session: Session) -> None:
     if not session.operators:
         session.operators, session.base = options.operators(values["op"], values.get("baseline", "none"))
     make, session.backbone = options.task_maker(values["vlm"], values["backbone"])
-    names = {name: values[name] for name in ("scorer", *MODEL, *MACHINE) if name in values and name != "vlm"}
+    names = {name: values[name] for name in (*MODEL, *MACHINE) if name in values and name != "vlm"}
     names |= {name: values[name] for name in ("train_data", "denoiser") if name in values}
     seed = getattr(session.settings[0], "seed", 0)
     session.task = make(session.backbone, **{n: v for n, v in names.items() if n != "backbone"}, seed=seed)
@@ -237,13 +241,14 @@ def _each(session: Session, progress: Any) -> list[Any]:
     ]  # fmt: skip
 
 
-def _rows(session: Session) -> list[dict[str, Any]]:
+def _rows(session: Session, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row for each answer, compared with the baseline's answer to the same question."""
     bases = {_but_operator(a.result): a for a in session.answers if a.result.question.get("op") == session.base}
     rows = []
     for a in session.answers:
         other = bases.get(_but_operator(a.result))
-        rows.append(a.result.row(baseline=None if other is None or other is a else other.result, path=a.path))
+        base = None if other is None or other is a else other.result
+        rows.append(a.result.row(baseline=base, path=a.path, **arguments))
     varied = _varied(session)
     return [
         row | {key: a.result.question.get(key) for key in varied if key not in row}
@@ -267,7 +272,7 @@ def _settings(session: Session) -> dict[str, Any]:
     """Return what all answers share, and the baseline."""
     hidden = {"op", "op_code", *session.probe.varied, *_varied(session)}
     shown = {name: value for name, value in session.results[-1].question.items() if name not in hidden}
-    return shown | ({"baseline": session.base} if session.probe.baseline else {})
+    return shown | ({"baseline": session.base} if session.probe.baseline else {}) | session.shown
 
 
 def _json(session: Session) -> dict[str, Any]:

@@ -71,10 +71,10 @@ def show(
         return
 
     from gradprobe.cli.screen import Screen
-    from gradprobe.plotting.columns import coherence_table
+    from gradprobe.probes.coherence.view import table as coherence_table
     from gradprobe.probes.cost.view import table as cost_table
     from gradprobe.probes.curvature.view import table as curvature_table
-    from gradprobe.probes.equivalence.view import equivalence_table
+    from gradprobe.probes.equivalence.view import table as equivalence_table
     from gradprobe.probes.fidelity.view import fidelity_table, reference_table
     from gradprobe.probes.landscape.view import landscape_table
     from gradprobe.probes.retention.view import retention_table

@@ -26,13 +26,12 @@ from gradprobe.store.leftovers import FORCED
 from gradprobe.store.results import Store, key_of
 
 PROBES = {
-    "coherence": "gradprobe.probes.coherence.measure:answer",
-    "equivalence": "gradprobe.probes.equivalence.measure:answer",
     "fidelity": "gradprobe.probes.fidelity.measure:answer",
     "landscape": "gradprobe.probes.landscape.measure:answer",
     "reference": "gradprobe.probes.fidelity.reference:answer",
     "retention": "gradprobe.probes.retention.measure:answer",
 }
+CONVERTED = ("coherence", "cost", "curvature", "equivalence")
 NEEDS = {
     "fidelity": "gradprobe.probes.fidelity.measure:needed"
 }  # question -> the question whose answer it is measured against
@@ -130,7 +129,7 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
         if keys.count(key) > 1:
             raise UsageError(f"{path} asks the same question twice in panel {run.panel!r}: {json.dumps(run.question)}")
         probe = str(run.question.get("probe"))
-        if probe not in [*PROBES, "cost", "curvature"]:
+        if probe not in [*PROBES, *CONVERTED]:
             raise UsageError(f"{path} asks the unknown probe {probe!r}: {nearest(probe, PROBES)}")
     head = {name: preset[name] for name in ("title", "figure", "claim", "baseline")}
     return Experiment(name=path.stem, paper=tuple(preset.get("paper", [])), runs=tuple(runs), **head)
@@ -177,7 +176,7 @@ def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, for
     Raises:
         GradprobeError: a stored answer is damaged, or the question cannot be answered on this machine.
     """
-    if run.question["probe"] in ("cost", "curvature"):
+    if run.question["probe"] in CONVERTED:
         a = answered(run.question, run.where, stores, OpenTasks(), Resources(progress=progress), force)
         return Answer(run, a.result, a.path, a.computed)
     found = [folder for store in stores if (folder := store.find(run.question)) is not None]

@@ -6,8 +6,8 @@ from typing import Any
 
 from gradprobe.comparison.comparison import Comparison, probe_rows
 from gradprobe.comparison.tables import figures
-from gradprobe.plotting import columns as coherence
 from gradprobe.plotting.columns import Cell, Row, interval, number, short
+from gradprobe.probes.coherence import view as coherence
 from gradprobe.probes.fidelity.view import estimated
 from gradprobe.probes.landscape.view import LEVEL, steps_columns, variation_columns
 from gradprobe.probes.retention.view import name_of

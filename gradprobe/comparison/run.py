@@ -20,10 +20,8 @@ from gradprobe.files import atomic_write
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import at_temperature, own_tau
-from gradprobe.probes import cost
-from gradprobe.probes.coherence import measure as coherence
+from gradprobe.probes import coherence, cost, equivalence
 from gradprobe.probes.contract import Subject, question_of
-from gradprobe.probes.equivalence import measure as equivalence
 from gradprobe.probes.fidelity import measure as fidelity
 from gradprobe.probes.gradients import score_gradient
 from gradprobe.probes.landscape import measure as landscape
@@ -257,12 +255,8 @@ def questions(
     images, held_out = s.fidelity_images, s.held_out
     if (there := n(images + held_out)) < images + held_out:
         images, held_out = there - there // 2, there // 2
-    asked = [
-        coherence.question_of(
-            task, op, k, batches=batches, batch_size=s.batch_size, draws=2, steps=0, learning_rate=1e-3, seed=seed
-        )
-        for op in every
-    ]
+    agreement = coherence.CoherenceSettings(batches=batches, batch_size=s.batch_size, seed=seed)
+    asked = [question_of(coherence.PROBE, Subject(task, op, k), agreement) for op in every]
     asked += [
         landscape.question_of(
             task, op, k, grid=str(s.points), reach=0.3, noise="common", one_d="zero", params="*",
@@ -281,9 +275,8 @@ def questions(
         ]  # fmt: skip
     sharp = [op if own_tau(op) else registry.build(at_temperature(op, SHARP)) for op in every]
     sharp = [registry.build(HARD), *(op for op in sharp if registry.label(op) != HARD)]
-    unscored = task_for(seed, equivalence.UNUSED)
-    pictures = n(s.equivalence_images)
-    asked += [equivalence.question_of(unscored, op, k, images=pictures, seed=seed) for op in sharp]
+    ranks = equivalence.EquivalenceSettings(images=n(s.equivalence_images), seed=seed)
+    asked += [question_of(equivalence.PROBE, Subject(task, op, k), ranks) for op in sharp]
     timing = cost.CostSettings(images=n(GROUP), rounds=s.rounds, seed=seed)
     asked += [question_of(cost.PROBE, Subject(task, op, k), timing) for op in every]
     test = n(s.test_images)

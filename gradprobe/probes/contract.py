@@ -243,7 +243,9 @@ def question_of(probe: Probe, subject: Subject, settings: Any) -> dict[str, Any]
     question = {"probe": probe.name, "op": None, "k": subject.k, **asked(settings), **subject.task.question}
     if subject.operator is not None:
         question |= {"op": subject.name, "op_code": registry.code_of(subject.operator)}
-    question |= {"probe_code": registry.code_of(probe.part("measure"))} | extra
+    if not probe.settings.__module__.startswith("gradprobe."):
+        question["probe_code"] = registry.code_of(probe.part("measure"))  # stored answers do not outlive the code
+    question |= extra
     return {name: value for name, value in question.items() if value is not None}
 
 

@@ -5,14 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gradprobe.errors import GradprobeError
-from gradprobe.models.own_models import STATE
 from gradprobe.operators import registry
 from gradprobe.probes import probe_of
 from gradprobe.probes.ask import Answer, ask, stored
 from gradprobe.probes.contract import RANKED, Ranking, Resources, Subject, check_keys, check_same, question_of
 from gradprobe.settings import settings_from
 from gradprobe.store.results import Store
-from gradprobe.tasks import maker
 
 ORIGIN = "the question"  # of names that no user typed in this process
 OPEN = 2  # tasks that stay open: more would hold more models than a machine may bear
@@ -35,6 +33,9 @@ class OpenTasks:
         Raises:
             GradprobeError: it is about a model that a Python program handed over, which no file holds.
         """
+        from gradprobe.models.own_models import STATE  # torch: stored answers are read and drawn without
+        from gradprobe.tasks import maker
+
         q, seed = question, question.get("seed", 0)
         if str(q["weights"]).startswith(STATE):
             raise GradprobeError(

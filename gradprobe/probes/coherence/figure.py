@@ -7,17 +7,30 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gradprobe.plotting.columns import Row, names, number, setting, verdict
+from gradprobe.plotting.columns import Row, names, number
 from gradprobe.plotting.escape import legend_label
 from gradprobe.plotting.style import BLACK, BLUE, GREY, ORANGE, OTHERS, PAGE, SKY, look
+from gradprobe.probes.coherence.result import CoherenceResult
+from gradprobe.probes.coherence.view import setting, verdict
 
 INTERVAL: dict[str, Any] = {"ecolor": BLACK, "elinewidth": 0.8, "capsize": 2, "capthick": 0.8, "fmt": "none"}
 COLOURS = {"gumbel-ste+gather": ORANGE, "lapsum+vpnoise": BLUE}  # the paper's two; others take the next free one
 Panel = tuple[str, Sequence[Row]]
 
 
+def coherence_figure(results: Sequence[CoherenceResult], rows: Sequence[Row], title: str) -> Figure:
+    """Draw the figure of the command.
+
+    Args:
+        results: one an operator.
+        rows: of the results.
+        title: model and budget; the batches are added.
+    """
+    return coherence_bars(rows, f"{title}, {rows[0]['batches']} batches of {rows[0]['batch_size']}")
+
+
 def coherence_bars(rows: Sequence[Row], title: str) -> Figure:
-    """Coherence of each operator, raw and without the common mode, with 95 % intervals.
+    """Draw the coherence of each operator, raw and without the common mode, with 95 % intervals.
 
     Args:
         rows: as `CoherenceResult.row` makes them; one without gradient is written, not drawn as 0.
@@ -34,7 +47,7 @@ def coherence_bars(rows: Sequence[Row], title: str) -> Figure:
 
 
 def operators(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]) -> Figure:
-    """Coherence of many operators, raw and without the common mode, two panels beside each other on one axis.
+    """Draw the coherence of many operators, raw and without the common mode, two panels beside each other on one axis.
 
     Args:
         panels: a name and the rows of one scorer each, drawn in reading order.
@@ -60,7 +73,7 @@ def operators(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]) -> Fi
 
 
 def _lying_bars(axes: Axes, rows: Sequence[Row]) -> None:
-    """Horizontal bars of raw and centred coherence, the first row on top; absent ones are written, not drawn as 0."""
+    """Draw horizontal bars of raw and centred coherence, the first row on top; absent ones are written, not drawn."""
     places = np.arange(len(rows))
     for name, field, shift, colour in (("raw", "coherence", -0.19, BLUE), ("centred", "centred", 0.19, SKY)):
         shown = [(y, row) for y, row in zip(places, rows, strict=True) if _drawn(row, field)]
@@ -81,7 +94,7 @@ def _lying_bars(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def fig1c(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]) -> Figure:
-    """The paper's Figure 1c beside our panels on one axis: gradient coherence, and its ratio to the baseline.
+    """Draw the paper's Figure 1c beside our panels on one axis: gradient coherence, and its ratio to the baseline.
 
     Args:
         panels: a name and the rows of one model each; rows of other training steps stand apart.

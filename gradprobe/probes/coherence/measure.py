@@ -1,64 +1,35 @@
-"""Coherence: do the gradients of different batches point the same way?"""
+"""Measurement of coherence: gradients of batches and noise draws, and their inner products."""
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradprobe.core import AnyOperator, Batch, Noise, SelectionOperator, Task, check_k
-from gradprobe.operators import registry
+from gradprobe.core import AnyOperator, Batch, Noise, Task
+from gradprobe.probes.coherence import PROBE, CoherenceSettings
 from gradprobe.probes.coherence.result import CoherenceResult
+from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, question_of
 from gradprobe.probes.gradients import centred, gram_by_group, real_parameters, score_gradient, write_scorer_gradient
-from gradprobe.probes.questions import (
-    Progress,
-    asked_of,
-    check_counts,
-    check_same,
-    environment,
-    operator_and_k,
-    operator_of,
-    task_of,
-)
-from gradprobe.ranges import check_numbers
-from gradprobe.training.train import LEARNING_RATE, train
+from gradprobe.probes.questions import environment
+from gradprobe.settings import takes
+from gradprobe.training.train import train
 
 
-def coherence(
-    task: Task,
-    operator: AnyOperator,
-    k: int | None = None,
-    *,
-    keep: float | None = None,
-    batches: int = 32,
-    batch_size: int = 16,
-    draws: int = 2,
-    steps: int = 0,
-    learning_rate: float = LEARNING_RATE,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> CoherenceResult:
-    """Inner products of the scorer's gradients over batches and noise draws, theta fixed, raw and centred.
+@dataclass(frozen=True, kw_only=True)
+class Arguments(Reporting, CoherenceSettings, Budget):
+    """Keyword arguments of `coherence`."""
+
+
+@takes(Arguments)
+def coherence(task: Task, operator: AnyOperator, given: Arguments) -> CoherenceResult:
+    """Measure inner products of the scorer's gradients over batches and noise draws, theta fixed, raw and centred.
 
     The coherence is the mean cosine over pairs of batches with other data and other noise,
     ``C = mean_{b != b', r != r'} cos(g_br, g_b'r')``. Noise is keyed by an image's place in its batch, not by the
     image, so that draw r is the same noise in every batch: only then does ``C_data`` (other batch, same draw) isolate
-    the data.
-
-    Args:
-        task: frozen model, scorer and data; its scorer is trained in place if ``steps`` > 0.
-        operator: what selects: itself, its name or its class.
-        k: tokens kept, 1..N; or ``keep`` instead.
-        keep: their share of N, in (0, 1].
-        batches: B, at least 3 for an interval.
-        batch_size: images in a batch.
-        draws: R, at least 2, so that the operator's own noise can be told from the data's.
-        steps: train the scorer through the operator this many steps first.
-        learning_rate: of that training.
-        seed: of the order of images, of the noise and of the training.
-        progress: called with (what, done, of how many).
+    the data. With at least two draws the operator's own noise is told from the data's.
 
     Returns:
         A result whose ``row()`` gives the table's numbers.
@@ -69,25 +40,25 @@ def coherence(
 
     Source: DiffPrune, section 3 and Fig. 1c, which gives no formula; this one fits its bars.
     """
-    operator, k = operator_and_k(task, operator, k, keep)
-    name = registry.label(operator)
-    question = question_of(
-        task, operator, k, batches=batches, batch_size=batch_size, draws=draws, steps=steps,
-        learning_rate=learning_rate, seed=seed,
-    )  # fmt: skip
-    tell = progress or (lambda what, done, total: None)
+    return measure(Subject.of(task, operator, given), given, Resources.of(given))
+
+
+def measure(subject: Subject, settings: CoherenceSettings, resources: Resources) -> CoherenceResult:
+    """Answer the question of a subject and settings, see `coherence`."""
+    question = question_of(PROBE, subject, settings)
+    task, name, batches, draws = subject.task, subject.name, settings.batches, settings.draws
     started = time.perf_counter()
-    probed = task.batches(batches, batch_size, seed)  # refuses at once if there are too few images
+    probed = task.batches(batches, settings.batch_size, settings.seed)  # refuses at once if there are too few images
     with task.running():
         train(
-            task, operator, k, name, steps=steps, seed=seed, batch_size=batch_size, learning_rate=learning_rate,
-            progress=progress,
+            task, subject.operator, subject.k, name, steps=settings.steps, seed=settings.seed,
+            batch_size=settings.batch_size, learning_rate=settings.learning_rate, progress=resources.progress,
         )  # fmt: skip
         parameters = list(real_parameters(task.scorer).values())
         rows = _Rows(batches, draws, parameters)
         for b, batch in enumerate(probed):
-            _measure(task, operator, k, name, batch, b, seed, parameters, rows)
-            tell(f"{name}: gradients", b + 1, batches)
+            _measure(subject, batch, b, settings.seed, parameters, rows)
+            resources.report(f"{name}: gradients", b + 1, batches)
     groups, sizes = _groups(task.scorer)
     shape = (len(groups), batches, draws, batches, draws)
     grams = [gram_by_group(part.flatten(0, 1), sizes).reshape(shape).numpy() for part in (rows.raw, rows.centred)]
@@ -104,43 +75,14 @@ def coherence(
     )
 
 
-def question_of(
-    task: Task, operator: SelectionOperator, k: int, *, batches: int, batch_size: int, draws: int,
-    steps: int, learning_rate: float, seed: int,
-) -> dict[str, Any]:  # fmt: skip
-    """The question that a result answers: all that decides its numbers, in JSON types.
+def check(subject: Subject, settings: CoherenceSettings) -> dict[str, str]:
+    """Refuse a scorer whose gradients are no real vectors; no key is added to the question.
 
     Raises:
-        UsageError: a number outside what is possible.
+        UsageError: one of its parameters is complex.
     """
-    check_k(k, task.n_tokens)
-    check_counts({"batches": (batches, 3), "batch-size": (batch_size, 1), "draws": (draws, 2), "steps": (steps, 0)})
-    check_numbers({"seed": seed, "learning_rate": learning_rate})
-    real_parameters(task.scorer)
-    settings: dict[str, Any] = {
-        "batches": batches, "batch_size": batch_size, "draws": draws, "steps": steps, "seed": seed
-    }  # fmt: skip
-    if steps:
-        settings["learning_rate"] = learning_rate
-    return asked_of("coherence", task, operator, k, settings)
-
-
-def answer(question: Mapping[str, Any], where: Mapping[str, str], progress: Progress | None = None) -> CoherenceResult:
-    """Answer a question as it is stored, with the files it is about.
-
-    Args:
-        question: as `question_of` writes it.
-        where: ``weights``, ``data`` and ``device``, where they differ from the defaults.
-        progress: called with (what, done, of how many).
-
-    Raises:
-        GradprobeError: it cannot be answered here, or it is about other weights or images than these.
-    """
-    task, operator = task_of(question, where), operator_of(question)
-    settings = {name: question[name] for name in ("k", "batches", "batch_size", "draws", "steps", "seed")}
-    settings["learning_rate"] = question.get("learning_rate", LEARNING_RATE)
-    check_same(question_of(task, operator, **settings), question)
-    return coherence(task, operator, **settings, progress=progress)
+    real_parameters(subject.task.scorer)
+    return {}
 
 
 class _Rows:
@@ -155,15 +97,14 @@ class _Rows:
         self.deterministic = False
 
     def repeat(self, b: int, r: int) -> None:
-        """Draw r of batch b is what draw 0 was."""
+        """Copy draw 0 of a batch to draw r, for an operator without noise."""
         for each in (self.raw, self.centred, self.energy, self.common, self.losses):
             each[b, r] = each[b, 0]
 
 
-def _measure(
-    task: Task, operator: SelectionOperator, k: int, name: str, batch: Batch, b: int, seed: int,
-    parameters: list[nn.Parameter], rows: _Rows,
-) -> None:  # fmt: skip
+def _measure(subject: Subject, batch: Batch, b: int, seed: int, parameters: list[nn.Parameter], rows: _Rows) -> None:
+    """Write the gradients of one batch under all noise draws."""
+    task, operator, k, name = subject.task, subject.operator, subject.k, subject.name
     scores = task.scorer(batch.tokens.patches)
     noise = Noise(seed, range(len(batch.ids)))
     rows.spread[b] = float(scores.detach().std(-1).mean())
@@ -172,9 +113,10 @@ def _measure(
         if r and rows.deterministic:
             rows.repeat(b, r)
             continue
-        found = score_gradient(task, operator, k, batch, scores, noise.draw(r), f"{name} (batch {b + 1}, draw {r + 1})")
-        rows.losses[b, r] = float(found.losses.double().mean())
-        u = found.u
+        words = f"{name} (batch {b + 1}, draw {r + 1})"
+        gradient = score_gradient(task, operator, k, batch, scores, noise.draw(r), words)
+        rows.losses[b, r] = float(gradient.losses.double().mean())
+        u = gradient.u
         if u is None:
             continue
         if b == 0 and r == 1:  # the self-test: two draws of the first batch give the very same gradient
@@ -187,7 +129,7 @@ def _measure(
 
 
 def _groups(scorer: nn.Module) -> tuple[tuple[str, ...], list[int]]:
-    """Parameter groups by module: ``hidden``, ``out``; ``blocks.0``, ``blocks.1``, ``norm``, ``out``."""
+    """Return parameter groups by module and their sizes: ``hidden``, ``out``; ``blocks.0``, ``blocks.1``, ``norm``."""
     sizes: dict[str, int] = {}
     for full, parameter in scorer.named_parameters():
         if parameter.requires_grad:

@@ -21,8 +21,19 @@ Look = Mapping[str, tuple[str, str]]  # family -> colour and marker
 Panel = tuple[str, Sequence[Row]]
 
 
+def equivalence_figure(results: Sequence[EquivalenceResult], rows: Sequence[Row], title: str) -> Figure:
+    """Draw the figure of the command.
+
+    Args:
+        results: of several operators and K.
+        rows: of the results.
+        title: model and budgets, of which the model stands above the axes.
+    """
+    return equivalence_chart(rows, title.partition(",")[0])
+
+
 def equivalence_chart(rows: Sequence[Row], title: str) -> Figure:
-    """Accuracy and gap over the tokens kept, and for operators at several temperatures the gap over these.
+    """Draw accuracy and gap over the tokens kept, and for operators at several temperatures the gap over these.
 
     Args:
         rows: as `gradprobe.probes.equivalence.result.EquivalenceResult.row` makes them, the baseline's without a gap.
@@ -38,7 +49,7 @@ def fig4(
     baseline: str,
     strips: Sequence[Strip] = (),
 ) -> Figure:
-    """The paper's Figure 4: images as the operators leave them (a), accuracy and its gap to hard top-K (b).
+    """Draw the paper's Figure 4: images as the operators leave them (a), accuracy and its gap to hard top-K (b).
 
     Args:
         panels: a name and results each; those of one operator and K are pooled. A panel with several temperatures of

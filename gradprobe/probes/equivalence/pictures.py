@@ -12,6 +12,7 @@ from gradprobe.data.image_source import SceneSource
 from gradprobe.data.images import Images
 from gradprobe.data.pixels import displayed, to_images, to_patches
 from gradprobe.data.scenes import MEAN, PATCH, STD
+from gradprobe.errors import UsageError
 from gradprobe.operators import registry
 from gradprobe.probes.equivalence.measure import random_scores
 from gradprobe.tasks import Classification
@@ -24,15 +25,20 @@ def pictures_of(
     task: Classification, operators: Sequence[SelectionOperator], budgets: Sequence[int], *, images: int = 2,
     seed: int = 0,
 ) -> list[Strip]:  # fmt: skip
-    """The first images of a task as each operator leaves them at each K, with the scores of the equivalence probe.
+    """Draw the first images of a task as each operator leaves them at each K, with the scores of the probe.
 
     Args:
         task: whose images and patches these are.
         operators: a column each, after the unpruned image.
         budgets: K, a row each for every image.
-        images: how many.
+        images: number of images.
         seed: of the order of images, the scores and the operators' noise.
+
+    Raises:
+        UsageError: the task has no patches of pixels, as that of a vision-language model.
     """
+    if not isinstance(task, Classification):
+        raise UsageError("--pictures shows patches of a --backbone model; leave it out with --task")
     found = task.source.probe(0, images, seed)
     if isinstance(task.source, SceneSource):
         return scene_pictures(found, operators, budgets, seed)

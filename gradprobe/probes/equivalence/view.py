@@ -10,12 +10,17 @@ from rich.text import Text
 
 from gradprobe.plotting.columns import Row, interval, number, short
 
+MEANING = (
+    "Scores are random, the same for all operators. gap: share of right answers less the baseline's on the same "
+    "images. equivalent: the gap is shown to be below the margin (two one-sided tests at 5 %); small gap: it is, and "
+    "yet it is not 0; different: it is not 0, and not shown to be below the margin; undecided: neither."
+)
 FEWEST, REACH = 10, 100  # images that differ, and times the images at hand, as in `gradprobe.statistics.proportions`
 COUNTS = {"top1": "top-1", "top5": "top-5"}
 
 
-def equivalence_table(rows: Sequence[Row]) -> Group:
-    """Accuracy of each operator and its gap to the baseline, a table each for top-1 and top-5; legible at 80 columns.
+def table(rows: Sequence[Row]) -> Group:
+    """Return accuracies and gaps to the baseline, a table each for top-1 and top-5; legible at 80 columns.
 
     Args:
         rows: as `gradprobe.probes.equivalence.result.EquivalenceResult.row` makes them, those of one K together.
@@ -26,8 +31,8 @@ def equivalence_table(rows: Sequence[Row]) -> Group:
     return Group(*(_table(rows, of) for of in COUNTS))
 
 
-def verdict_lines(rows: Sequence[Row], baseline: str) -> list[str]:
-    """A sentence for each row that was compared: both accuracies, their difference and what it means.
+def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """Return a sentence for each compared row: both accuracies, their difference and what it means.
 
     Args:
         rows: of the table.
@@ -36,23 +41,28 @@ def verdict_lines(rows: Sequence[Row], baseline: str) -> list[str]:
     Returns:
         Sentences on top-1, and on top-5 where the verdict is another one.
     """
-    lines = []
+    sentences = []
     for row in rows:
         for of, name in COUNTS.items():
             if row[f"{of}_verdict"] is None or (of == "top5" and row["top1_verdict"] == row["top5_verdict"]):
                 continue
             other = (round(row[of] * row["images"]) - row[f"{of}_gained"] + row[f"{of}_lost"]) / row["images"]
-            lines.append(
+            sentences.append(
                 f"{row['op']} at K = {row['k']}: {name} {number(row[of], 3)} against {number(other, 3)} of {baseline}, "
                 f"difference {gap(row, of)}: {in_words(row, of)} (exact McNemar p = "
                 f"{short(row[f'{of}_mcnemar'])}, below 0.05 a gap is seen; two "
                 f"one-sided tests p = {short(row[f'{of}_tost'])})"
             )
-    return lines
+    return sentences
+
+
+def meaning(rows: Sequence[Row]) -> str:
+    """Return the words for gaps and verdicts."""
+    return MEANING
 
 
 def in_words(row: Row, of: str = "top1") -> str:
-    """What a row's difference means, with the margin and how many images would tell more.
+    """Return the meaning of a row's difference, with the margin and the number of images that would tell more.
 
     Args:
         row: compared with a baseline.
@@ -81,7 +91,7 @@ def in_words(row: Row, of: str = "top1") -> str:
 
 
 def gap(row: Row, of: str = "top1") -> str:
-    """The difference to the baseline with its interval and sign; an en dash where nothing was compared."""
+    """Return the difference to the baseline with its interval and sign; an en dash where nothing was compared."""
     return interval(row[f"{of}_difference"], row[f"{of}_difference_low"], row[f"{of}_difference_high"])
 
 
@@ -101,5 +111,5 @@ def _table(rows: Sequence[Row], of: str) -> Table:
 
 
 def _folded(op: str) -> str:
-    """A long name in two lines, at its plus."""
+    """Break a long name at its plus."""
     return op if len(op) <= 20 else op.replace("+", "+\n")
