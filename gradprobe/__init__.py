@@ -35,8 +35,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_HOME` finds th
     from gradprobe.landscapes.planes import line as line
     from gradprobe.landscapes.planes import plane as plane
     from gradprobe.models.backbones import Backbone as Backbone
-    from gradprobe.models.deploy import load_scorer as load_scorer
     from gradprobe.models.deploy import prune as prune
+    from gradprobe.models.scorer_file import load_scorer as load_scorer
     from gradprobe.operator_info import About as About
     from gradprobe.operators.registry import build as build
     from gradprobe.operators.softtopk import soft_topk as soft_topk
@@ -84,7 +84,7 @@ _HOME = {
     "functional_call": "landscapes.functional",
     "landscape": "probes.landscape.measure",
     "line": "landscapes.planes",
-    "load_scorer": "models.deploy",
+    "load_scorer": "models.scorer_file",
     "pca_directions": "landscapes.directions",
     "plane": "landscapes.planes",
     "prune": "models.deploy",

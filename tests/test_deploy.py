@@ -6,13 +6,15 @@ import shutil
 import pytest
 import timm
 import torch
+from safetensors.torch import save
 from toy import Toy
 from vits import digest
 
 from gradprobe.data.image_source import SceneSource
 from gradprobe.embedded.scenes_model import load_scenes_model
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.models.deploy import Scorer, load_scorer, prune, save_scorer
+from gradprobe.models.deploy import prune
+from gradprobe.models.scorer_file import Scorer, load_scorer, save_scorer
 from gradprobe.models.scorers import MLP, Transformer
 from gradprobe.operators.registry import build, label
 from gradprobe.probes.retention.measure import retention
@@ -23,7 +25,7 @@ ABOUT = {"scorer": "mlp:width=7", "backbone": "deit", "layer": 1, "k": 3, "op": 
 
 
 def saved(folder, network=None, dim=16, **about):
-    return save_scorer(network or MLP(width=7).make(16, 3), folder, ABOUT | about, dim)
+    return save_scorer(network or MLP(width=7).make(16, 3), folder, {**ABOUT, "dim": dim, **about})
 
 
 def small(**settings):
@@ -44,7 +46,18 @@ def test_what_was_saved_is_loaded(tmp_path, made, dtype):
         assert isinstance(loaded, Scorer) and not loaded.training
         assert torch.equal(loaded(patches), scorer(patches))
         assert not any(p.requires_grad for p in loaded.parameters())
-    assert loaded.about == {**ABOUT, "scorer": label(made), "dim": 16}
+    assert loaded.metadata == {**ABOUT, "scorer": label(made), "dim": 16}
+
+
+def test_the_bytes_of_a_retention_of_before_are_those_of_today_and_load(tmp_path):
+    network = MLP(width=7).make(16, 3)
+    (tmp_path / "scorer.safetensors").write_bytes(save({n: v.contiguous() for n, v in network.state_dict().items()}))
+    (tmp_path / "scorer.json").write_text(json.dumps({**ABOUT, "dim": 16}, indent=2, sort_keys=True) + "\n")
+    patches = torch.randn(2, 9, 16)
+    assert torch.equal(load_scorer(tmp_path)(patches), network(patches))
+    saved(tmp_path / "today", network)
+    for name in ("scorer.safetensors", "scorer.json"):
+        assert (tmp_path / "today" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 def test_a_missing_scorer_is_one_line_that_says_what_to_type(tmp_path):

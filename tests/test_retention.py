@@ -16,7 +16,8 @@ from toy import Toy
 from gradprobe.comparison import experiments
 from gradprobe.core import Selection, top_k
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.models.deploy import load_scorer, prune
+from gradprobe.models.deploy import prune
+from gradprobe.models.scorer_file import load_scorer
 from gradprobe.operators.registry import build
 from gradprobe.probes.retention import measure as probe
 from gradprobe.probes.retention.measure import answer, question_of, ranked, ranked_question, retention

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 
 from gradprobe.comparison.experiments import load_experiment
 from gradprobe.errors import UsageError
-from gradprobe.models.deploy import load_scorer, save_scorer
+from gradprobe.models.scorer_file import load_scorer, save_scorer
 from gradprobe.models.scorers import MLP
 from gradprobe.operators import registry
 from gradprobe.probes.questions import operator_of, task_of
@@ -47,7 +47,7 @@ def theirs(tmp_path):
 
 
 def reading_scorer(path, folder, trust):
-    save_scorer(MLP(width=4).make(6, 0), folder, {"scorer": f"{path}:S"}, dim=6)
+    save_scorer(MLP(width=4).make(6, 0), folder, {"scorer": f"{path}:S", "dim": 6})
     return load_scorer(folder, trust)
 
 
@@ -101,7 +101,7 @@ def test_the_word_is_for_exactly_that_file(theirs, tmp_path):
     with pytest.raises(UsageError, match="--trust"):
         reading_scorer(path, tmp_path / "a", [other])
     assert not mark.exists()
-    assert reading_scorer(path, tmp_path / "b", [path]).about["scorer"] == f"{path}:S"
+    assert reading_scorer(path, tmp_path / "b", [path]).metadata["scorer"] == f"{path}:S"
     assert mark.exists()
 
 
@@ -206,7 +206,7 @@ def test_a_file_that_never_ends_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "p.toml")
     with pytest.raises(UsageError, match="cannot read the preset"):
         load_experiment(tmp_path / "p.toml")
-    about = save_scorer(MLP(width=4).make(6, 0), tmp_path, {"scorer": "mlp"}, dim=6).with_suffix(".json")
+    about = save_scorer(MLP(width=4).make(6, 0), tmp_path, {"scorer": "mlp", "dim": 6}).with_suffix(".json")
     about.unlink()
     os.mkfifo(about)
     with pytest.raises(GradprobeError, match="no scorer that can be read"):

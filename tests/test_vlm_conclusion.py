@@ -52,7 +52,7 @@ def test_the_gain_is_the_paired_difference_with_students_interval(family, rows, 
 def test_a_training_keeps_the_gain_in_its_result_and_its_file(short):
     gain = short.over_random
     assert gain.value == pytest.approx(short.losses["random"] - short.losses["deployed"], rel=1e-9)
-    told = json.loads((short.out / "pruner.json").read_text())["training"]["over_random"]
+    told = json.loads((short.out / "scorer.json").read_text())["training"]["over_random"]
     assert told == [gain.value, gain.low, gain.high]
     assert conclusion(short)[1:] in (short.out / "README.md").read_text()
 
@@ -118,7 +118,7 @@ def test_the_command_ends_with_success_only_if_it_is_one(gain, data, tmp_path, m
     assert ("better than random tokens: " in said) and ("no better" in said) == (gain[1] < 0)
     for words in ("wrote ", "to use it", "vlm generate"):
         assert (words in said) == (gain[1] > 0)
-    assert str(tmp_path) in said and (tmp_path / "pruner.safetensors").exists()
+    assert str(tmp_path) in said and (tmp_path / "scorer.safetensors").exists()
 
 
 def test_a_training_that_ends_before_tau_has_fallen_is_warned_of():

@@ -9,12 +9,14 @@ import torch
 import typer
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save as bytes_of
 from tiny_vlms import FAMILIES, IMAGE, made, row_of, shared, tiny
 from typer.testing import CliRunner
 
 from gradprobe.cli.vlm_generate import generate
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.models.scorer_file import load_scorer, save_scorer
 from gradprobe.operators.registry import part
 from gradprobe.vlm.deploy import Budget, Pruner, inputs_of, load, save
 from gradprobe.vlm.model import VLM, open_vlm
@@ -283,10 +285,40 @@ def test_what_was_saved_prunes_as_before(tmp_path, family):
 
 def test_the_file_holds_the_scorer_alone(tmp_path):
     pruned, folder = written(tmp_path)
-    with safe_open(folder / "pruner.safetensors", "pt") as file:
+    with safe_open(folder / "scorer.safetensors", "pt") as file:
         assert set(file.keys()) == set(pruned.scorer.state_dict())
-    assert sorted(path.name for path in folder.iterdir()) == ["pruner.json", "pruner.safetensors"]
-    assert json.loads((folder / "pruner.json").read_text())["tower"] == "clip_vision_model"
+    assert sorted(path.name for path in folder.iterdir()) == ["scorer.json", "scorer.safetensors"]
+    assert json.loads((folder / "scorer.json").read_text())["tower"] == "clip_vision_model"
+
+
+def test_a_pruner_of_before_opens_and_a_new_one_beside_it_wins(tmp_path):
+    """Pruners used to lie in ``pruner.safetensors`` and ``pruner.json``."""
+    pruned, inputs = pruner("llava"), made(shared("llava"), ROWS)
+    about = {**pruned.vlm.about, "scorer": SPEC, "k": 5, "op": "vpnoise", "training": {"steps": 4}}
+    (tmp_path / "pruner.safetensors").write_bytes(bytes_of(pruned.scorer.state_dict()))
+    (tmp_path / "pruner.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    again = load(tmp_path, shared("llava"))
+    assert torch.equal(again.logits(inputs), pruned.logits(inputs))
+    assert again.about == about and again.budget == Budget(k=5)
+    for path in (tmp_path, tmp_path / "pruner.safetensors"):
+        scorer = load_scorer(path)
+        assert scorer.metadata == about
+        assert torch.equal(Pruner(pruned.vlm, scorer, Budget(k=5)).logits(inputs), pruned.logits(inputs))
+    save(tmp_path, pruned.scorer, {**about, "k": 6})
+    assert load(tmp_path, shared("llava")).budget == Budget(k=6)
+
+
+def test_a_scorer_that_retention_trained_opens_as_a_pruner(tmp_path):
+    pruned, inputs = pruner("llava"), made(shared("llava"), ROWS)
+    question = {"probe": "retention", "backbone": "tiny", "task": "captioning", "k": 5, "scorer": SPEC}
+    save_scorer(pruned.scorer, tmp_path, {**question, "dim": pruned.vlm.dim})
+    assert torch.equal(load(tmp_path, pruned.vlm).logits(inputs), pruned.logits(inputs))
+    with pytest.raises(UsageError, match=r"trained on tiny \(token width 32\); this is tiny-qwen2_5_vl"):
+        load(tmp_path, shared("qwen2_5_vl"))
+    del question["task"]
+    save_scorer(pruned.scorer, tmp_path, {**question, "dim": pruned.vlm.dim})
+    with pytest.raises(UsageError, match=r"trained on tiny, no vision-language model; deploy it with gp\.prune"):
+        load(tmp_path, pruned.vlm)
 
 
 def test_a_pruner_of_another_model_is_refused_with_towers_and_widths(tmp_path):
@@ -304,10 +336,10 @@ def test_what_is_no_pruner_is_said(tmp_path):
     with pytest.raises(UsageError, match="lacks dim, family"):
         save(tmp_path, torch.nn.Linear(1, 1), {"scorer": SPEC, "k": 1})
     _, folder = written(tmp_path)
-    for name, content in (("pruner.json", b"{"), ("pruner.safetensors", b"123456789"), ("pruner.json", b'{"k": 1}')):
+    for name, content in (("scorer.json", b"{"), ("scorer.safetensors", b"123456789"), ("scorer.json", b'{"k": 1}')):
         _, folder = written(tmp_path)
         (folder / name).write_bytes(content)
-        with pytest.raises(GradprobeError, match=r"no pruner that can be read .*train it again"):
+        with pytest.raises(GradprobeError, match=r"no (scorer|pruner) that can be read .*train it again"):
             load(folder, shared("llava"))
     _, folder = written(tmp_path, scorer="mlp:width=9")
     with pytest.raises(GradprobeError, match="size mismatch"):

@@ -135,7 +135,7 @@ def test_the_pruner_holds_the_scorer_alone_and_opens(data, tmp_path):
         vlm = with_processor(family)
         found = trained(family, data, tmp_path / family, vlm=vlm)
         network = part("scorer", SCORER).make(vlm.dim, 0)
-        state = load_file(found.out / "pruner.safetensors")
+        state = load_file(found.out / "scorer.safetensors")
         assert state.keys() == network.state_dict().keys()
         best = load_file(found.out / "checkpoint.safetensors")
         assert all(torch.equal(t, best[f"best.{n}"]) for n, t in state.items())
@@ -155,7 +155,7 @@ def test_a_model_that_changes_is_found_out(data, tmp_path, monkeypatch):
     monkeypatch.setattr(VLM, "logits", nudging)
     with pytest.raises(GradprobeError, match="changed during its training"):
         trained("llava", data, tmp_path, vlm=vlm)
-    assert not (tmp_path / "pruner.json").exists()
+    assert not (tmp_path / "scorer.json").exists()
 
 
 def test_a_fingerprint_sees_every_bit():
@@ -185,7 +185,7 @@ def test_the_card_and_the_facts_tell_the_same(data, tmp_path):
     found = fit(
         with_processor("llava"), data, tmp_path, FEW, rows=2, launch=Launch(command="gradprobe vlm train --model tiny")
     )
-    about = json.loads((tmp_path / "pruner.json").read_text())
+    about = json.loads((tmp_path / "scorer.json").read_text())
     text = (tmp_path / "README.md").read_text()
     assert about["training"]["losses"] == found.losses and about["op"] == "lapsum+vpnoise" and about["k"] == 6
     for what in ("base_model: tiny-llava", "6 tokens an image", "gradprobe vlm train --model tiny", data.fingerprint):
@@ -197,7 +197,7 @@ def test_the_card_and_the_facts_tell_the_same(data, tmp_path):
 def test_without_validation_the_last_scorer_is_kept(data, tmp_path):
     found = trained("llava", data, tmp_path, validation=0)
     assert found.validations == () and found.losses == {} and found.step == 6
-    state, last = load_file(tmp_path / "pruner.safetensors"), load_file(tmp_path / "checkpoint.safetensors")
+    state, last = load_file(tmp_path / "scorer.safetensors"), load_file(tmp_path / "checkpoint.safetensors")
     assert all(torch.equal(t, last[f"scorer.{n}"]) for n, t in state.items())
     assert "There was no validation" in (tmp_path / "README.md").read_text()
 

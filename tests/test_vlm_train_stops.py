@@ -52,7 +52,7 @@ def test_stopped_and_gone_on_it_ends_in_the_same_bytes(family, step, data, tmp_p
     with (tmp_path / "parts/log.jsonl").open("a") as file:
         file.write('{"step": 6, "lo')  # torn
     parts = trained(family, data, tmp_path / "parts")
-    for name in ("pruner.safetensors",):
+    for name in ("scorer.safetensors",):
         assert (parts.out / name).read_bytes() == (whole.out / name).read_bytes()
     assert parts.losses == whole.losses and parts.validations == whole.validations
     strip = [[{n: v for n, v in line.items() if n != "seconds"} for line in log(x.out)] for x in (whole, parts)]
@@ -89,9 +89,9 @@ def test_a_killed_process_goes_on(data, tmp_path):
     program = KILLED.format(tests=str(ROOT / "tests"), data=file, out=str(tmp_path / "parts"))
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env=os.environ)
     assert done.returncode == -9, done.stderr
-    assert len(log(tmp_path / "parts")) == 5 and not (tmp_path / "parts/pruner.json").exists()
+    assert len(log(tmp_path / "parts")) == 5 and not (tmp_path / "parts/scorer.json").exists()
     parts = trained("qwen2_5_vl", data, tmp_path / "parts")
-    assert (parts.out / "pruner.safetensors").read_bytes() == (whole.out / "pruner.safetensors").read_bytes()
+    assert (parts.out / "scorer.safetensors").read_bytes() == (whole.out / "scorer.safetensors").read_bytes()
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(data, tmp_path):
@@ -110,7 +110,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(data, tmp_path):
     assert (out / "checkpoint.safetensors").read_bytes() == good
     assert [p.name for p in out.iterdir() if p.suffix == ".new"] == []
     trained("llava", data, out)
-    assert (out / "pruner.safetensors").read_bytes() == (whole.out / "pruner.safetensors").read_bytes()
+    assert (out / "scorer.safetensors").read_bytes() == (whole.out / "scorer.safetensors").read_bytes()
 
 
 def test_another_training_is_refused_and_told_what_differs(data, tmp_path):
@@ -121,7 +121,7 @@ def test_another_training_is_refused_and_told_what_differs(data, tmp_path):
         fit(with_processor("llava", seed=1), data, tmp_path, FEW, rows=2)
     trained("llava", data, tmp_path, patience=2)  # decides when it ends, not what it does
     fit(with_processor("llava"), data, tmp_path, dataclasses.replace(FEW, k=5), rows=2, restart=True)
-    assert json.loads((tmp_path / "pruner.json").read_text())["k"] == 5 and len(log(tmp_path)) == 6
+    assert json.loads((tmp_path / "scorer.json").read_text())["k"] == 5 and len(log(tmp_path)) == 6
 
 
 def test_a_checkpoint_that_is_none_is_told(data, tmp_path):
@@ -153,7 +153,7 @@ def test_early_stopping_waits_for_tau_and_keeps_the_best(tau_steps, data, tmp_pa
     found = trained("llava", data, tmp_path, steps=10, save_every=1, patience=3, tau_steps=tau_steps)
     assert found.steps == max(2, tau_steps) + 3 and found.planned == 10 and found.step == 2
     assert "validation stopped it" in (tmp_path / "README.md").read_text()
-    state = load_file(tmp_path / "pruner.safetensors")
+    state = load_file(tmp_path / "scorer.safetensors")
     assert all(torch.equal(t, scorers[1][n]) for n, t in state.items())
     again = trained("llava", data, tmp_path, steps=10, save_every=1, patience=3, tau_steps=tau_steps)
     assert again.steps == found.steps  # it does not begin again
@@ -202,5 +202,5 @@ def test_two_processes_give_the_curve_of_one(data, tmp_path):
     assert len(both) == 6
     for one, two in zip(log(alone.out), both, strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-6)
-    about = json.loads((tmp_path / "both/pruner.json").read_text())
+    about = json.loads((tmp_path / "both/scorer.json").read_text())
     assert about["training"]["losses"] == pytest.approx(alone.losses, rel=1e-5)

@@ -124,7 +124,7 @@ def _print(trained: Any, validation: int) -> None:
         lines.append(f"the files and the log of this training are in {out}")
     else:
         lines += [
-            f"wrote {out / 'pruner.safetensors'}, pruner.json, README.md and log.jsonl",
+            f"wrote {out / 'scorer.safetensors'}, scorer.json, README.md and log.jsonl",
             f'to use it: gradprobe vlm generate --pruner {out} --image x.jpg --prompt "..."',
             f'       or: gp.vlm.load("{out}").generate(inputs)',
         ]

@@ -36,7 +36,7 @@ def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection
 
     Example:
         >>> check_trusted("operator", "lapsum:tau=0.3+gather", "plan.toml")
-        >>> check_trusted("scorer", "theirs.py:Scorer", "pruner.json", trust=["theirs.py"])
+        >>> check_trusted("scorer", "theirs.py:Scorer", "scorer.json", trust=["theirs.py"])
     """
     if not isinstance(spec, str):
         return

@@ -1,22 +1,18 @@
 """Deployment: a trained scorer from its folder, and a vision-language model that reads only the tokens it keeps."""
 
-import json
 from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Several
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.files import atomic_write
 from gradprobe.models.backbones import frozen
-from gradprobe.operators.registry import check_trusted, part
+from gradprobe.models.scorer_file import load_scorer, save_scorer, scorer_path
 from gradprobe.ranges import check_numbers
 from gradprobe.vlm.model import VLM, Seen, Sequence, open_vlm
 from gradprobe.vlm.placeholders import Placeholders
@@ -197,30 +193,22 @@ def inputs_of(vlm: VLM, images: Several[Any], prompt: str) -> Mapping[str, Any]:
         raise UsageError(f"the processor of {vlm.name} refuses prompt or images ({sizes}): {reason}") from None
 
 
-def save(folder: Path | str, scorer: nn.Module, about: Mapping[str, Any]) -> Path:
-    """Write ``pruner.safetensors`` (the scorer alone) and ``pruner.json`` into a folder, which is made if need be.
+def save(folder: Path | str, scorer: nn.Module, metadata: Mapping[str, Any]) -> Path:
+    """Write the scorer of a pruner into a folder, which is made if need be; see `gradprobe.models.scorer_file`.
 
     Args:
-        folder: where.
-        scorer: as ``about["scorer"]`` makes it.
-        about: ``{**vlm.about, "scorer": spec, "k": K or "ratio": share, "op": name, ...}``, JSON.
+        folder: Folder to write to.
+        scorer: Network as ``metadata["scorer"]`` makes it.
+        metadata: ``{**vlm.about, "scorer": spec, "k": K or "ratio": share, "op": name, ...}``, JSON.
 
     Raises:
-        UsageError: ``about`` lacks what `load` needs.
-        GradprobeError: the folder cannot be written.
+        UsageError: ``metadata`` lacks what `load` needs.
+        GradprobeError: The folder cannot be written.
     """
-    folder = Path(folder)
-    if lacking := {*SAME, "model", "scorer"} - set(about):
+    if lacking := {*SAME, "model", "scorer"} - set(metadata):
         raise UsageError(f"the description of the pruner lacks {', '.join(sorted(lacking))}")
-    _budget(about)
-    state = {name: value.detach().cpu().contiguous() for name, value in scorer.state_dict().items()}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / "pruner.safetensors", safetensors.torch.save(state))
-        atomic_write(folder / "pruner.json", (json.dumps(dict(about), indent=2, sort_keys=True) + "\n").encode())
-    except OSError as error:
-        raise GradprobeError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from None
-    return folder
+    _budget(metadata)
+    return save_scorer(scorer, folder, metadata).parent
 
 
 def load(
@@ -230,53 +218,46 @@ def load(
     dtype: str | None = None,
     trust: Collection[Path | str] = (),
 ) -> Pruner:
-    """A trained pruner, joined to its model.
+    """Load a trained scorer and join it to its model.
 
     Args:
-        folder: as `save` or ``gradprobe vlm train --out`` wrote it.
-        model: a `VLM`, a Hugging Face model, a hub id or a folder; None: the model that the pruner was trained on.
-        device: where to open a model that is given by name.
-        dtype: in which type; None: ``float32`` on a CPU, ``bfloat16`` elsewhere.
-        trust: Python files that its ``pruner.json`` may name and that may run.
+        folder: Folder that ``gradprobe vlm train --out`` wrote, or of a retention result on a vision-language model.
+        model: A `VLM`, a Hugging Face model, a hub id or a folder; None: the model that the scorer was trained on.
+        device: Device on which a model given by name is opened.
+        dtype: Type of such a model; None: ``float32`` on a CPU, ``bfloat16`` elsewhere.
+        trust: Python files that its ``scorer.json`` may name and that may run.
 
     Raises:
-        UsageError: there is no pruner, it names Python code that is not trusted, or it was trained on another kind of
+        UsageError: There is no scorer, it names Python code that is not trusted, or it was trained on another kind of
             model.
-        GradprobeError: its files, or the model, cannot be read.
+        GradprobeError: Its files, or the model, cannot be read.
     """
     folder = Path(folder)
-    if not (folder / "pruner.safetensors").is_file() or not (folder / "pruner.json").is_file():
+    if not scorer_path(folder).is_file():
         raise UsageError(
             f"there is no pruner in {folder}; train one: gradprobe vlm train --model scenes-vlm --k 11 --out {folder}"
         )
-    try:
-        about = json.loads((folder / "pruner.json").read_text(encoding="utf-8"))
-        spec = about["scorer"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(folder, error) from None
-    check_trusted("scorer", spec, folder / "pruner.json", trust)
-    try:
-        state = safetensors.torch.load((folder / "pruner.safetensors").read_bytes())
-        scorer = part("scorer", spec).make(about["dim"], 0)
-        scorer.load_state_dict(state)
-        known = {name: about[name] for name in (*SAME, "model")}
-        budget = _budget(about)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError, UsageError) as error:
-        raise _unreadable(folder, error) from None
-    if model is None or isinstance(model, str | Path):
-        model = open_vlm(str(model or known["model"]), device=device, dtype=dtype or _natural(device))
-    vlm = model if isinstance(model, VLM) else VLM.of(model)
-    if any(known[name] != vlm.about[name] for name in SAME):
+    scorer = load_scorer(folder, trust)
+    about = scorer.metadata
+    if "model" not in about and about.get("task") != "captioning":
         raise UsageError(
-            f"the pruner in {folder} belongs to another model: it was trained on {_described(known)}; this is "
-            f"{_described(vlm.about)}; give --model {known['model']}"
+            f"the scorer in {folder} was trained on {about.get('backbone')}, no vision-language model; deploy it with "
+            "gp.prune(vit, gp.load_scorer(folder), k)"
         )
-    return Pruner(vlm, scorer.to(vlm.device).requires_grad_(False).eval(), budget, about)
-
-
-def _unreadable(folder: Path, error: Exception) -> GradprobeError:
-    reason = " ".join(str(error).split())[:160]
-    return GradprobeError(f"{folder} holds no pruner that can be read ({reason}); train it again")
+    home = str(about.get("model", about.get("backbone")))
+    try:
+        budget = _budget(about)
+    except UsageError as error:
+        raise GradprobeError(f"{folder} holds no pruner that can be read ({error}); train it again") from None
+    if model is None or isinstance(model, str | Path):
+        model = open_vlm(str(model or home), device=device, dtype=dtype or _natural(device))
+    vlm = model if isinstance(model, VLM) else VLM.of(model)
+    if any(about[name] != vlm.about[name] for name in SAME if name in about):
+        raise UsageError(
+            f"the pruner in {folder} belongs to another model: it was trained on {_described(about, home)}; this is "
+            f"{_described(vlm.about, vlm.name)}; give --model {home}"
+        )
+    return Pruner(vlm, scorer.network.to(vlm.device), budget, about)
 
 
 def _budget(about: Mapping[str, Any]) -> Budget:
@@ -287,5 +268,5 @@ def _natural(device: str) -> str:
     return "float32" if device == "cpu" or not torch.cuda.is_available() else "bfloat16"
 
 
-def _described(about: Mapping[str, Any]) -> str:
-    return f"{about['model']} ({', '.join(f'{told} {about[name]}' for name, told in SAME.items())})"
+def _described(about: Mapping[str, Any], model: str) -> str:
+    return f"{model} ({', '.join(f'{words} {about[name]}' for name, words in SAME.items() if name in about)})"

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from gradprobe.core import AnyOperator, Batch, Selection, SelectionOperator, Task, check_k, hard_topk
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
-from gradprobe.models.deploy import save_scorer
 from gradprobe.models.rankings import RANKINGS, rank_scores
+from gradprobe.models.scorer_file import save_scorer
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import own_tau
 from gradprobe.probes.gradients import refuse_nonfinite
@@ -113,7 +113,7 @@ def retention(
                 tell(f"{about}: training", step, recipe.steps)
             everyone = looking.all_of(groups_of(test), partial(tell, f"{about}: test"))
         if folder is not None:
-            save_scorer(task.scorer, Path(folder) / "keep", question, dim=test.tokens.patches.shape[-1])
+            save_scorer(task.scorer, Path(folder) / "keep", {**question, "dim": test.tokens.patches.shape[-1]})
         return RetentionResult(
             question=question,
             losses=np.array(trainer.losses),

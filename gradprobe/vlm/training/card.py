@@ -1,4 +1,4 @@
-"""What a trained pruner says of itself: the facts in ``pruner.json``, and a model card to read."""
+"""What a trained pruner says of itself: the facts in ``scorer.json``, and a model card to read."""
 
 import json
 import re
@@ -23,7 +23,7 @@ _LOSSES = (
 
 
 def facts(trained: TrainingResult) -> dict[str, Any]:
-    """What ``pruner.json`` holds beside what the model says of itself, in JSON types.
+    """What ``scorer.json`` holds beside what the model says of itself, in JSON types.
 
     Args:
         trained: what came of the training.
@@ -109,7 +109,7 @@ def card(trained: TrainingResult, command: str = "") -> str:
         "ids = pruned.generate(inputs)  # as the model's processor returns them",
         "```",
         "",
-        "`pruner.safetensors` holds the scorer alone. `checkpoint.safetensors` and `log.jsonl`, where they lie beside",
+        "`scorer.safetensors` holds the scorer alone. `checkpoint.safetensors` and `log.jsonl`, where they lie beside",
         "it, are of the training and may be deleted.",
         "",
     ]

@@ -67,7 +67,7 @@ def _interval(gain: Estimate) -> str:
 
 
 def gain_facts(gain: Estimate | None) -> dict[str, Any]:
-    """The comparison in JSON types, as ``pruner.json`` has it; empty without validation.
+    """The comparison in JSON types, as ``scorer.json`` has it; empty without validation.
 
     Example:
         >>> gain_facts(Estimate(0.2, 0.1, 0.3)), gain_facts(None)
