@@ -1,4 +1,4 @@
-"""Where the operators and probes come from: BibTeX by key."""
+"""BibTeX entries of operators and probes, by key."""
 
 BIBTEX = {
     "diffprune": r"""

@@ -1,8 +1,8 @@
 """The exponential family on subsets of size K, ``p(m) ~ e^{<s, m>}``: exact marginals and exact samples.
 
-Shifting all scores changes nothing, so they are shifted until independent coin flips ``p_i = sigmoid(s_i + c)`` keep K
-tokens on average; the family is that of those coins, given that they keep exactly K. Then no number is ever extreme:
-the count's distribution is near its peak at K, and float64 is enough without logarithms.
+A shift of all scores does not change the family, so they are shifted until independent coins ``p_i = sigmoid(s_i + c)``
+keep K tokens on average; the family is that of those coins, given that they keep exactly K. The count's distribution
+then peaks near K, no number is extreme, and float64 suffices without logarithms.
 """
 
 import math
@@ -18,19 +18,20 @@ AT_ONCE = 1 << 22  # complex numbers held at a time
 
 
 def marginals(scores: Tensor, k: int) -> Tensor:
-    """How often the family keeps each token: ``mu_i = P(i in m) = d log e_K(e^s) / d s_i``, exact, differentiable.
+    """Return the probability that each token is kept: ``mu_i = P(i in m) = d log e_K(e^s) / d s_i``.
+
+    Exact and differentiable to any order; the Jacobian is the covariance of m.
 
     The count's characteristic function ``phi_l = prod_j (1 - p_j + p_j w^l)``, w a root of unity, gives all of them:
     ``mu_i = p_i sum_l phi_l w^{-l(K-1)} / (1 - p_i + p_i w^l) / sum_l phi_l w^{-lK}``. Terms below rounding are left
-    out, so the cost is between O(N sqrt N) and O(N^2), without a loop over tokens. The Jacobian is the covariance of m;
-    autograd finds it, in any order.
+    out, so the cost is between O(N sqrt N) and O(N^2), without a loop over tokens.
 
     Args:
-        scores: ``(B, N)``.
-        k: size of the subsets, 1 .. N - 1.
+        scores: Scores, ``(B, N)``.
+        k: Size of the subsets, 1 .. N - 1.
 
     Returns:
-        mu ``(B, N)`` in [0, 1], with the dtype of the scores; sums to K.
+        Marginals ``(B, N)`` in [0, 1] that sum to K, in the dtype of the scores.
 
     Source: the quantity of SIMPLE, arXiv 2210.01941, by the discrete Fourier transform of a Poisson binomial (Fernandez
         and Williams, 2010) in place of its dynamic programme.
@@ -53,23 +54,23 @@ def marginals(scores: Tensor, k: int) -> Tensor:
     twice[0] = 1.0
     back = torch.polar(twice, -angle * k)
     rows = max(1, AT_ONCE // (n * (last + 1)))
-    found = [_marginals(part, turn, back) for part in p.split(rows)]
-    return torch.cat(found).clamp(0, 1).to(scores.dtype)
+    parts = [_marginals(part, turn, back) for part in p.split(rows)]
+    return torch.cat(parts).clamp(0, 1).to(scores.dtype)
 
 
 def sample(scores: Tensor, k: int, uniforms: Tensor) -> Tensor:
-    """An exact sample of the family as a 0/1 mask.
+    """Draw an exact sample of the family as a 0/1 mask.
 
-    The count of each block of tokens has a distribution, the convolution of its halves'. From the whole downwards the
-    count of a block is split between its halves, with one uniform number for each split, in log N rounds.
+    The distribution of the count of a block of tokens is the convolution of those of its halves. From all tokens
+    downwards, the count of a block is split between its halves with one uniform number, in log N rounds.
 
     Args:
-        scores: ``(B, N)``.
-        k: size of the subset, 1 .. N - 1.
-        uniforms: in (0, 1), ``(B, 2N)``; the last of them are not used.
+        scores: Scores, ``(B, N)``.
+        k: Size of the subset, 1 .. N - 1.
+        uniforms: Numbers in (0, 1), ``(B, 2N)``; the last of them are not used.
 
     Returns:
-        The mask, ``(B, N)``, with the dtype of the scores; no graph.
+        Mask ``(B, N)`` in the dtype of the scores, without a graph.
 
     Example:
         >>> sample(torch.tensor([[9.0, -9.0, 9.0]]), 2, torch.full((1, 6), 0.5))
@@ -98,7 +99,7 @@ def sample(scores: Tensor, k: int, uniforms: Tensor) -> Tensor:
 
 
 def _coins(scores: Tensor, k: int) -> Tensor:
-    """Coins that keep K tokens on average; the shift is a constant, since it does not change the family."""
+    """Return coins that keep K tokens on average; the shift has no gradient, since it does not change the family."""
     wide = scores.double()
     with torch.no_grad():
         p = soft_topk(wide, k, 1.0, cdf="logistic")
@@ -117,6 +118,6 @@ def _marginals(p: Tensor, turn: Tensor, back: Tensor) -> Tensor:
 
 
 def _convolved(left: Tensor, right: Tensor) -> Tensor:
-    """Distributions of the sum of two independent counts."""
+    """Return the distributions of the sum of two independent counts."""
     size = left.shape[-1] + right.shape[-1] - 1
     return torch.fft.irfft(torch.fft.rfft(left, size) * torch.fft.rfft(right, size), size).clamp(min=0)

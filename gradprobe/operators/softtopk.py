@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters  # torch has no public way to ask
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters  # there is no public way
 from torch.nn.functional import logsigmoid
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
@@ -28,7 +28,7 @@ TINY = torch.finfo(torch.float64).tiny
 
 @dataclass(frozen=True)
 class _Budget:
-    """What a threshold search knows of each row."""
+    """State of the threshold search, for each row."""
 
     t: Tensor  # (..., N), ascending, 0 at the anchor; the others are (..., 1)
     k: Tensor
@@ -38,7 +38,7 @@ class _Budget:
 
 
 def soft_topk(scores: Tensor, k: float | Tensor, tau: float | Tensor = 1.0, cdf: str = "laplace") -> Tensor:
-    """Weights in [0, 1] that rise with the score and sum to exactly K.
+    """Return weights in [0, 1] that rise with the score and sum to exactly K.
 
     ``alpha_i = F((s_i - b) / tau)`` with b such that ``sum_i alpha_i = K``; for tau -> 0 this is hard top-K, where ties
     share. With f = F' and q = f / sum f: ``d alpha / d s = (diag f - f q^T) / tau``, ``d alpha / d K = q`` and
@@ -46,21 +46,21 @@ def soft_topk(scores: Tensor, k: float | Tensor, tau: float | Tensor = 1.0, cdf:
     forward is refused: torch itself gets it wrong). Where all weights are 0 or 1 the gradient is zero, never NaN.
 
     Args:
-        scores: ``(..., N)``, any floating dtype; each row is a problem of its own. A row that holds a NaN or an
-            infinity gives NaN weights.
-        k: budget between 0 and N, whole or not: a number, or a tensor that broadcasts to ``(...,)``.
-        tau: temperature > 0, in units of the scores: a number, or a tensor that broadcasts to ``(...,)``.
-        cdf: F: ``laplace`` (LapSum, closed form), ``logistic`` (entropic optimal transport with two anchors),
+        scores: Scores ``(..., N)`` of any floating dtype; rows are independent. A row with a NaN or an infinity gives
+            NaN weights.
+        k: Budget between 0 and N, whole or not: a number, or a tensor that broadcasts to ``(...,)``.
+        tau: Temperature > 0, in units of the scores: a number, or a tensor that broadcasts to ``(...,)``.
+        cdf: Function F: ``laplace`` (LapSum, closed form), ``logistic`` (entropic optimal transport with two anchors),
             ``gaussian`` (probit) or ``linear`` (``clip(x + 1/2, 0, 1)``, the projection onto the capped simplex: exact
             zeros and ones).
 
     Returns:
-        alpha ``(..., N)``, with the dtype of the scores (the solution itself is float64).
+        Weights alpha ``(..., N)`` in the dtype of the scores; they are computed in float64.
 
     Raises:
-        UsageError: scores that are not floating or have no tokens, K outside 0..N, tau that is not a positive number,
-            an unknown CDF, or shapes that do not fit.
-        GradprobeError: forward-mode differentiation of forward-mode differentiation.
+        UsageError: Scores are not floating or have no tokens, K is outside 0..N, tau is not a positive number, the CDF
+            is unknown, or shapes do not fit.
+        GradprobeError: Forward-mode differentiation of forward-mode differentiation.
 
     Source:
         DiffPrune, Eq. 4; LapSum, arXiv 2503.06242, for Laplace; SOFT top-k, arXiv 2002.06504, for logistic.
@@ -87,7 +87,7 @@ def soft_topk(scores: Tensor, k: float | Tensor, tau: float | Tensor = 1.0, cdf:
 
 
 def _column(value: float | Tensor, scores: Tensor, name: str) -> Tensor:
-    """A number or a ``(...,)`` tensor as float64 ``(..., 1)`` beside the scores."""
+    """Return a number or a ``(...,)`` tensor as a float64 column ``(..., 1)`` that fits the scores."""
     if not isinstance(value, Tensor):
         value = torch.tensor(value, dtype=torch.float64, device=scores.device)
     try:
@@ -107,10 +107,10 @@ def _check(n: int, least: float, most: float, coldest: float, hottest: float) ->
 
 
 class _SoftTopK(torch.autograd.Function):
-    """Weights, and the delta they come from.
+    """Weights, and the delta that they are computed from.
 
-    The derivative is a formula in delta, and delta is an output with a derivative of its own: so every order is exact.
-    The anchor counts as a constant, since no shift of all scores changes the weights.
+    The derivative is a formula in delta, and delta is an output with its own derivative, so every order is exact. The
+    anchor is a constant, since a shift of all scores does not change the weights.
     """
 
     @staticmethod
@@ -161,7 +161,7 @@ class _SoftTopK(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple, *inputs: Any) -> tuple:
-        """Rows are independent: a mapped dimension is one more batch dimension, in front."""
+        """Map over one more batch dimension, in front: rows are independent."""
         rows = [
             x.expand(info.batch_size, *x.shape) if d is None else x.movedim(d, 0)
             for x, d in zip(inputs[:3], in_dims[:3], strict=True)
@@ -170,7 +170,7 @@ class _SoftTopK(torch.autograd.Function):
 
 
 def _local(ctx: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """t, q = f / sum f (from logarithms: right also where f underflows) and sum f (0 at the budgets 0 and N)."""
+    """Return t, q = f / sum f (by logarithms, so also where f underflows) and sum f (0 at the budgets 0 and N)."""
     scores, k, tau, delta, anchor = ctx.saved_tensors
     t = (scores.double() - anchor) / tau
     log_f = CDFS[ctx.cdf].log_density(t - delta)
@@ -179,7 +179,7 @@ def _local(ctx: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _solve(scores: Tensor, k: Tensor, tau: Tensor, family: "_Family") -> tuple[Tensor, Tensor]:
-    """The delta and the anchor, both ``(..., 1)``, from scores in any order (the same bits in every order)."""
+    """Return delta and the anchor, ``(..., 1)`` each: the same bits for any order of the scores."""
     rows = _ascending(scores).double()
     kept = k.ceil()
     at = (rows.shape[-1] - kept).long()
@@ -191,7 +191,7 @@ def _solve(scores: Tensor, k: Tensor, tau: Tensor, family: "_Family") -> tuple[T
 
 
 def _ascending(scores: Tensor) -> Tensor:
-    """Rows in ascending order, NaN last; on a CPU numpy sorts two to four times faster than torch."""
+    """Sort rows in ascending order, NaN last; on a CPU numpy is two to four times faster than torch."""
     if scores.device.type != "cpu":
         return scores.sort(dim=-1).values
     widened = scores if scores.dtype == torch.float64 else scores.float()
@@ -199,7 +199,7 @@ def _ascending(scores: Tensor) -> Tensor:
 
 
 def _laplace_threshold(budget: _Budget) -> Tensor:
-    """The closed form of LapSum in logarithms.
+    """Return the threshold of LapSum, its closed form in logarithms.
 
     ``A_i = sum_{j>=i} e^{t_i - t_j}`` and ``B_i = sum_{j<=i} e^{t_j - t_i}`` lie in [1, N]. A gap of 64 between
     neighbours contributes less than the rounding, so the one at the anchor is shortened to that; then the threshold
@@ -225,11 +225,12 @@ def _laplace_threshold(budget: _Budget) -> Tensor:
 
 
 def _newton_threshold(cdf: Curve, density: Curve, quantile: Curve, budget: _Budget) -> Tensor:
-    """Newton on ``log(what the lower N - K take) - log(what the upper K lack)``, kept inside a bracket.
+    """Return the threshold by Newton's method on ``log(excess) - log(deficit)``, kept inside a bracket.
 
-    The two sides are sums without cancellation, and their logarithms are nearly straight lines in the tails. The
-    bracket comes from moving all scores above (below) the anchor onto it. As in rtsafe (Numerical Recipes, 9.4) a step
-    that leaves the bracket, or is more than half the last one, is replaced by bisection.
+    The excess is the weight of the lower N - K, the deficit what the upper K lack to 1: sums without cancellation,
+    whose logarithms are nearly straight lines in the tails. The bracket comes from moving all scores above (below) the
+    anchor onto it. As in rtsafe (Numerical Recipes, 9.4), a step that leaves the bracket or is more than half the last
+    one is replaced by bisection.
     """
     t, k, kept, n = budget.t, budget.k, budget.kept, budget.t.shape[-1]
     split = k.round()
@@ -243,12 +244,12 @@ def _newton_threshold(cdf: Curve, density: Curve, quantile: Curve, budget: _Budg
     for step in range(1, 65):
         z = (t - delta) * sign
         share, slope = cdf(z), density(z)
-        takes = share.mul(below).sum(-1, keepdim=True) + (split - k).clamp(min=0)
-        lacks = share.mul(above).sum(-1, keepdim=True) + (k - split).clamp(min=0)
-        low, high = torch.where(takes >= lacks, delta, low), torch.where(takes <= lacks, delta, high)
-        slope_takes = slope.mul(below).sum(-1, keepdim=True) / takes
-        slope_lacks = slope.mul(above).sum(-1, keepdim=True) / lacks
-        newton = delta + (takes.log() - lacks.log()) / (slope_takes + slope_lacks)
+        excess = share.mul(below).sum(-1, keepdim=True) + (split - k).clamp(min=0)
+        deficit = share.mul(above).sum(-1, keepdim=True) + (k - split).clamp(min=0)
+        low, high = torch.where(excess >= deficit, delta, low), torch.where(excess <= deficit, delta, high)
+        slope_excess = slope.mul(below).sum(-1, keepdim=True) / excess
+        slope_deficit = slope.mul(above).sum(-1, keepdim=True) / deficit
+        newton = delta + (excess.log() - deficit.log()) / (slope_excess + slope_deficit)
         slack = 1e-12 * (1 + delta.abs())
         move = (newton - delta).abs()
         trusted = (newton > low - slack) & (newton < high + slack) & ((move <= last / 2) | (move <= slack))
@@ -266,7 +267,10 @@ def _laplace(x: Tensor) -> Tensor:
 
 
 def _linear_log_density(x: Tensor) -> Tensor:
-    """Zero inside; where nobody is inside, e^-10000 = 0 for the nearest: q, the derivative for K, is shared by them."""
+    """Return 0 inside and -infinity outside.
+
+    Where none is inside, the nearest have -10000 (e^-10000 = 0) and so share q, the derivative with respect to K.
+    """
     outside = x.abs() >= 0.5
     nearest = x.abs() <= x.abs().amin(-1, keepdim=True)
     flat = 0 * x.sign()  # zero, NaN for NaN, and part of the graph
@@ -279,7 +283,7 @@ def _linear_quantile(p: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Family:
-    """A symmetric CDF, the logarithm of its density, and how its threshold is found."""
+    """Symmetric CDF, the logarithm of its density, and the search for its threshold."""
 
     cdf: Curve
     log_density: Curve

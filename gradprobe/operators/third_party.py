@@ -1,4 +1,4 @@
-"""Operators that are not the library's own: their role, and the hash of their code."""
+"""Role of a third party's operator, and the hash of its code."""
 
 import functools
 import hashlib
@@ -14,10 +14,10 @@ Role = Literal["operator", "relaxation", "throttle", "none"]
 
 
 def role_of(thing: Any) -> Role:
-    """The part that an object, function or class (once made) can play, from the signature of its call.
+    """Return the role of an object, function or class (once instantiated), from the signature of its call.
 
     ``(patches, scores, k, noise)`` is an operator's, ``(patches, weights, k, noise)`` a throttle's and ``(scores, k,
-    noise)`` a relaxation's. A call without a readable signature is taken for an operator's.
+    noise)`` a relaxation's signature. A call without a readable signature counts as an operator's.
 
     Example:
         >>> role_of(lambda scores, k, noise: scores)
@@ -39,16 +39,15 @@ def role_of(thing: Any) -> Role:
 
 
 def parts_of(thing: Any) -> list[Any]:
-    """The relaxation and the throttle of an `Operator`; any other operator as it is."""
+    """Return the relaxation and the throttle of an `Operator`, or any other operator alone."""
     return [thing.relaxation, thing.throttle] if type(thing).__name__ == "Operator" else [thing]
 
 
 def code_of(thing: Any) -> str | None:
-    """A hash of what a third party's operator computes by, None for built-ins.
+    """Return a hash of a third party's code and state, None for built-in operators.
 
-    It is of the source files and of all that the objects hold, but for the fields of dataclasses, which are part of
-    the name. So stored answers do not outlive a change of the code, nor pass for those of an object with other
-    settings.
+    It covers the source files and everything the objects hold except the fields of dataclasses, which are part of the
+    name. A stored answer therefore becomes stale when the code or the state changes.
     """
     files, rest = set(), []
     for item in parts_of(thing):
@@ -58,7 +57,7 @@ def code_of(thing: Any) -> str | None:
         file = _source_file(code)
         if file:
             files.add(file)
-        if not file or "<" in code.__qualname__:  # nothing to read, or a name that several in a file may have
+        if not file or "<" in code.__qualname__:  # no source, or a name that is not unique in its file
             rest.append(b"".join(_bytecode(code)))
         rest.append(_state(item))
     blob = b"".join([Path(f).read_bytes() for f in sorted(files)] + rest)
@@ -74,14 +73,14 @@ def _takes(signature: inspect.Signature, *arguments: Any, **named: Any) -> bool:
 
 
 def defining(item: Any) -> Any:
-    """The function or class whose code runs when an object is called."""
+    """Return the function or class whose code runs when an object is called."""
     if isinstance(item, functools.partial):
         return defining(item.func)
     return item if inspect.isroutine(item) else type(item)
 
 
 def _source_file(code: Any) -> str | None:
-    """The file that defines a function or class; None where there is none, as at a prompt or in a notebook."""
+    """Return the file that defines a function or class; None at a prompt or in a notebook."""
     try:
         file = inspect.getsourcefile(code)
     except (TypeError, OSError):  # built in, or of a main program without a file
@@ -90,7 +89,7 @@ def _source_file(code: Any) -> str | None:
 
 
 def _bytecode(code: Any) -> Iterator[bytes]:
-    """Instructions and constants of a function, or of the methods of a class with what they close over."""
+    """Yield instructions and constants of a function, or of a class's methods and their closures."""
     functions = [code] if inspect.isroutine(code) else [f for c in code.__mro__ for f in vars(c).values()]
     for function in functions:
         if isinstance(inner := getattr(function, "__code__", None), CodeType):
@@ -109,7 +108,7 @@ def _instructions(code: CodeType) -> Iterator[bytes]:
 
 
 def _state(item: Any) -> bytes:
-    """All that an object holds beside the fields that stand in its name; empty where it holds nothing."""
+    """Return everything an object holds beside the fields in its name, as bytes; empty if it holds nothing."""
     if isinstance(item, functools.partial):
         content: Any = (item.args, sorted(item.keywords.items()), _state(item.func))
     elif inspect.isfunction(item):
@@ -122,5 +121,5 @@ def _state(item: Any) -> bytes:
         return b""
     try:
         return pickle.dumps(content)
-    except Exception:  # an object may hold anything; an address in it makes the hash new in each process, never stale
+    except Exception:  # not picklable; an address in repr makes the hash differ between processes, never stale
         return repr(content).encode()

@@ -1,7 +1,7 @@
-"""Python files that a user names, ``path/file.py:Class``: trusted by that, imported once, and listed.
+"""Python files that a user names, ``path/file.py:Class``: trusted, imported once, and listed.
 
-A path runs the code of its file. One that the user types (or a Python program passes) is the user's own word; one that
-was read from a file (a pruner, a preset, a stored question) needs that word: `check_trusted`.
+A path runs the code of its file. A path that the user types, or a Python program passes, is trusted; one that was read
+from a file (a pruner, a preset, a stored question) needs the user's word: `check_trusted`.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection
     """Refuse a name read from a file if it is a path of Python code that the user has not named.
 
     Args:
-        kind: ``operator``, ``scorer``, ...; an operator's name may have two parts.
-        spec: name and fields; anything but text is left to those who use it.
-        read_from: the file, or another description of the origin, for the error.
-        trust: Python files that may run; files that the user has named in this process may run too.
+        kind: Kind of the name: ``operator``, ``scorer``, ...; an operator's may have two parts.
+        spec: Name and fields; anything but text passes.
+        read_from: File, or another description of the origin, for the error.
+        trust: Python files that may run, besides those that the user has named in this process.
 
     Raises:
-        UsageError: the name is a path of another file.
+        UsageError: The name is a path of another file.
 
     Example:
         >>> check_trusted("operator", "lapsum:tau=0.3+gather", "plan.toml")
@@ -54,22 +54,22 @@ def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection
 
 
 def all_named(spec: str) -> bool:
-    """Tell whether the user has named every Python file of an operator's name, as read from the present folder."""
+    """Return True if the user has named every Python file in an operator's name, relative to the present folder."""
     files = [name.partition(":")[0].strip() for name in spec.split("+", 1)]
     return all(Path(file).resolve() in _trusted for file in files if file.endswith(".py"))
 
 
 def from_file(path: Path, attribute: str, called: bool = True) -> Any:
-    """Return a class or function of a Python file.
+    """Import an object from a Python file.
 
     Args:
-        path: the file.
-        attribute: a name in it.
-        called: refuse what is neither a class nor a function.
+        path: Python file.
+        attribute: Name in it.
+        called: Refuse anything but a class or function.
 
     Raises:
-        UsageError: there is no such file, or nothing in it that is called so.
-        GradprobeError: its code raised.
+        UsageError: There is no such file, or nothing of that name in it.
+        GradprobeError: Its code raised.
     """
     if not path.is_file():
         raise UsageError(f"{path}:{attribute}: no such file; give the path of a Python file that defines {attribute}")
@@ -77,18 +77,18 @@ def from_file(path: Path, attribute: str, called: bool = True) -> Any:
     if not hasattr(module, attribute):
         defined = [n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__]
         raise UsageError(f"{path} defines no {attribute!r}; {nearest(attribute, defined)}")
-    found = getattr(module, attribute)
-    if called and not callable(found):
-        raise UsageError(f"{path}:{attribute} is {type(found).__name__}; name a class or a function")
-    return found
+    thing = getattr(module, attribute)
+    if called and not callable(thing):
+        raise UsageError(f"{path}:{attribute} is {type(thing).__name__}; name a class or a function")
+    return thing
 
 
 def refuse_bare(path: Path) -> NoReturn:
-    """Refuse a Python file without the name of a class in it, and list what can be typed.
+    """Refuse a Python file without the name of a class in it, and list the names that can be typed.
 
     Raises:
-        UsageError: always.
-        GradprobeError: its code raised.
+        UsageError: Always.
+        GradprobeError: Its code raised.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; name a Python file and a class in it: my_ops.py:MyOperator")
@@ -98,10 +98,10 @@ def refuse_bare(path: Path) -> NoReturn:
 
 
 def _module_of(path: Path) -> ModuleType:
-    """A Python file, imported once.
+    """Import a Python file, once.
 
     Raises:
-        GradprobeError: its code raised.
+        GradprobeError: Its code raised.
     """
     _trusted.add(path.resolve())
     module_name = f"_gradprobe_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
@@ -109,7 +109,7 @@ def _module_of(path: Path) -> ModuleType:
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module  # dataclasses look their module up while they are made
+        sys.modules[module_name] = module  # dataclasses look up their module while they are defined
         try:
             spec.loader.exec_module(module)
         except (Exception, SystemExit) as error:
@@ -119,7 +119,7 @@ def _module_of(path: Path) -> ModuleType:
 
 
 def _names_in(module: ModuleType, path: Path | str) -> list[str]:
-    """Names, as they are typed, of the operators, relaxations and throttles that a file defines, in its order."""
+    """List the operators, relaxations and throttles that a file defines, as they are typed, in the file's order."""
     templates = {"operator": "{}", "relaxation": "{}+gather", "throttle": "lapsum+{}"}
     names = []
     for name, value in vars(module).items():
@@ -131,5 +131,5 @@ def _names_in(module: ModuleType, path: Path | str) -> list[str]:
 
 
 def reason_of(error: BaseException) -> str:
-    """The kind and text of an error in one line."""
+    """Return type and message of an error in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"

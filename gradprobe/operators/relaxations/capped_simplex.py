@@ -14,12 +14,12 @@ from gradprobe.operators.softtopk import soft_topk
 class CappedSimplex:
     """Euclidean projection: ``argmin_alpha |alpha - s / tau|^2`` over alpha in [0, 1] with ``sum_i alpha_i = K``.
 
-    The solution is ``alpha_i = clip((s_i - b) / tau + 1/2, 0, 1)``; tokens beyond the ramp are exactly kept or dropped
-    and get no gradient. Gradient: exact where no token sits at an end of the ramp. Source: sparse top-k with p = 2,
+    The solution is ``alpha_i = clip((s_i - b) / tau + 1/2, 0, 1)``; tokens beyond the ramp are kept or dropped exactly
+    and have no gradient. Gradient: exact where no token lies at an end of the ramp. Source: sparse top-k with p = 2,
     arXiv 2302.01425.
 
     Attributes:
-        tau: width of the ramp in units of the scores, > 0.
+        tau: Width of the ramp in units of the scores, > 0.
     """
 
     tau: float = 1.0

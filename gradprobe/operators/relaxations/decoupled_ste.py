@@ -1,4 +1,4 @@
-"""Decoupled straight-through: one temperature forward, another backward."""
+"""Decoupled straight-through estimator: one temperature forward, another backward."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ class DecoupledSTE:
     """Coins with K heads on average at one temperature, the backward of the soft top-K at another.
 
     ``D_i ~ Bernoulli(p_i)``, p the logistic soft top-K at ``tau_f``; ``dD := d p'``, p' that at ``tau_b``. The paper
-    works on categories; here each token has two, keep and drop. The budget holds on average. K = N keeps all.
+    treats categories; here each token has two, keep and drop. The budget holds on average. K = N keeps all.
 
     Gradient: biased. Source: Shah, Yan, Mozer and Liu, arXiv 2410.13331, which searches for the best pair.
 
     Attributes:
-        tau_f: temperature forward, > 0; not annealed.
-        tau_b: temperature backward, > 0; not annealed.
+        tau_f: Forward temperature, > 0; not annealed.
+        tau_b: Backward temperature, > 0; not annealed.
     """
 
     tau_f: float = 0.3

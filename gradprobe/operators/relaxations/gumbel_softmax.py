@@ -1,4 +1,4 @@
-"""Binary Gumbel-softmax a token, with a straight-through backward and a ratio loss."""
+"""Binary Gumbel-softmax per token, with a straight-through backward and a ratio loss."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,17 @@ from gradprobe.operator_info import About
 
 @dataclass(frozen=True)
 class GumbelSoftmax:
-    """Each token kept or dropped by itself: ``D_i = 1[s_i + g_i > g'_i]``, plus ``ratio (mean D - K/N)^2`` on the loss.
+    """Independent decision for each token: ``D_i = 1[s_i + g_i > g'_i]``, plus ``ratio (mean D - K/N)^2`` on the loss.
 
     The backward is that of ``sigmoid((s_i + g_i - g'_i) / temperature)``: a Gumbel-softmax over the two logits
-    ``(s_i, 0)``. The budget is asked for by the loss, not kept; once deployed, the K highest scores stay. K = N keeps
-    all. The temperature is not annealed, as in the paper, hence its name: schedules move fields called tau.
+    ``(s_i, 0)``. The loss asks for the budget, which is not kept; deployment keeps the K highest scores. K = N keeps
+    all. As in the paper the temperature is not annealed, hence its name: schedules change fields called tau.
 
     Gradient: biased. Source: DynamicViT, arXiv 2106.02034; Dynamic-LLaVA, arXiv 2412.00876.
 
     Attributes:
-        temperature: of the backward, > 0.
-        ratio: weight of the ratio loss, >= 0.
+        temperature: Temperature of the backward, > 0.
+        ratio: Weight of the ratio loss, >= 0.
     """
 
     temperature: float = 1.0
@@ -50,5 +50,5 @@ class GumbelSoftmax:
         return (logit > 0).to(scores.dtype) + (soft - soft.detach())
 
     def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:
-        """The ratio loss of each image, ``(B,)``."""
+        """Return the ratio loss of each image, ``(B,)``."""
         return self.ratio * (weights.mean(-1) - k / weights.shape[-1]).square()

@@ -13,17 +13,17 @@ from gradprobe.operators.softtopk import soft_topk
 
 @dataclass(frozen=True)
 class GumbelSTE:
-    """Forward a Gumbel top-K sample, backward another function: ``m = topK(s + scale g)``.
+    """Gumbel top-K sample ``m = topK(s + scale g)`` with the backward of another function.
 
-    With ``backward=identity`` the gradient of the mask goes to the scores as it is, ``dL/ds := dL/dm``; with
+    With ``backward=identity`` the gradient of the mask goes to the scores unchanged, ``dL/ds := dL/dm``; with
     ``backward=soft`` it goes through the logistic soft top-K of the same perturbed scores.
 
     Gradient: biased. Source: DiffPrune, Eq. 1.
 
     Attributes:
-        backward: ``identity`` (the paper's Eq. 1) or ``soft``.
-        scale: scale of the Gumbel noise; 0 is a deterministic straight-through top-K.
-        tau: temperature of the soft backward, > 0; not used by ``identity``.
+        backward: Backward, ``identity`` (the paper's Eq. 1) or ``soft``.
+        scale: Scale of the Gumbel noise; 0 is a deterministic straight-through top-K.
+        tau: Temperature of the soft backward, > 0; unused by ``identity``.
     """
 
     backward: Literal["identity", "soft"] = "identity"

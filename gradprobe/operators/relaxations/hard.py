@@ -1,4 +1,4 @@
-"""Hard top-K: what is deployed."""
+"""Hard top-K, the deployed selection."""
 
 from dataclasses import dataclass
 

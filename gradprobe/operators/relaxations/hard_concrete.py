@@ -10,22 +10,22 @@ from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 from gradprobe.operator_info import About
 
-LOW, HIGH = -0.1, 1.1  # gamma and zeta: how far the concrete variable is stretched beyond [0, 1]
+LOW, HIGH = -0.1, 1.1  # gamma and zeta: ends of the stretched concrete variable
 
 
 @dataclass(frozen=True)
 class HardConcrete:
-    """A stretched, clipped concrete gate: ``z_i = clip(1.2 sigmoid((logit u_i + s_i) / beta) - 0.1, 0, 1)``.
+    """Stretched, clipped concrete gate: ``z_i = clip(1.2 sigmoid((logit u_i + s_i) / beta) - 0.1, 0, 1)``.
 
-    ``P(z_i > 0) = sigmoid(s_i - beta log(0.1 / 1.1))`` is differentiable, so the expected number of open gates can be
-    asked for by the loss: ``ratio (mean_i P(z_i > 0) - K/N)^2``, where the paper has a Lagrange multiplier times their
-    number. No budget is kept. K = N keeps all.
+    ``P(z_i > 0) = sigmoid(s_i - beta log(0.1 / 1.1))`` is differentiable, so the loss can ask for an expected number of
+    open gates: ``ratio (mean_i P(z_i > 0) - K/N)^2``, where the paper has a Lagrange multiplier times their number. No
+    budget is kept. K = N keeps all.
 
     Gradient: exact (given the noise). Source: Louizos, Welling and Kingma, arXiv 1712.01312, with its gamma and zeta.
 
     Attributes:
-        beta: temperature of the gate, > 0.
-        ratio: weight of the budget loss, >= 0.
+        beta: Temperature of the gate, > 0.
+        ratio: Weight of the budget loss, >= 0.
     """
 
     beta: float = 2 / 3
@@ -50,6 +50,6 @@ class HardConcrete:
         return (torch.sigmoid((u + scores) / self.beta) * (HIGH - LOW) + LOW).clamp(0, 1)
 
     def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:
-        """The budget loss of each image, ``(B,)``."""
+        """Return the budget loss of each image, ``(B,)``."""
         is_open = torch.sigmoid(scores - self.beta * math.log(-LOW / HIGH)).mean(-1)
         return self.ratio * (is_open - k / scores.shape[-1]).square()

@@ -15,17 +15,17 @@ TERMS = 10  # of the sum of gammas, as in the paper
 
 @dataclass(frozen=True)
 class IMLE:
-    """A perturbed top-K forward, ``m = topK(t)`` with ``t = s + eps``; backward ``(m - topK(t - lam dL/dm)) / lam``.
+    """Perturbed top-K ``m = topK(t)``, ``t = s + eps``, with the backward ``(m - topK(t - lam dL/dm)) / lam``.
 
     eps is a sum of gammas, ``(1/K) (sum_{i <= 10} Gamma(1/K, K/i) - log 10)``, whose sum over K tokens is nearly a
     Gumbel number. A gradient dL/dm that is small against the gaps of t over lam swaps no token and gives zero. With
-    ``lam=norm`` the step is as long as t is wide, image by image: ``lam = |t - mean t| / |dL/dm|``, the normalisation
-    of AIMLE without its adaptation.
+    ``lam=norm`` the step of each image is as long as t is wide, ``lam = |t - mean t| / |dL/dm|``: the normalisation of
+    AIMLE without its adaptation.
 
     Gradient: biased. Source: Niepert, Minervini and Franceschi, arXiv 2106.01798; AIMLE, arXiv 2209.04862.
 
     Attributes:
-        lam: lambda, > 0, or ``norm``.
+        lam: Step lambda, > 0, or ``norm``.
     """
 
     lam: float | str = 10.0

@@ -17,7 +17,7 @@ class LapSum:
     Gradient: exact, ``J = (1/tau) (diag f - f f^T / sum f)``. Source: DiffPrune, Eq. 4; LapSum, arXiv 2503.06242.
 
     Attributes:
-        tau: temperature in units of the scores, > 0.
+        tau: Temperature in units of the scores, > 0.
     """
 
     tau: float = 1.0

@@ -17,7 +17,7 @@ class Logistic:
     Gradient: exact. Source: SOFT, arXiv 2002.06504 (its regularisation is 2 tau).
 
     Attributes:
-        tau: temperature in units of the scores, > 0.
+        tau: Temperature in units of the scores, > 0.
     """
 
     tau: float = 1.0

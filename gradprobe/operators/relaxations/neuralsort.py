@@ -14,13 +14,13 @@ from gradprobe.operator_info import About
 class NeuralSort:
     """Column sums of NeuralSort: ``alpha_j = sum_{i <= K} softmax_j(((N + 1 - 2i) s_j - sum_l |s_j - s_l|) / tau)``.
 
-    The rows of the permutation matrix sum to one, its columns need not: what exceeds one is cut off, so the weights may
-    sum to less than K. K = N keeps all. Cost O(K N); the sums of distances take a sort, not N^2.
+    The rows of the permutation matrix sum to one, its columns need not: weights are clipped at one, so they may sum to
+    less than K. K = N keeps all. The cost is O(K N), with the sums of distances from a sort instead of N^2 differences.
 
     Gradient: exact. Source: Grover, Wang, Zweig and Ermon, arXiv 1903.08850.
 
     Attributes:
-        tau: temperature, > 0.
+        tau: Temperature, > 0.
     """
 
     tau: float = 1.0

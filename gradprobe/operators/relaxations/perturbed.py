@@ -1,4 +1,4 @@
-"""Perturbed top-K: the mean of many hard ones."""
+"""Perturbed top-K: the mean of many hard selections."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,16 @@ from gradprobe.operator_info import About
 class Perturbed:
     """Top-K smoothed by Gaussian noise: ``alpha = mean_r topK(s + sigma z_r)``, an estimate of its expectation.
 
-    The Jacobian of the expectation is ``E[topK(s + sigma z) z^T] / sigma``, estimated as the covariance of the same
-    masks and draws, ``sum_r (m_r - alpha) z_r^T / (sigma (R - 1))``: with less variance than the plain mean, and as
-    unbiased. No N x N matrix is made.
+    The Jacobian of the expectation is ``E[topK(s + sigma z) z^T] / sigma``, estimated by the covariance of the same
+    masks and draws, ``sum_r (m_r - alpha) z_r^T / (sigma (R - 1))``, which has less variance than the plain mean and is
+    also unbiased. No N x N matrix is formed.
 
-    Gradient: unbiased for linear losses. One that is not linear in the weights reads a mean of few masks, which adds a
-    bias of the order of one over R. Source: Berthet et al., arXiv 2002.08676; for patches, Cordonnier et al.,
-    arXiv 2104.03059.
+    Gradient: unbiased for linear losses. Other losses read a mean of few masks, which adds a bias of order 1/R.
+    Source: Berthet et al., arXiv 2002.08676; for patches, Cordonnier et al., arXiv 2104.03059.
 
     Attributes:
-        sigma: scale of the noise in units of the scores, > 0.
-        samples: R, at least 2.
+        sigma: Scale of the noise in units of the scores, > 0.
+        samples: Number of samples R, at least 2.
     """
 
     sigma: float = 1.0

@@ -1,4 +1,4 @@
-"""Plackett-Luce: a sampled subset and its log-probability, an unbiased reference."""
+"""Plackett-Luce: a sampled subset with its log-probability, an unbiased reference."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ from gradprobe.operator_info import About
 
 @dataclass(frozen=True)
 class PlackettLuce:
-    """K tokens drawn one by one without replacement, ``p ~ e^{s}``; the gradient is the score function's.
+    """K tokens drawn one by one without replacement, ``p ~ e^{s}``, with the gradient of the score function.
 
-    The draw is the top-K of ``s + g``. The weights have no gradient; instead the mask's ordered log-probability
-    ``log p = sum_{j <= K} (s_(j) - log sum_{l >= j} e^{s_(l)})`` is given, and probes and training multiply it with the
-    difference of the losses of two samples (see `gradprobe.training.surrogate_loss.surrogate_loss`).
+    The sample is the top-K of ``s + g``. The weights have no gradient; instead there is the log-probability of the
+    tokens in their order, ``log p = sum_{j <= K} (s_(j) - log sum_{l >= j} e^{s_(l)})``, which probes and training
+    multiply by the difference of the losses of two samples (see `gradprobe.training.surrogate_loss.surrogate_loss`).
 
     Gradient: unbiased, for any loss, at the price of variance. Source: the score function with a leave-one-out baseline
     of two samples, Kool, van Hoof and Welling 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; the draw by
@@ -35,7 +35,7 @@ class PlackettLuce:
         return top_k_mask(scores.detach() + noise.gumbel(scores.shape[1:], like=scores), k)
 
     def log_prob(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
-        """Log-probability of the K tokens that the same noise keeps, in the order of their draws, ``(B,)``."""
+        """Return the log-probability ``(B,)`` of the K tokens drawn with the same noise, in their order."""
         order = (scores.detach() + noise.gumbel(scores.shape[1:], like=scores)).argsort(
             dim=-1, descending=True, stable=True
         )

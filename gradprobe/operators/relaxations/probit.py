@@ -17,7 +17,7 @@ class Probit:
     Gradient: exact. Source: the construction of LapSum, arXiv 2503.06242, with the Gaussian CDF.
 
     Attributes:
-        tau: temperature in units of the scores, > 0.
+        tau: Temperature in units of the scores, > 0.
     """
 
     tau: float = 1.0

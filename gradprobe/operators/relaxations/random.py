@@ -1,4 +1,4 @@
-"""A random subset: the floor that every scorer has to beat."""
+"""Random subset, the floor that every scorer has to beat."""
 
 from dataclasses import dataclass
 
@@ -19,5 +19,5 @@ class Random:
     about = About("alpha = 1[K of N tokens at random]", "none", stochastic=True, budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
-        refuse_nan(scores)  # they are not read, but nobody wants a token without a score
+        refuse_nan(scores)  # scores play no part, yet a NaN is an error upstream
         return top_k_mask(noise.uniform(scores.shape[1:], like=scores.double()), k).to(scores.dtype)

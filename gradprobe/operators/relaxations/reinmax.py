@@ -1,4 +1,4 @@
-"""ReinMax: a straight-through estimator of second order, on the keep and drop of each token."""
+"""ReinMax: a straight-through estimator of second order, for the choice between keep and drop of each token."""
 
 from dataclasses import dataclass
 
@@ -15,14 +15,14 @@ from gradprobe.operators.softtopk import soft_topk
 class ReinMax:
     """Coins with K heads on average, ``D_i ~ Bernoulli(p_i)``, p the logistic soft top-K; ReinMax backward.
 
-    ReinMax works on categories; here each token has two, keep and drop. With ``q = (p' + D) / 2``, p' the soft top-K
+    ReinMax treats categories; here each token has two, keep and drop. With ``q = (p' + D) / 2``, p' the soft top-K
     at ``tau_q``, the derivative of D_i in its logit is taken as ``2 q_i (1 - q_i) - p_i (1 - p_i) / 2``, and that of
     the logits in the scores is the soft top-K's own. The budget holds on average. K = N keeps all.
 
     Gradient: unbiased for linear losses, accurate to second order for others. Source: Liu et al., arXiv 2304.08612.
 
     Attributes:
-        tau_q: temperature of p', >= 1 in the paper; not annealed.
+        tau_q: Temperature of p', >= 1 in the paper; not annealed.
     """
 
     tau_q: float = 1.0

@@ -15,12 +15,12 @@ class RelaxedSubset:
     """Gumbel top-K relaxed: ``w^1 = s + g, a^j = softmax(w^j / tau), w^{j+1} = w^j + log(1 - a^j), alpha = sum_j a^j``.
 
     The sum is K, but a single token may take more than one (at K = N, tau = 1 and two scores far apart, by a half);
-    what exceeds one is cut off, so the weights may sum to less than K. K = N keeps all.
+    weights are clipped at one, so they may sum to less than K. K = N keeps all.
 
     Gradient: exact (given the noise). Source: Xie and Ermon, arXiv 1901.10517.
 
     Attributes:
-        tau: temperature, > 0.
+        tau: Temperature, > 0.
     """
 
     tau: float = 1.0

@@ -16,19 +16,19 @@ class Shiva:
 
     With ``t = s + sigma z``, the soft rank ``r_i = 1 + sum_{j != i} sigmoid((t_j - t_i) / tau_r)`` and
     ``pi_i = sigmoid((K - r_i) / tau_s)``, the gradient of pi_i is taken as ``dL/dm_i`` if the token is kept and
-    ``-dL/dm_i`` if it is dropped. In the paper a dropped token goes round the block on the residual path, so that
-    ``dL/dm_i = <dL/dx_i, x_i>`` is that path's, and turning its sign rewards a token for not needing the block. Here
-    dropped tokens have a path only through throttles that send them on (``zero``, ``dynamicvit``), and there is no
-    residual path: ``dL/dm_i`` is how the loss changes as the token *enters*, so that ``-dL/dm_i`` opposes descent for
-    every dropped token. This is the paper's formula outside the paper's architecture, kept as published; ``shiva+zero``
-    should not be read as a result about Shiva-DiT. Cost O(N^2).
+    ``-dL/dm_i`` if it is dropped. In the paper a dropped token bypasses the block on the residual path, so that
+    ``dL/dm_i = <dL/dx_i, x_i>`` belongs to that path, and the turned sign rewards a token for not needing the block.
+    Here dropped tokens have a gradient only with throttles that send them on (``zero``, ``dynamicvit``), and there is
+    no residual path: ``dL/dm_i`` is the change of the loss as the token *enters*, so that ``-dL/dm_i`` opposes descent
+    for every dropped token. This is the paper's formula outside the paper's architecture, as published; do not read
+    ``shiva+zero`` as a result about Shiva-DiT. The cost is O(N^2).
 
     Gradient: biased; for dropped tokens against descent. Source: Shiva-DiT, arXiv 2602.05605, Eq. 5 to 7.
 
     Attributes:
-        sigma: scale of the Gaussian noise on the scores, >= 0.
-        tau_r: temperature of the ranks in units of the scores, > 0; not annealed.
-        tau_s: temperature of the selection in ranks, > 0; not annealed.
+        sigma: Scale of the Gaussian noise on the scores, >= 0.
+        tau_r: Temperature of the ranks in units of the scores, > 0; not annealed.
+        tau_s: Temperature of the selection in ranks, > 0; not annealed.
     """
 
     sigma: float = 1.0
@@ -53,7 +53,7 @@ class Shiva:
         t = scores + self.sigma * noise.normal(scores.shape[1:], like=scores)
         mask = top_k_mask(t, k)
         wide = t if t.dtype == torch.float64 else t.float()
-        rank = torch.sigmoid((wide[:, None, :] - wide[:, :, None]) / self.tau_r).sum(-1) + 0.5  # itself counts a half
+        rank = torch.sigmoid((wide[:, None, :] - wide[:, :, None]) / self.tau_r).sum(-1) + 0.5  # the token itself: 0.5
         kept = torch.sigmoid((k - rank) / self.tau_s).to(scores.dtype)
         surrogate = torch.where(mask > 0, kept, -kept)
         return mask + (surrogate - surrogate.detach())

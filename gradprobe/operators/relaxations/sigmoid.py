@@ -1,4 +1,4 @@
-"""Sigmoid of a threshold: no budget, a loss that asks for one."""
+"""Sigmoid of the distance to a threshold: no budget, but a loss that asks for one."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,17 @@ from gradprobe.operator_info import About
 
 @dataclass(frozen=True)
 class Sigmoid:
-    """A soft threshold: ``alpha_i = sigmoid((s_i - threshold) / tau)``; on the loss ``ratio (mean alpha - K/N)^2``.
+    """Soft threshold: ``alpha_i = sigmoid((s_i - threshold) / tau)``; on the loss ``ratio (mean alpha - K/N)^2``.
 
-    ATP-LLaVA predicts a threshold for each image and layer; here it is a number, which the scorer can shift as it
-    likes. The budget is asked for by the loss, not kept. K = N keeps all.
+    ATP-LLaVA predicts a threshold for each image and layer; here it is a number, and the scorer can shift its scores.
+    The loss asks for the budget, which is not kept. K = N keeps all.
 
     Gradient: exact. Source: ATP-LLaVA, arXiv 2412.00447.
 
     Attributes:
-        tau: one over the sharpness, in units of the scores, > 0.
-        threshold: scores above it are kept.
-        ratio: weight of the budget loss, >= 0.
+        tau: Inverse of the sharpness, in units of the scores, > 0.
+        threshold: Score above which tokens are kept.
+        ratio: Weight of the budget loss, >= 0.
     """
 
     tau: float = 1.0
@@ -47,5 +47,5 @@ class Sigmoid:
         return torch.sigmoid((scores - self.threshold) / self.tau)
 
     def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:
-        """The budget loss of each image, ``(B,)``."""
+        """Return the budget loss of each image, ``(B,)``."""
         return self.ratio * (weights.mean(-1) - k / weights.shape[-1]).square()

@@ -12,7 +12,7 @@ from gradprobe.operators.ksubset import marginals, sample
 
 @dataclass(frozen=True)
 class Simple:
-    """A subset drawn from ``p(m) ~ e^{<s, m>}, |m| = K``; the backward is that of its marginals ``mu_i = P(i in m)``.
+    """Subset drawn from ``p(m) ~ e^{<s, m>}, |m| = K``, with the backward of its marginals ``mu_i = P(i in m)``.
 
     With ``forward=marginal`` the weights are mu itself: a relaxation without noise, whose gradient is exact.
 
@@ -20,7 +20,7 @@ class Simple:
     Source: SIMPLE, arXiv 2210.01941, Eq. 4 to 6.
 
     Attributes:
-        forward: ``sample`` or ``marginal``.
+        forward: Weights, ``sample`` or ``marginal``.
     """
 
     forward: Literal["sample", "marginal"] = "sample"

@@ -10,7 +10,7 @@ from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import check_positive
 from gradprobe.operator_info import About
 
-REACH = 600.0  # how far apart the largest and the smallest t may lie for e^t to be summed as it is
+REACH = 600.0  # largest distance between two t for which e^t can be summed directly
 NOTHING = -1e30  # the logarithm of an empty sum, finite so that its derivative is zero and not NaN
 
 
@@ -18,14 +18,14 @@ NOTHING = -1e30  # the logarithm of an empty sum, finite so that its derivative 
 class SoftSort:
     """Column sums of SoftSort: ``alpha_j = sum_{i <= K} softmax_j(-|s_(i) - s_j| / tau)``, s_(i) the i-th largest.
 
-    The rows of the permutation matrix sum to one, its columns need not: what exceeds one is cut off, so the weights may
-    sum to less than K. K = N keeps all. The matrix itself is never made: its normalisers and column sums are sums of
-    ``e^{t_i}`` and ``e^{-t_i}`` from one end, so the cost is O(N log N), not O(K N).
+    The rows of the permutation matrix sum to one, its columns need not: weights are clipped at one, so they may sum to
+    less than K. K = N keeps all. The matrix is never formed: its normalisers and column sums are running sums of
+    ``e^{t_i}`` and ``e^{-t_i}``, so the cost is O(N log N), not O(K N).
 
     Gradient: exact. Source: Prillo and Eisenschlos, arXiv 2006.16038.
 
     Attributes:
-        tau: temperature, > 0.
+        tau: Temperature, > 0.
     """
 
     tau: float = 1.0
@@ -49,7 +49,7 @@ class SoftSort:
 
 
 def _by_sums(t: Tensor, k: int) -> Tensor:
-    """Weights of descending t, where e^t and e^-t are numbers."""
+    """Return the weights of descending t for which e^t and e^-t are finite."""
     rise = (t - (t[..., :1] + t[..., -1:]) / 2).exp()
     fall = 1 / rise
     above = rise * fall.cumsum(-1)  # sum_{l <= i} e^{t_i - t_l}
@@ -61,7 +61,7 @@ def _by_sums(t: Tensor, k: int) -> Tensor:
 
 
 def _by_logarithms(t: Tensor, k: int) -> Tensor:
-    """The same for any t, three times slower."""
+    """Return the weights of any descending t, three times slower."""
     above = (-t).logcumsumexp(-1) + t
     after = _from_the_end(t, Tensor.logcumsumexp)[..., 1:]
     below = torch.cat([after, torch.full_like(t[..., :1], NOTHING)], -1) - t
@@ -72,5 +72,5 @@ def _by_logarithms(t: Tensor, k: int) -> Tensor:
 
 
 def _from_the_end(x: Tensor, scan: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """A running sum from the right."""
+    """Return running sums from the right."""
     return scan(x.flip(-1), -1).flip(-1)

@@ -1,4 +1,4 @@
-"""Gather: only the kept tokens go on."""
+"""Gather: only the kept tokens enter the encoder."""
 
 from dataclasses import dataclass
 
@@ -10,9 +10,9 @@ from gradprobe.operator_info import About
 
 @dataclass(frozen=True)
 class Gather:
-    """The K tokens with the largest weight, times their weight, in their original order: ``alpha_i x_i, i in topK``.
+    """The K tokens with the largest weights, times their weights, in their original order: ``alpha_i x_i, i in topK``.
 
-    A 0/1 weight leaves the kept tokens as they are and still gives them a gradient; dropped tokens get none.
+    A 0/1 weight leaves the kept tokens unchanged and still gives them a gradient; dropped tokens have none.
     Source: DiffPrune, Eq. 3.
     """
 

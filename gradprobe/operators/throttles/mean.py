@@ -1,4 +1,4 @@
-"""Mean: tokens fade into the image's mean token."""
+"""Mean: tokens fade into the mean token of their image."""
 
 from dataclasses import dataclass
 

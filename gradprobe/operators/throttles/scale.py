@@ -1,4 +1,4 @@
-"""Scale gate: tokens shrink with their weight."""
+"""Scale gate: tokens shrink with their weights."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from gradprobe.operator_info import About
 
 @dataclass(frozen=True)
 class Scale:
-    """All N tokens, times their weight: ``alpha_i x_i``.
+    """All N tokens, times their weights: ``alpha_i x_i``.
 
     Source: DiffPrune, section 4.3 and Table 5.
     """

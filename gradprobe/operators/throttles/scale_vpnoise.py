@@ -1,4 +1,4 @@
-"""Scale, then VP-noise: the paper's probe."""
+"""Scale, then VP-noise: the operator of the paper's probe."""
 
 from dataclasses import dataclass
 
@@ -11,13 +11,13 @@ from gradprobe.operators.vp_mixing import check_sigma, mix
 
 @dataclass(frozen=True)
 class ScaleVPNoise:
-    """A scaled token mixed with noise: ``sqrt(alpha_i) alpha_i x_i + sqrt(1 - alpha_i) sigma_i eps_i``.
+    """Scaled tokens mixed with noise: ``sqrt(alpha_i) alpha_i x_i + sqrt(1 - alpha_i) sigma_i eps_i``.
 
     Source: DiffPrune, section 3.2, "a per-token scale composed with variance-preserving Gaussian mixing"; the paper
     gives no formula, and the order (scale first) is our reading.
 
     Attributes:
-        sigma: ``rms`` (each token's own root mean square, detached), ``unit`` or a number.
+        sigma: Scale of the noise: ``rms`` (root mean square of each token, detached), ``unit`` or a number.
     """
 
     sigma: float | str = "rms"

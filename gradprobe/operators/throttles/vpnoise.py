@@ -1,4 +1,4 @@
-"""VP-noise: tokens fade into noise with their weight."""
+"""VP-noise: tokens fade into noise with their weights."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ from gradprobe.operators.vp_mixing import check_sigma, mix
 class VPNoise:
     """Variance-preserving noising: ``sqrt(alpha_i) x_i + sqrt(1 - alpha_i) sigma_i eps_i``.
 
-    Source: DiffPrune, Eq. 5, which takes sigma = 1 for normalised tokens; ``rms`` is what preserves variance when
-    tokens are not.
+    Source: DiffPrune, Eq. 5, which takes sigma = 1 for normalised tokens; for others ``rms`` preserves the variance.
 
     Attributes:
-        sigma: ``rms`` (each token's own root mean square, detached), ``unit`` (the paper's N(0, I)) or a number.
+        sigma: Scale of the noise: ``rms`` (root mean square of each token, detached), ``unit`` (the paper's N(0, I)) or
+            a number.
     """
 
     sigma: float | str = "rms"

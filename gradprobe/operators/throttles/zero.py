@@ -1,4 +1,4 @@
-"""Zero: dropped tokens stay as zero vectors."""
+"""Zero: dropped tokens become zero vectors."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from gradprobe.operator_info import About
 class Zero:
     """All N tokens, times a 0/1 weight: ``m_i x_i`` with m the K largest weights.
 
-    A soft weight is hardened forward and keeps its own gradient backward (straight through), so dropped tokens get a
+    A soft weight is hardened forward and keeps its gradient backward (straight through), so that dropped tokens have a
     gradient too.
     """
 
