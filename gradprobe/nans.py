@@ -1,23 +1,23 @@
-"""The refusal of NaN where tokens are ranked: sorted descending, torch puts NaN before every number."""
+"""Refusal of NaN where tokens are ranked: in descending order torch puts NaN before every number."""
 
 import torch
 from torch import Tensor
-from torch._C import _functorch as functorch  # torch has no public way to look through its transforms
+from torch._C import _functorch as functorch  # there is no public way to unwrap
 
 from gradprobe.errors import GradprobeError
 
 
 def refuse_nan(values: Tensor) -> Tensor:
-    """Return the values as they are, after a look at them (one wait for a GPU).
+    """Return the values unchanged, or raise if some are NaN (one wait for a GPU).
 
-    It looks through the transforms of ``torch.func``, and in compiled code it is one opaque operation, so that neither
-    stumbles over the branch on data.
+    Tensors of ``torch.func`` are unwrapped first, and compiled code sees one opaque operation, so that the branch on
+    data breaks neither.
 
     Args:
-        values: scores or weights, ``(..., N)``.
+        values: Scores or weights, ``(..., N)``.
 
     Raises:
-        GradprobeError: some are NaN.
+        GradprobeError: Some are NaN.
 
     Example:
         >>> refuse_nan(torch.tensor([[1.0, 2.0], [torch.nan, 3.0]]))
@@ -29,7 +29,7 @@ def refuse_nan(values: Tensor) -> Tensor:
     raw = values
     while functorch.is_functorch_wrapped_tensor(raw):
         raw = functorch.get_unwrapped(raw)
-    with torch._C._DisableFuncTorch():  # else torch 2.6 wraps what is computed of it again
+    with torch._C._DisableFuncTorch():  # else torch 2.6 wraps the results again
         _check(raw)
     return values
 

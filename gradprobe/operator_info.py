@@ -1,4 +1,4 @@
-"""What an operator says of itself: formula, gradient, budget, source."""
+"""Declaration of an operator: formula, gradient, budget, source."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,17 +8,17 @@ Gradient = Literal["exact", "unbiased", "biased", "none"]
 
 @dataclass(frozen=True)
 class About:
-    """What a relaxation, throttle or operator promises; `gradprobe.testing.check_operator` holds it to that.
+    """Promise of a relaxation, throttle or operator, which `gradprobe.testing.check_operator` examines.
 
     Attributes:
-        formula: what it computes, in a line.
-        gradient: ``exact``: the derivative of the very output, given the noise. ``unbiased``: over noise draws, the
-            mean gradient of any linear function of the weights is the gradient of its mean; of any loss at all, if it
-            is a score function (`log_prob`). ``biased``: neither. ``none``: no graph.
-        source: where it is from.
-        cite: names in `gradprobe.operators.citations.BIBTEX`, or whole BibTeX entries.
-        stochastic: whether other noise gives another output.
-        budget: of a relaxation: the largest ``|sum_i alpha_i - K| / N`` in float64; None: no budget is kept.
+        formula: Formula of the output, in a line.
+        gradient: Kind of the gradient. ``exact``: the derivative of the output, given the noise. ``unbiased``: over
+            noise draws, the mean gradient of any linear function of the weights is the gradient of its mean; of any
+            loss at all, if it is a score function (`log_prob`). ``biased``: neither. ``none``: no graph.
+        source: Paper or other origin.
+        cite: Keys of `gradprobe.operators.citations.BIBTEX`, or whole BibTeX entries.
+        stochastic: True if other noise gives another output.
+        budget: Largest ``|sum_i alpha_i - K| / N`` of a relaxation, in float64; None if no budget is kept.
 
     Example:
         >>> from gradprobe import build
@@ -35,16 +35,16 @@ class About:
 
 
 def about_of(thing: Any) -> About | None:
-    """What a relaxation, throttle or operator says of itself; None if it says nothing."""
-    told = getattr(thing, "about", None)
-    return told if isinstance(told, About) else None
+    """Return the declaration of a relaxation, throttle or operator, None if there is none."""
+    about = getattr(thing, "about", None)
+    return about if isinstance(about, About) else None
 
 
 def joined(relaxation: Any, throttle: Any) -> About | None:
-    """What an operator of these parts promises; None if one of them says nothing.
+    """Return the promise of an operator with these parts, None if one of them declares nothing.
 
-    A gradient through both is exact if both are; a score function's is unbiased through any throttle, any other that is
-    unbiased for linear functions alone is not.
+    The gradient is exact if those of both parts are. That of a score function is unbiased through any throttle; one
+    that is unbiased for linear functions alone is biased through a throttle.
     """
     left, right = about_of(relaxation), about_of(throttle)
     if left is None or right is None:

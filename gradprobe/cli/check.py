@@ -1,4 +1,4 @@
-"""``gradprobe check``: does an operator keep what every operator promises?"""
+"""``gradprobe check``: operators examined for what every operator promises."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -21,17 +21,17 @@ def check(
     from gradprobe.testing import examine
 
     operators = {registry.label(operator): operator for operator in map(registry.build, op)}
-    with bars() as tell:
-        found = {name: examine(operator, progress=tell) for name, operator in operators.items()}
+    with bars() as progress:
+        reports = {name: examine(operator, progress=progress) for name, operator in operators.items()}
     if as_json:
         listed = [
             {"op": name, "ok": _ok(findings), "findings": [dataclasses.asdict(f) for f in findings]}
-            for name, findings in found.items()
+            for name, findings in reports.items()
         ]
         say_json({"checked": listed})
     else:
-        _print(found)
-    if not all(map(_ok, found.values())):
+        _print(reports)
+    if not all(map(_ok, reports.values())):
         raise typer.Exit(1)
 
 
@@ -39,7 +39,7 @@ def _ok(findings: Any) -> bool:
     return not any(f.status == "failed" for f in findings)
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(reports: dict[str, Any]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -48,14 +48,14 @@ def _print(found: dict[str, Any]) -> None:
     from gradprobe.plotting.escape import visible
 
     console = Screen()
-    for name, findings in found.items():
+    for name, findings in reports.items():
         table = Table(title=Text(visible(name), "bold"), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
         table.add_column("property", no_wrap=True)
         table.add_column("", no_wrap=True)
         table.add_column("seen", overflow="fold")
         for f in findings:
-            told = f.case if f.status == "failed" else f.told
-            table.add_row(f.property, Text(f.status, STYLES[f.status]), told)
+            seen = f.case if f.status == "failed" else f.told
+            table.add_row(f.property, Text(f.status, STYLES[f.status]), seen)
         console.print(table)
         for f in findings:
             if f.status == "failed":

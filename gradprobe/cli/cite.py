@@ -1,4 +1,4 @@
-"""``gradprobe cite``: the BibTeX of exactly what was used."""
+"""``gradprobe cite``: BibTeX entries of operators, probes and models."""
 
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ PROBES: dict[str, tuple[str, ...]] = {
     "landscape": ("li2018landscape", "diffprune"),
     "retention": (),
 }
-BACKBONES = {"scenes": ("pedregosa2011scikit",), "deit": ("touvron2021deit",)}  # the scenes' digits are scikit-learn's
+BACKBONES = {"scenes": ("pedregosa2011scikit",), "deit": ("touvron2021deit",)}  # digits of scikit-learn
 
 
 def cite(
@@ -50,7 +50,7 @@ def cite(
 
 
 def _entries(name: str, part: Any) -> list[str]:
-    """What the author of a part declares: keys of known entries, or entries written out."""
+    """Return the entries that the author of a part declares, by key or in full."""
     from gradprobe.operator_info import about_of
 
     about = about_of(part)

@@ -1,4 +1,4 @@
-"""``gradprobe list``: what is stored, and which operators there are."""
+"""``gradprobe list``: stored results, and the operators that can be named."""
 
 import dataclasses
 import shutil
@@ -41,12 +41,12 @@ def listing(
     from gradprobe.operators.built_in import TABLES
 
     kinds = list(HEADINGS) if what == "operators" else [what.removesuffix("s")]
-    asked = [(kind, name) for kind in kinds for name in registry.names(kind)]
+    entries = [(kind, name) for kind in kinds for name in registry.names(kind)]
     rows = []
-    with bars(quiet=no_cost) as tell:
-        for i, (kind, name) in enumerate(asked):
+    with bars(quiet=no_cost) as progress:
+        for i, (kind, name) in enumerate(entries):
             rows.append(_row(kind, name, no_cost))
-            tell("cost of a call", i + 1, len(asked))
+            progress("cost of a call", i + 1, len(entries))
     for kind in kinds:
         for name, points in packages.plugins(kind).items():
             if name in TABLES[kind]:
@@ -113,8 +113,8 @@ def _print(rows: list[dict[str, Any]], kinds: list[str], no_cost: bool) -> None:
                 fill(about["formula"], 6)
             source = "" if row["is"] else about["source"]
             provider = "" if row["provider"] == "gradprobe" else f"from {row['provider']}"
-            if told := "; ".join(filter(None, [source, provider])):
-                fill(told, 6)
+            if origin := "; ".join(filter(None, [source, provider])):
+                fill(origin, 6)
         say()
     fill(MEANING, 0)
     if not no_cost:
@@ -122,7 +122,7 @@ def _print(rows: list[dict[str, Any]], kinds: list[str], no_cost: bool) -> None:
 
 
 def _ms(value: float | None) -> str:
-    """Milliseconds to two figures.
+    """Round milliseconds to two figures.
 
     Example:
         >>> _ms(1234.5), _ms(0.0127), _ms(None)

@@ -1,9 +1,8 @@
 """Directions in parameter space: random and filter-normalised, between checkpoints, and the PCA of a trajectory.
 
-Parameters and directions are ``{name: tensor}``, as ``torch.func.functional_call`` takes them. A direction says nothing
-about names that it does not hold: those parameters stay where they are. A complex parameter moves as its real and
-imaginary parts do. Whole numbers and booleans (counters among the buffers) are never moved; what cannot move but should
-(a quantised or sparse parameter) is refused by name.
+Parameters and directions are ``{name: tensor}``, as for ``torch.func.functional_call``. Parameters that a direction
+does not name stay fixed. A complex parameter moves as its real and imaginary parts do. Integers and booleans (counters
+among buffers) never move; a parameter that should move and cannot (quantised, sparse) is refused by name.
 """
 
 import hashlib
@@ -21,32 +20,32 @@ from gradprobe.errors import GradprobeError, UsageError, nearest
 Params = Mapping[str, Tensor]
 
 ONE_D = ("zero", "vector", "element")
-CHUNK = 1 << 16  # parameters of a checkpoint turned to float64 at a time
-COLLINEAR = 1e-13  # of the largest eigenvalue: what rounding leaves of a Gram matrix of one direction
+CHUNK = 1 << 16  # numbers of a checkpoint converted to float64 at a time
+COLLINEAR = 1e-13  # of the largest eigenvalue: the rounding error of a Gram matrix of rank one
 
 
 def filter_normalized(params: Params, seed: int, one_d: str = "zero") -> dict[str, Tensor]:
-    """A random direction in which every filter moves by its own norm: one unit is 100 % of each filter.
+    """Draw a random direction in which every filter moves by its own norm: one unit is 100 % of each filter.
 
     ``d_f = g_f |theta_f| / |g_f|`` with g standard Gaussian and f a filter, that is a slice along dimension 0 of a
     parameter with two or more dimensions (a row of a linear layer, an output channel of a convolution). Real and
     imaginary parts of a complex filter count alike, ``|theta_f|^2 = sum_i |theta_fi|^2``. A zero filter stays zero.
-    The numbers are keyed by (seed, name) and made on the CPU in float32: a parameter's direction is the
-    same whatever else is in ``params``, and on every device.
+    The numbers are keyed by (seed, name) and drawn on the CPU in float32: the direction of a parameter depends
+    neither on the rest of ``params`` nor on the device.
 
     Args:
-        params: theta; any floating or complex dtypes, and devices.
-        seed: non-negative; other seeds give independent directions.
-        one_d: what biases and norm layers (one dimension or none) do: ``zero`` (they stay; Li et al.), ``vector``
-            (the whole parameter is one filter) or ``element`` (each number is one: ``+-|theta_i|``, a complex one in
-            a random phase).
+        params: Parameters theta, of any floating or complex dtypes and devices.
+        seed: Non-negative integer; other seeds give independent directions.
+        one_d: Rule for biases and norm layers (at most one dimension): ``zero`` (they stay fixed; Li et al.),
+            ``vector`` (the whole parameter is one filter) or ``element`` (each number is one: ``+-|theta_i|``, with a
+            random phase if it is complex).
 
     Returns:
-        The direction, with the names, shapes, dtypes and devices of the floating and complex entries of ``params``.
+        Direction with the names, shapes, dtypes and devices of the floating and complex entries of ``params``.
 
     Raises:
-        UsageError: an unknown ``one_d``, a seed that is not a non-negative integer, nothing to move, or a parameter
-            that cannot be moved (quantised, sparse, without values).
+        UsageError: ``one_d`` is unknown, the seed is not a non-negative integer, or there is nothing to move or a
+            parameter that cannot be moved (quantised, sparse, without values).
 
     Source:
         Li et al. 2018, arXiv 1712.09913, section 4.
@@ -65,13 +64,13 @@ def filter_normalized(params: Params, seed: int, one_d: str = "zero") -> dict[st
 
 
 def checkpoint_directions(a: Params, b: Params, c: Params | None = None) -> tuple[dict[str, Tensor], ...]:
-    """The directions from checkpoint a to b, and to c: ``(b - a,)`` or ``(b - a, c - a)``.
+    """Return the directions from checkpoint a to b, and to c: ``(b - a,)`` or ``(b - a, c - a)``.
 
-    Differences are kept in a wider dtype than the parameters (float64 at most), so that ``along(a, ..., 1)`` comes
-    back to b: nearly always bit for bit.
+    Differences have a wider dtype than the parameters (float64 at most), so that ``along(a, ..., 1)`` returns to b,
+    nearly always bit for bit.
 
     Raises:
-        UsageError: a checkpoint of another architecture; the message names the first entry that differs.
+        UsageError: A checkpoint has another architecture; the message names the first entry that differs.
 
     Example:
         >>> a, b = {"w": torch.tensor([0.1, 0.2])}, {"w": torch.tensor([0.3, 7.0])}
@@ -91,15 +90,15 @@ def checkpoint_directions(a: Params, b: Params, c: Params | None = None) -> tupl
 
 @dataclass(frozen=True, eq=False)
 class PCA:
-    """The plane through the last checkpoint that lies nearest to a trajectory.
+    """Plane through the last checkpoint of a trajectory that lies nearest to the others.
 
     Attributes:
-        origin: the last checkpoint, where both coordinates are 0.
-        directions: two orthonormal directions, at least float32.
-        coordinates: where the checkpoints lie in the plane, ``(T, 2)``, in units of the Euclidean norm.
-        explained: share of the squared distances to the origin that each direction accounts for, ``(2,)``. Distances
-            count from the last checkpoint, not from the mean, because the plane is drawn through the last one.
-        residual: how far each checkpoint lies off the plane, over its distance to the origin, ``(T,)`` in [0, 1].
+        origin: Last checkpoint, where both coordinates are 0.
+        directions: Two orthonormal directions, at least float32.
+        coordinates: Coordinates of the checkpoints, ``(T, 2)``, in units of the Euclidean norm.
+        explained: Share of the squared distances to the origin that each direction explains, ``(2,)``. Distances count
+            from the last checkpoint, not from the mean, because the plane goes through the last one.
+        residual: Distance of each checkpoint from the plane, over its distance to the origin, ``(T,)`` in [0, 1].
     """
 
     origin: dict[str, Tensor] = field(repr=False)
@@ -110,24 +109,24 @@ class PCA:
 
 
 def pca_directions(trajectory: Sequence[Params]) -> PCA:
-    """The two principal directions of ``theta_t - theta_T``, the T checkpoints seen from the last.
+    """Return the two principal directions of ``theta_t - theta_T``, the T checkpoints relative to the last.
 
-    From the eigenvectors of the T x T Gram matrix, so that beside the checkpoints only the two directions are in
-    memory; float64 inside. A direction's sign makes the farthest checkpoint's coordinate positive.
+    They follow from the eigenvectors of the T x T Gram matrix in float64, so that only the two directions need memory
+    beside the checkpoints. The sign of a direction makes the coordinate of the farthest checkpoint positive.
 
     Args:
-        trajectory: at least three checkpoints of one architecture.
+        trajectory: Checkpoints of one architecture, at least three.
 
     Raises:
-        UsageError: fewer than three, or one of another architecture.
-        GradprobeError: checkpoints on a line, all the same, or with numbers that are not finite.
+        UsageError: There are fewer than three, or one has another architecture.
+        GradprobeError: The checkpoints lie on a line, are all the same, or hold numbers that are not finite.
 
     Source:
         Li et al. 2018, arXiv 1712.09913, section 7.2.
 
     Example:
-        >>> found = pca_directions([{"w": torch.tensor(w)} for w in ([3.0, 0.0], [1.0, 1.0], [1.0, 0.0])])
-        >>> found.coordinates + 0, found.explained, found.residual
+        >>> pca = pca_directions([{"w": torch.tensor(w)} for w in ([3.0, 0.0], [1.0, 1.0], [1.0, 0.0])])
+        >>> pca.coordinates + 0, pca.explained, pca.residual
         (array([[2., 0.], [0., 1.], [0., 0.]]), array([0.8, 0.2]), array([0., 0., 0.]))
     """
     if len(trajectory) < 3:
@@ -147,7 +146,7 @@ def pca_directions(trajectory: Sequence[Params]) -> PCA:
             _reals(direction[name])[piece] = torch.from_numpy(w.copy()).to(x) @ x
     first, second = directions
     _divide(first, _dot(first, first) ** 0.5)
-    overlap = _dot(first, second)  # what rounding left of it
+    overlap = _dot(first, second)  # rounding error
     for name, d in second.items():
         d.sub_(first[name], alpha=overlap)
     _divide(second, _dot(second, second) ** 0.5)
@@ -163,10 +162,10 @@ def pca_directions(trajectory: Sequence[Params]) -> PCA:
 
 
 def select(params: Params, pattern: str) -> dict[str, Tensor]:
-    """The parameters whose whole name matches a glob: ``*`` stands for anything, dots included, ``?`` for one sign.
+    """Select the parameters whose whole name matches a glob: ``*`` is anything, dots included, ``?`` one character.
 
     Raises:
-        UsageError: nothing matches; the message lists the names.
+        UsageError: Nothing matches; the message lists the names.
 
     Example:
         >>> theta = {"hidden.weight": torch.ones(2, 2), "hidden.bias": torch.ones(2), "out.weight": torch.ones(1, 2)}
@@ -177,18 +176,19 @@ def select(params: Params, pattern: str) -> dict[str, Tensor]:
         raise UsageError(
             f"{pattern!r} has no meaning: one * stands for anything already; give a pattern such as '*.weight'"
         )
-    found = {name: p for name, p in params.items() if fnmatchcase(name, pattern)}
-    if not found:
+    matches = {name: p for name, p in params.items() if fnmatchcase(name, pattern)}
+    if not matches:
         names, more = list(params)[:12], len(params) - 12
-        told = ", ".join(names) + (f" and {more} more" if more > 0 else "")
-        raise UsageError(f"no parameter matches {pattern!r}; give a pattern such as '*.weight'. Names: {told}")
-    return found
+        listing = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+        raise UsageError(f"no parameter matches {pattern!r}; give a pattern such as '*.weight'. Names: {listing}")
+    return matches
 
 
 def cosine(d1: Params, d2: Params) -> float:
-    """``<d1, d2> / (|d1| |d2|)`` in float64, a name that one does not hold counting as zero; NaN for a zero direction.
+    """Return ``<d1, d2> / (|d1| |d2|)`` in float64, NaN for a zero direction.
 
-    Complex entries count as vectors of their real and imaginary parts.
+    A name that is missing from one direction counts as zero, complex entries as vectors of their real and imaginary
+    parts.
 
     Example:
         >>> cosine({"w": torch.tensor([1.0, 1.0])}, {"w": torch.tensor([1.0, 0.0]), "b": torch.ones(1)})
@@ -200,18 +200,18 @@ def cosine(d1: Params, d2: Params) -> float:
 
 
 def along(params: Params, directions: Sequence[Params], coordinates: Sequence[float]) -> dict[str, Tensor]:
-    """The point ``theta + a d1 + b d2 + ...``, with theta's dtypes; ``params`` are not written to.
+    """Return the point ``theta + a d1 + b d2 + ...`` in theta's dtypes, without writing to ``params``.
 
-    A direction with coordinate 0 does not enter, and a parameter that nothing moves is theta's own memory: at the
-    origin this is theta bit for bit. Parameters below float32 are rounded once, at the end.
+    A direction with coordinate 0 does not enter, and a parameter that nothing moves shares theta's memory: at the
+    origin the point is theta bit for bit. Parameters below float32 are rounded once, at the end.
 
     Args:
-        params: theta.
-        directions: any number of them.
-        coordinates: one a direction.
+        params: Parameters theta.
+        directions: Directions, any number of them.
+        coordinates: Coordinates, one for each direction.
 
     Raises:
-        UsageError: directions that do not fit theta, or not one coordinate for each.
+        UsageError: A direction does not fit theta, or there is not one coordinate for each.
 
     Example:
         >>> along({"w": torch.tensor([1.0, 2.0])}, [{"w": torch.tensor([0.0, 1.0])}], [0.5])
@@ -228,7 +228,7 @@ def check_directions(params: Params, directions: Sequence[Params]) -> None:
     """Refuse directions with names, shapes or devices that theta does not have.
 
     Raises:
-        UsageError: the message names the first entry that does not fit.
+        UsageError: A direction does not fit; the message names its first such entry.
     """
     _movable(params)
     for i, direction in enumerate(directions, 1):
@@ -258,7 +258,7 @@ def _continuous(p: Tensor) -> bool:
 
 
 def _check_movable(name: str, p: Tensor) -> None:
-    """Refuse a parameter that a direction ought to move and cannot; whole numbers among the buffers just stay."""
+    """Refuse a parameter that a direction should move and cannot; integer buffers just stay fixed."""
     kind = ""
     if p.is_quantized or (isinstance(p, nn.Parameter) and not _continuous(p)):
         kind = f"{p.dtype}, a parameter of whole numbers"
@@ -287,7 +287,7 @@ def _scaled(p: Tensor, name: str, seed: int, one_d: str) -> Tensor:
 
 
 def _reals(p: Tensor) -> Tensor:
-    """The numbers in a parameter in a row; of complex ones real and imaginary parts. A view if it is contiguous."""
+    """Return the numbers of a parameter as a vector, complex ones as two; a view if the parameter is contiguous."""
     return (torch.view_as_real(p.resolve_conj()) if p.is_complex() else p).reshape(-1)
 
 
@@ -324,7 +324,7 @@ def _check_shapes(a: Params, b: Params, ours: str, theirs: str) -> None:
 
 
 def _offsets(trajectory: Sequence[Params]) -> Iterator[tuple[str, slice, Tensor]]:
-    """A name, a stretch of that parameter, and there the checkpoints minus the last one, ``(T, stretch)``."""
+    """Yield a name, a slice of that parameter, and there the checkpoints minus the last one, ``(T, slice)``."""
     origin = _movable(trajectory[-1])
     for name, p in origin.items():
         flat = [_reals(checkpoint[name].detach()) for checkpoint in trajectory]
@@ -335,7 +335,7 @@ def _offsets(trajectory: Sequence[Params]) -> Iterator[tuple[str, slice, Tensor]
 
 
 def _principal(gram: NDArray[np.float64], trajectory: Sequence[Params]) -> tuple[NDArray, NDArray]:
-    """What makes unit directions of the offsets, ``(T, 2)``, and their shares."""
+    """Return the weights ``(T, 2)`` that make unit directions of the offsets, and the directions' shares."""
     if not np.isfinite(gram).all():
         bad = [t for t, each in enumerate(trajectory) if not all(p.isfinite().all() for p in _movable(each).values())]
         raise GradprobeError(f"checkpoints {bad or 'far apart'} hold numbers that are not finite; leave them out")

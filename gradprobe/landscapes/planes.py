@@ -1,6 +1,6 @@
-"""The loss on lines and planes of parameter space, for any differentiable model.
+"""Losses on lines and planes of parameter space, for any differentiable model.
 
-Each point is made from theta itself, so nothing drifts; theta and the global random state are as found afterwards.
+Each point is computed from theta itself, so nothing drifts; theta and the global random state end unchanged.
 """
 
 import math
@@ -24,12 +24,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def axis(reach: float, points: int) -> NDArray[np.float64]:
-    """Evenly spaced coordinates from -reach to reach: ``reach (2 i - n + 1) / (n - 1)``.
+    """Return evenly spaced coordinates from -reach to reach: ``reach (2 i - n + 1) / (n - 1)``.
 
     Symmetric bit for bit, and exactly 0 in the middle of an odd number (``linspace`` is neither).
 
     Raises:
-        UsageError: fewer than two points, or a reach that is not a positive number.
+        UsageError: There are fewer than two points, or the reach is not a positive number.
 
     Example:
         >>> axis(0.3, 5)
@@ -45,28 +45,29 @@ def axis(reach: float, points: int) -> NDArray[np.float64]:
 def plane(
     loss: Loss, params: Params, d1: Params, d2: Params, a: ArrayLike, b: ArrayLike, *, progress: Progress | None = None
 ) -> NDArray[np.float64]:
-    """The loss at ``theta + a_i d1 + b_j d2``.
+    """Return the loss at ``theta + a_i d1 + b_j d2``.
 
-    The cell (0, 0) is ``loss(params)`` bit for bit. NaN and infinities stay what they are. The loss is called under
-    ``torch.no_grad``, and twice at theta to see that it draws no random numbers of its own.
+    The cell (0, 0) is ``loss(params)`` bit for bit. NaN and infinities pass through. The loss is called under
+    ``torch.no_grad``, and twice at theta to make sure that it is deterministic.
 
     Args:
-        loss: a dict like ``params`` -> a scalar; for a model ``lambda p: criterion(functional_call(model, p, (x,)),
-            y)`` with ``torch.func.functional_call``, which inside this call leaves the model as it was, its buffers and
-            submodules with two names included. It may seed the global generators: they are put back.
-        params: theta; what no direction holds stays.
-        d1: a direction, such as ``filter_normalized`` gives.
-        d2: another.
-        a: coordinates along d1, two or more.
-        b: coordinates along d2, two or more.
-        progress: called with (what, done, of how many).
+        loss: Function of a dict like ``params`` that returns a scalar; for a model ``lambda p:
+            criterion(functional_call(model, p, (x,)), y)`` with ``torch.func.functional_call``, which inside this call
+            leaves the model unchanged, its buffers and submodules with two names included. The loss may seed the
+            global generators: their states are restored.
+        params: Parameters theta; those in no direction stay fixed.
+        d1: Direction, such as one of ``filter_normalized``.
+        d2: Second direction.
+        a: Coordinates along d1, two or more.
+        b: Coordinates along d2, two or more.
+        progress: Callback with (name, done, total).
 
     Returns:
         Losses ``(len(a), len(b))``, rows along d1.
 
     Raises:
-        UsageError: a grid with fewer than two points or numbers that are not finite, or directions that do not fit.
-        GradprobeError: a loss that is not a scalar, differs between two calls, or writes into its parameters.
+        UsageError: A grid has fewer than two points or numbers that are not finite, or directions do not fit.
+        GradprobeError: The loss is not a scalar, differs between two calls, or writes into its parameters.
 
     Example:
         >>> theta = {"x": torch.tensor([1.0, 2.0])}
@@ -75,14 +76,14 @@ def plane(
         array([[ 4.,  9.], [ 5., 10.], [ 8., 13.]])
     """
     rows, columns = _grid(a, "a"), _grid(b, "b")
-    cells = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
-    return losses_at(loss, params, [d1, d2], cells, progress=progress).reshape(len(rows), len(columns))
+    points = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+    return losses_at(loss, params, [d1, d2], points, progress=progress).reshape(len(rows), len(columns))
 
 
 def line(
     loss: Loss, params: Params, d: Params, a: ArrayLike, *, progress: Progress | None = None
 ) -> NDArray[np.float64]:
-    """The loss at ``theta + a_i d``, ``(len(a),)``; all else as in `plane`.
+    """Return the loss at ``theta + a_i d``, ``(len(a),)``, in the manner of `plane`.
 
     Example:
         >>> line(lambda p: p["x"].exp(), {"x": torch.tensor(0.0)}, {"x": torch.tensor(1.0)}, [0.0, 1.0]).round(3)
@@ -95,21 +96,21 @@ def losses_at(
     loss: Loss, params: Params, directions: Sequence[Params], coordinates: ArrayLike, *,
     progress: Progress | None = None,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """The loss at chosen points, for instance the checkpoints of a trajectory in its PCA plane; see `plane`.
+    """Return the loss at chosen points, such as the checkpoints of a trajectory in its PCA plane; see `plane`.
 
     Args:
-        loss: a dict like ``params`` -> a scalar.
-        params: theta.
-        directions: k of them.
-        coordinates: of the points, ``(n, k)``.
-        progress: called with (what, done, of how many).
+        loss: Function of a dict like ``params`` that returns a scalar.
+        params: Parameters theta.
+        directions: Directions, k of them.
+        coordinates: Coordinates of the points, ``(n, k)``.
+        progress: Callback with (name, done, total).
 
     Returns:
         Losses ``(n,)``.
 
     Raises:
-        UsageError: coordinates that are not ``(n, k)`` finite numbers, or directions that do not fit.
-        GradprobeError: a loss that is not a scalar, differs between two calls, or writes into its parameters.
+        UsageError: The coordinates are not ``(n, k)`` finite numbers, or the directions do not fit.
+        GradprobeError: The loss is not a scalar, differs between two calls, or writes into its parameters.
 
     Example:
         >>> losses_at(lambda p: p["x"] ** 2, {"x": torch.tensor(1.0)}, [{"x": torch.tensor(1.0)}], [[2.0]])
@@ -121,7 +122,7 @@ def losses_at(
         raise UsageError(f"coordinates of shape {points.shape}; give {wanted}")
     check_directions(params, directions)
     values = np.empty(len(points))
-    with safe_functional_calls(), _as_found(params) as check_unwritten, torch.no_grad():
+    with safe_functional_calls(), _restored(params) as check_unwritten, torch.no_grad():
         theta = [0.0] * len(directions)
         centre = _value(loss, params, directions, theta)
         check_unwritten()
@@ -140,17 +141,17 @@ def losses_at(
 
 
 def from_metric(metric: Callable[[Any], Any], model: nn.Module) -> Loss:
-    """A metric of the package loss-landscapes as the loss: ``metric(wrapper)`` with ``wrapper.forward(x)``.
+    """Make a loss of a metric of the package loss-landscapes: ``metric(wrapper)`` with ``wrapper.forward(x)``.
 
-    The model is not written to, its buffers included. Metrics that ask for more of the wrapper (``LossPerturbations``
-    changes the parameters itself) or return more than one number are no losses.
+    The model and its buffers do not change. Metrics that need more of the wrapper (``LossPerturbations`` changes the
+    parameters itself) or return more than one number are no losses.
 
     Args:
-        metric: such as ``loss_landscapes.metrics.Loss(criterion, inputs, target)``.
-        model: what the wrapper's ``forward`` calls, with the parameters of the point.
+        metric: Metric, such as ``loss_landscapes.metrics.Loss(criterion, inputs, target)``.
+        model: Model that the wrapper's ``forward`` calls with the parameters of a point.
 
     Raises:
-        UsageError: when evaluated, by a metric that asks the wrapper for something else.
+        UsageError: The metric uses something else of the wrapper; raised by the loss.
 
     Example:
         >>> class Loss:  # as in loss_landscapes.metrics
@@ -165,7 +166,7 @@ def from_metric(metric: Callable[[Any], Any], model: nn.Module) -> Loss:
 
 @dataclass(frozen=True)
 class _Wrapper:
-    """What a metric of loss-landscapes sees of a model."""
+    """Model in the interface that metrics of loss-landscapes expect."""
 
     model: nn.Module
     params: Params
@@ -198,20 +199,20 @@ def _grid(values: ArrayLike, name: str) -> NDArray[np.float64]:
 
 def _numbers(values: ArrayLike, name: str) -> NDArray[np.float64]:
     try:
-        found = np.asarray(values, dtype=np.float64)
+        numbers = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise UsageError(f"{name} holds something that is not a number; give finite coordinates") from None
-    if not np.isfinite(found).all():
-        raise UsageError(f"{name} holds {found[~np.isfinite(found)][0]}; give finite coordinates")
-    return found
+    if not np.isfinite(numbers).all():
+        raise UsageError(f"{name} holds {numbers[~np.isfinite(numbers)][0]}; give finite coordinates")
+    return numbers
 
 
 @contextmanager
-def _as_found(params: Params) -> Iterator[Callable[[], None]]:
-    """Put theta and the global random states back; yields what raises if theta was written to."""
+def _restored(params: Params) -> Iterator[Callable[[], None]]:
+    """Restore theta and the global random states on exit; yields a function that raises if theta was written to."""
     copies = {name: p.detach().clone() for name, p in params.items()}
 
-    def written() -> list[str]:  # by their bits: batch norm writes past torch's version counter
+    def written() -> list[str]:  # by bits, because batch norm bypasses torch's version counter
         return [name for name, p in params.items() if not torch.equal(_bits(p), _bits(copies[name]))]
 
     def check_unwritten() -> None:

@@ -1,4 +1,4 @@
-"""What every operator promises, and whether one keeps it."""
+"""Contract of every operator, and its examination."""
 
 from gradprobe.testing.check import PROPERTIES, check_operator, examine
 from gradprobe.testing.findings import BrokenContract, Finding

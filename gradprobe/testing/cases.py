@@ -1,4 +1,4 @@
-"""Inputs that every operator has to survive."""
+"""Inputs that every operator has to withstand."""
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,13 +14,13 @@ DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 
 
 def score_cases(n: int = TOKENS) -> dict[str, Tensor]:
-    """Scores that break careless code: ties, huge, tiny, crowded, far from zero.
+    """Return scores that break careless code: ties, huge, tiny, crowded, far from zero.
 
     Args:
-        n: tokens.
+        n: Number of tokens.
 
     Returns:
-        Name -> scores ``(4, n)``, float64, the same in every call.
+        Scores ``(4, n)`` in float64 by name, the same in every call.
 
     Example:
         >>> score_cases(5)["ties"].shape
@@ -48,20 +48,20 @@ def score_cases(n: int = TOKENS) -> dict[str, Tensor]:
 
 
 def budgets(n: int) -> list[int]:
-    """The budgets that are tried: 1, a third, all but one and all of N tokens."""
+    """Return the budgets to try: 1, a third, all but one and all of N tokens."""
     return sorted({1, max(1, n // 3), max(1, n - 1), n})
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an operator.
+    """Arguments of a call of an operator.
 
     Attributes:
-        kinds: what the scores of each image are, B names.
-        scores: ``(B, N)``.
-        patches: ``(B, N, D)``.
-        k: tokens kept.
-        noise: keyed by image.
+        kinds: Kind of the scores of each image, B names.
+        scores: Scores, ``(B, N)``.
+        patches: Patches, ``(B, N, D)``.
+        k: Number of tokens kept.
+        noise: Noise, keyed by image.
     """
 
     kinds: tuple[str, ...]
@@ -70,13 +70,13 @@ class Case:
     k: int
     noise: Noise
 
-    def told(self, row: int = 0) -> str:
-        """The input of one image, in words."""
+    def describe(self, row: int = 0) -> str:
+        """Describe the input of one image in words."""
         n = self.scores.shape[1]
         return f"{self.kinds[row]}, {str(self.scores.dtype).removeprefix('torch.')}, N = {n}, K = {self.k}"
 
-    def rows(self, which: list[int]) -> "Case":
-        """Some of its images, with their noise."""
+    def subset(self, which: list[int]) -> "Case":
+        """Return the case of some of the images, with their noise."""
         return replace(
             self,
             kinds=tuple(self.kinds[i] for i in which),
@@ -86,36 +86,36 @@ class Case:
         )
 
     def parts(self) -> list["Case"]:
-        """One case for each kind of scores; none if there is only one kind."""
+        """Return one case for each kind of scores; none if there is only one kind."""
         kinds = list(dict.fromkeys(self.kinds))
         if len(kinds) == 1:
             return []
-        return [self.rows([i for i, kind in enumerate(self.kinds) if kind == wanted]) for wanted in kinds]
+        return [self.subset([i for i, kind in enumerate(self.kinds) if kind == wanted]) for wanted in kinds]
 
     def to(self, device: str) -> "Case":
-        """The same on another device."""
+        """Return the case on another device."""
         return replace(self, scores=self.scores.to(device), patches=self.patches.to(device))
 
     def leaf(self) -> "Case":
-        """The same with scores that ask for a gradient."""
+        """Return the case with scores that require a gradient."""
         return replace(self, scores=self.scores.detach().clone().requires_grad_())
 
 
 def case_of(scores: Tensor, k: int, kind: str = "normal") -> Case:
-    """A call with these scores, Gaussian patches and the noise of images 0, 1, ..."""
+    """Return a case with these scores, Gaussian patches and the noise of images 0, 1, ..."""
     generator = torch.Generator().manual_seed(0)
     patches = torch.randn(*scores.shape, WIDTH, generator=generator, dtype=torch.float64).to(scores)
     return Case((kind,) * len(scores), scores, patches, k, Noise(0, range(len(scores))))
 
 
 def normal_case(k: int = 6, dtype: torch.dtype = torch.float64) -> Case:
-    """The plainest call: four images of Gaussian scores."""
+    """Return the plainest case: four images of Gaussian scores."""
     return case_of(score_cases()["normal"].to(dtype), k)
 
 
 @cache
 def catalogue(dtype: torch.dtype, k: int) -> Case:
-    """Every kind of scores in one batch."""
+    """Return every kind of scores in one batch."""
     kinds = score_cases()
     case = case_of(torch.cat(list(kinds.values())).to(dtype), k)
     return replace(case, kinds=tuple(name for name, scores in kinds.items() for _ in scores))

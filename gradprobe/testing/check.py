@@ -1,4 +1,4 @@
-"""Hold an operator to what every operator promises."""
+"""Examination of an operator, property by property."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,68 +28,67 @@ PROPERTIES: dict[str, properties.Property] = {
     "keyed by image": gradients.keyed_by_image,
     "gradient": gradients.gradient_kind,
 }
-OF_A_RELAXATION = ("weights", "budget", "gradient")  # what a throttle could hide
+OF_A_RELAXATION = ("weights", "budget", "gradient")  # a throttle could hide them
 
 
 def check_operator(op: AnyOperator, *, name: str | None = None) -> None:
-    """Raise unless an operator keeps every promise that operators make.
+    """Raise unless an operator has every property of the contract.
 
     Args:
-        op: an operator, its name as typed on the command line, or its class.
-        name: what the error calls it; None: its canonical name.
+        op: Operator, its name as typed on the command line, or its class.
+        name: Name in the error; None for the canonical name.
 
     Raises:
-        BrokenContract: some property does not hold; the text names each, with its input, what was seen, what is
-            promised and what to do.
-        UsageError: an unknown name, or what is no operator.
+        BrokenContract: A property does not hold; the text gives each one's input, observation, promise and remedy.
+        UsageError: An unknown name, or something that is no operator.
 
     Example:
         >>> check_operator("lapsum+scale")
     """
     findings = examine(op)
     if failed := [f for f in findings if f.status == "failed"]:
-        called = name or _subject(op).name
-        lines = [f"{called} breaks {len(failed)} of {len(findings)} properties", *map(str, failed)]
+        title = name or _subject(op).name
+        lines = [f"{title} breaks {len(failed)} of {len(findings)} properties", *map(str, failed)]
         raise BrokenContract("\n  ".join(lines))
 
 
 def examine(op: AnyOperator, *, progress: Callable[[str, int, int], None] | None = None) -> tuple[Finding, ...]:
-    """Look at every property of an operator, and at those of its relaxation by itself.
+    """Examine every property of an operator, and those of its relaxation alone.
 
-    Nothing that an operator does ends in a traceback: an exception of its own is a finding.
+    An exception of the operator is a finding, never a traceback.
 
     Args:
-        op: an operator, its name as typed on the command line, or its class.
-        progress: called with (what, done, of how many).
+        op: Operator, its name as typed on the command line, or its class.
+        progress: Callback with (name, done, total).
 
     Returns:
         A finding for each property, in the order of `PROPERTIES`.
 
     Raises:
-        UsageError: an unknown name, or what is no operator.
+        UsageError: An unknown name, or something that is no operator.
 
     Example:
         >>> {f.property: f.status for f in examine("lapsum+gather")}["relaxation: gradient"]
         'passed'
     """
     subject = _subject(op)
-    asked = [(name, name, subject) for name in PROPERTIES]
+    questions = [(name, name, subject) for name in PROPERTIES]
     if isinstance(subject.operator, Operator):
         relaxation = subject.operator.relaxation
         alone = Subject(registry.label(relaxation), Operator(relaxation, Scale()), about_of(relaxation))
-        asked += [(f"relaxation: {name}", name, alone) for name in OF_A_RELAXATION]
+        questions += [(f"relaxation: {name}", name, alone) for name in OF_A_RELAXATION]
         if hasattr(relaxation, "log_prob"):
-            asked.pop()  # a score function's gradient is the operator's, whatever the throttle
+            questions.pop()  # a score function's gradient does not depend on the throttle
     findings: list[Finding] = []
     with one_thread(), torch.enable_grad():
-        found = _callable_in(subject)
-        for title, name, each in asked:
-            if found or name in ("call", "inputs"):
-                findings.append(_finding(title, PROPERTIES[name], replace(each, dtypes=found)))
+        dtypes = _callable_in(subject)
+        for title, name, each in questions:
+            if dtypes or name in ("call", "inputs"):
+                findings.append(_finding(title, PROPERTIES[name], replace(each, dtypes=dtypes)))
             else:
                 findings.append(Finding(title, "skipped", _promise(PROPERTIES[name]), told="it cannot be called"))
             if progress is not None:
-                progress(subject.name, len(findings), len(asked))
+                progress(subject.name, len(findings), len(questions))
     return tuple(findings)
 
 
@@ -99,16 +98,16 @@ def _subject(op: AnyOperator) -> Subject:
 
 
 def _callable_in(subject: Subject) -> tuple[torch.dtype, ...]:
-    """The precisions in which the plainest call works; what fails in the others is told once, by ``call``."""
-    found = []
+    """Return the dtypes in which the plainest call works; ``call`` alone reports the others."""
+    dtypes = []
     for dtype in DTYPES:
         try:
             with surroundings.surroundings_kept():
                 subject(normal_case(dtype=dtype))
         except Broken:
             continue
-        found.append(dtype)
-    return tuple(found)
+        dtypes.append(dtype)
+    return tuple(dtypes)
 
 
 def _finding(name: str, look: properties.Property, subject: Subject) -> Finding:
@@ -117,12 +116,12 @@ def _finding(name: str, look: properties.Property, subject: Subject) -> Finding:
         with surroundings.surroundings_kept():
             return Finding(name, "passed", promise, told=look(subject))
     except Broken as broken:
-        return Finding(name, "failed", promise, broken.case, broken.told, broken.remedy)
+        return Finding(name, "failed", promise, broken.case, broken.message, broken.remedy)
     except Skipped as skipped:
-        return Finding(name, "skipped", promise, told=skipped.told, remedy=skipped.remedy)
-    except Exception as error:  # what it returned cannot even be looked at
-        told = f"looking at it raised {type(error).__name__}: {' '.join(str(error).split())}"
-        return Finding(name, "failed", promise, "normal", told, SHAPE)
+        return Finding(name, "skipped", promise, told=skipped.message, remedy=skipped.remedy)
+    except Exception as error:  # the returned object cannot even be read
+        message = f"looking at it raised {type(error).__name__}: {' '.join(str(error).split())}"
+        return Finding(name, "failed", promise, "normal", message, SHAPE)
 
 
 def _promise(look: properties.Property) -> str:

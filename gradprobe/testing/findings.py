@@ -1,4 +1,4 @@
-"""What is examined, and what is found."""
+"""Subject of an examination, and its findings."""
 
 import traceback
 from collections.abc import Mapping
@@ -24,36 +24,36 @@ SHAPE = (
 
 
 class BrokenContract(GradprobeError):
-    """An operator that breaks what every operator promises; the text names each property, its input and what to do."""
+    """Operator that breaks the contract; the text names each property, its input and a remedy."""
 
 
 class Broken(Exception):
-    """A property does not hold."""
+    """Property that does not hold."""
 
-    def __init__(self, case: str, told: str, remedy: str):
-        super().__init__(case, told, remedy)
-        self.case, self.told, self.remedy = case, told, remedy
+    def __init__(self, case: str, message: str, remedy: str):
+        super().__init__(case, message, remedy)
+        self.case, self.message, self.remedy = case, message, remedy
 
 
 class Skipped(Exception):
-    """A property that cannot be examined."""
+    """Property that cannot be examined."""
 
-    def __init__(self, told: str, remedy: str = ""):
-        super().__init__(told, remedy)
-        self.told, self.remedy = told, remedy
+    def __init__(self, message: str, remedy: str = ""):
+        super().__init__(message, remedy)
+        self.message, self.remedy = message, remedy
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Whether one property holds.
+    """Result for one property.
 
     Attributes:
-        property: its name.
-        status: ``passed``, ``failed`` or ``skipped``.
-        promise: what every operator promises.
-        case: the first input it does not hold for; empty if it does.
-        told: what was seen.
-        remedy: what to do about it.
+        property: Name of the property.
+        status: Status, ``passed``, ``failed`` or ``skipped``.
+        promise: Promise of every operator.
+        case: First input for which the property does not hold; empty if it holds.
+        told: Observation.
+        remedy: Advice to the author.
     """
 
     property: str
@@ -64,20 +64,20 @@ class Finding:
     remedy: str = ""
 
     def __str__(self) -> str:
-        """All of it, as `BrokenContract` tells it."""
+        """Return the text of a line of `BrokenContract`."""
         where = f" ({self.case})" if self.case else ""
         return f"{self.property}{where}: {self.told}; promised: {self.promise}; to do: {self.remedy}"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """An operator under examination.
+    """Operator under examination.
 
     Attributes:
-        name: what it is called.
-        operator: itself.
-        about: what it declares.
-        dtypes: in which it can be called.
+        name: Name in messages.
+        operator: The operator.
+        about: Its declaration, if any.
+        dtypes: Precisions in which it can be called.
     """
 
     name: str
@@ -86,55 +86,55 @@ class Subject:
     dtypes: tuple[torch.dtype, ...] = DTYPES
 
     def __call__(self, case: Case) -> Selection:
-        """Call it on copies, so that an operator that writes on its inputs is told so once, not everywhere.
+        """Call the operator on copies, so that only ``inputs`` reports one that writes on its inputs.
 
         Raises:
-            Broken: it raised, or did not return a Selection of the promised shapes; with the input that it was.
+            Broken: It raised, or did not return a Selection of the promised shapes.
         """
         try:
             return apply(self.on_copies, case.patches, case.scores, case.k, case.noise, self.name)
         except Exception as error:
             for part in case.parts():
                 self(part)
-            raise Broken(case.told(), _told(error, self.name), SHAPE) from error
+            raise Broken(case.describe(), _in_words(error, self.name), SHAPE) from error
 
     def gradient(self, total: Tensor, case: Case) -> Tensor:
-        """The gradient in the scores, zero where there is none.
+        """Return the gradient with respect to the scores, zero without a graph.
 
         Raises:
-            Broken: its backward raised.
+            Broken: The operator's backward raised.
         """
         if not total.requires_grad:
             return torch.zeros_like(case.scores)
         try:
             return torch.autograd.grad(total, case.scores, allow_unused=True, materialize_grads=True)[0]
         except Exception as error:
-            told = f"its backward {_told(error, self.name)}"
-            raise Broken(case.told(), told, "mend the backward; torch.autograd.gradcheck helps") from error
+            message = f"its backward {_in_words(error, self.name)}"
+            raise Broken(case.describe(), message, "mend the backward; torch.autograd.gradcheck helps") from error
 
     def declared(self) -> About:
-        """What it declares.
+        """Return the declaration.
 
         Raises:
-            Skipped: nothing.
+            Skipped: There is none.
         """
         if self.about is None:
             raise Skipped("nothing is declared", DECLARE)
         return self.about
 
     def on_copies(self, patches: Tensor, scores: Tensor, k: int, noise: Noise) -> Selection:
-        """The operator, kept from its callers' tensors."""
+        """Call the operator on copies of the tensors."""
         return self.operator(patches.clone(), scores.clone(), k, noise=noise)
 
 
 def tensors(selection: Selection) -> Mapping[str, Tensor]:
-    """The fields that a selection has, by name."""
-    found = {f.name: getattr(selection, f.name) for f in fields(selection)}
-    return {name: value for name, value in found.items() if value is not None}
+    """Return the fields of a selection that are not None, by name."""
+    values = {f.name: getattr(selection, f.name) for f in fields(selection)}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def same(one: Selection, other: Selection) -> bool:
-    """Whether two selections are equal bit for bit; NaN equals NaN, which is another property's fault."""
+    """Return True if two selections are equal bit for bit; NaN equals NaN, which is for ``finite`` to report."""
     here, there = tensors(one), tensors(other)
     return here.keys() == there.keys() and all(_equal(here[name], there[name]) for name in here)
 
@@ -144,7 +144,7 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def all_in_order(selection: Selection, n: int) -> Selection:
-    """Its tokens and biases at the places of the originals; what was not sent is zero."""
+    """Return the selection with tokens and biases at their original positions, zero where there is none."""
     if selection.index is None:
         return selection
     index, tokens = selection.index, selection.tokens
@@ -158,13 +158,13 @@ def all_in_order(selection: Selection, n: int) -> Selection:
 
 
 def first_row(wrong: Tensor) -> int | None:
-    """The first image for which something is wrong, None if there is none; ``wrong (B, ...)``."""
+    """Return the first image with a True in ``wrong (B, ...)``, None if there is none."""
     rows = wrong.flatten(1).any(1) if wrong.ndim > 1 else wrong
     return int(rows.int().argmax()) if bool(rows.any()) else None
 
 
-def _told(error: Exception, name: str) -> str:
-    """An error in words, with the line of the operator's own code."""
+def _in_words(error: Exception, name: str) -> str:
+    """Describe an error, with the line of the operator's own code."""
     cause = error.__cause__ or error
     if isinstance(cause, GradprobeError):
         return str(cause).removeprefix(f"operator {name} ")

@@ -1,4 +1,4 @@
-"""What an operator promises of its gradient: finite, keyed by image, and of the kind that it declares."""
+"""Properties of the gradient: finite, keyed by image, of the declared kind. Each docstring begins with the promise."""
 
 from dataclasses import dataclass, replace
 
@@ -11,12 +11,12 @@ from gradprobe.testing.properties import catalogues
 from gradprobe.testing.readouts import curved, linear
 from gradprobe.testing.sampled import moves, unbiased
 
-STEP = 1e-6  # of the differences: its square is far below the tolerance, rounding over it too
+STEP = 1e-6  # of the differences: both its square and the rounding error over it are far below the tolerance
 N, K = 7, 3
 
 
 def finite(subject: Subject) -> str:
-    """Outputs and gradients are finite on every input (a key_bias may be -inf: an absent token)."""
+    """Every output and gradient is finite, on every input (a key_bias may be -inf: an absent token)."""
     for plain in catalogues(subject):
         case = plain.leaf()
         selection = subject(case)
@@ -24,73 +24,73 @@ def finite(subject: Subject) -> str:
             bad = value.isnan() | value.isposinf() if name == "key_bias" else ~value.isfinite()
             if (row := first_row(bad)) is not None:
                 remedy = "work with logarithms, clamp, or divide by a sum that cannot be zero"
-                raise Broken(case.told(row), f"{name} are not finite", remedy)
+                raise Broken(case.describe(row), f"{name} are not finite", remedy)
         grad = subject.gradient(curved(selection).sum(), case)
         if (row := first_row(~grad.isfinite())) is not None:
             remedy = "0 times infinity in a backward: use torch.where on the input too, not only on the output"
-            raise Broken(case.told(row), "the gradient is not finite", remedy)
+            raise Broken(case.describe(row), "the gradient is not finite", remedy)
     return "all inputs, forward and backward"
 
 
 def keyed_by_image(subject: Subject) -> str:
-    """An image's result and gradient do not depend on who else is in the batch."""
+    """Each image's result and gradient are independent of the rest of the batch."""
     case = normal_case().leaf()
     together = dict(tensors(subject(case)))
     together["gradient"] = subject.gradient(curved(subject(case)).sum(), case)
     for row in range(len(case.scores)):
-        alone = case.rows([row]).leaf()
+        alone = case.subset([row]).leaf()
         selection = subject(alone)
-        found = {**tensors(selection), "gradient": subject.gradient(curved(selection).sum(), alone)}
-        for name, value in found.items():
+        values = {**tensors(selection), "gradient": subject.gradient(curved(selection).sum(), alone)}
+        for name, value in values.items():
             if name not in together or not _close(value[0], together[name][row]):
                 remedy = "use no mean, sort or norm over the batch, and key every random number by image with `noise`"
-                raise Broken(case.told(row), f"{name} of an image alone and within a batch differ", remedy)
+                raise Broken(case.describe(row), f"{name} of an image alone and within a batch differ", remedy)
     return "a batch of 4 and each image alone"
 
 
 def gradient_kind(subject: Subject) -> str:
-    """The gradient is of the declared kind: exact, unbiased by sampling, biased, or none."""
+    """Gradients are of the declared kind: exact, unbiased by sampling, biased, or none."""
     if subject.about is not None and subject.about.gradient == "unbiased":
         return unbiased(subject)
     if subject(normal_case()).log_prob is not None:
         return _score_function(subject)
-    seen = _look(subject)
+    look = _look(subject)
     if subject.about is None:
-        looks = "none" if not seen.graph else "exact" if seen.agrees else "biased, or unbiased if its mean is right"
+        looks = "none" if not look.graph else "exact" if look.agrees else "biased, or unbiased if its mean is right"
         raise Skipped(f"nothing is declared; it looks {looks}", DECLARE)
     declared = subject.about.gradient
-    where = seen.case.told()
+    where = look.case.describe()
     if declared == "none":
-        if seen.graph:
+        if look.graph:
             raise Broken(where, "a gradient comes back", "detach the weights, or declare the gradient that it has")
         return "no graph"
-    if not seen.graph:
+    if not look.graph:
         raise Broken(where, "no gradient comes back", 'declare gradient="none", or keep the graph')
-    if not seen.moves:
+    if not look.moves:
         raise Broken(where, "the gradient is zero everywhere", 'declare gradient="none" and detach')
     if declared == "exact":
-        if seen.smooth < 0.5:
-            told = f"the output has a slope at only {seen.smooth:.0%} of the points"
+        if look.smooth < 0.5:
+            message = f"the output has a slope at only {look.smooth:.0%} of the points"
             remedy = 'compute in the dtype of the scores; an output with jumps is "biased" or "unbiased"'
-            raise Broken(where, told, remedy)
-        if not seen.agrees:
-            told = f"gradient {seen.gradient:.6g}, central difference {seen.difference:.6g}"
+            raise Broken(where, message, remedy)
+        if not look.agrees:
+            message = f"gradient {look.gradient:.6g}, central difference {look.difference:.6g}"
             remedy = 'mend the backward, or declare gradient="biased" if it is meant to be another function\'s'
-            raise Broken(where, told, remedy)
+            raise Broken(where, message, remedy)
         return "equals central differences"
-    if seen.agrees:
+    if look.agrees:
         raise Broken(where, "the gradient equals central differences", 'declare gradient="exact"')
     return "is not the derivative, as declared"
 
 
 def _score_function(subject: Subject) -> str:
-    """The same for an operator with a ``log_prob``, whose gradient is a score function's and not that of its tokens.
+    """Gradients are of the declared kind, for an operator with a ``log_prob``: those of a score function.
 
-    A bias may be too small for the samples, so a gradient that is declared biased passes whatever its mean is.
+    A bias may be too small for the samples, so a gradient that is declared biased passes whatever its mean.
     """
     if subject.about is None:
         raise Skipped("nothing is declared; with a log_prob it is a score function's: unbiased, or biased", DECLARE)
-    where, declared = normal_case().told(), subject.about.gradient
+    where, declared = normal_case().describe(), subject.about.gradient
     if declared in ("exact", "none"):
         remedy = 'declare gradient="unbiased", or "biased" if the log_prob is an approximation; or give no log_prob'
         raise Broken(where, f"a log_prob comes back, but the gradient is declared {declared}", remedy)
@@ -99,14 +99,14 @@ def _score_function(subject: Subject) -> str:
     try:
         return f"a score function's, {unbiased(subject)}: it may be declared unbiased"
     except Broken as broken:
-        return f"a score function's, biased as declared: {broken.told}"
+        return f"a score function's, biased as declared: {broken.message}"
     except Skipped as skipped:
-        return f"a score function's; {skipped.told}"
+        return f"a score function's; {skipped.message}"
 
 
 @dataclass(frozen=True)
 class _Look:
-    """A gradient beside the differences of the same read-out; the numbers are those that differ most."""
+    """Gradient and differences of the same read-out; the numbers are those that differ most."""
 
     case: Case
     graph: bool
@@ -118,7 +118,7 @@ class _Look:
 
 
 def _look(subject: Subject) -> _Look:
-    """Gradient and central differences of a random linear read-out, in float64, noise held."""
+    """Compare the gradient of a random linear read-out with central differences, in float64 with fixed noise."""
     scores = torch.randn(4, N, generator=torch.Generator().manual_seed(3), dtype=torch.float64).mul_(0.3)
     case = case_of(scores, K)
     leaf = case.leaf()
@@ -137,7 +137,7 @@ def _look(subject: Subject) -> _Look:
     off = ((grad - central).abs() - 1e-5 * central.abs()).where(smooth, torch.full_like(central, -1.0))
     worst, share = int(off.argmax()), float(smooth.double().mean())
     return _Look(
-        case.rows([worst // N]),
+        case.subset([worst // N]),
         graph,
         bool(grad.abs().max() > 1e-6),
         share,
@@ -154,7 +154,7 @@ def _close(one: Tensor, other: Tensor) -> bool:
 
 
 def _moved(case: Case, steps: Tensor) -> Case:
-    """Every image at its scores plus each of the steps, with its own noise."""
+    """Return every image at its scores plus each of the steps, with its own noise."""
     s = len(steps)
-    rows = case.rows([i for i in range(len(case.scores)) for _ in range(s)])
-    return replace(rows, scores=rows.scores + steps.repeat(len(case.scores), 1))
+    several = case.subset([i for i in range(len(case.scores)) for _ in range(s)])
+    return replace(several, scores=several.scores + steps.repeat(len(case.scores), 1))

@@ -1,4 +1,7 @@
-"""What every operator promises, one function each: it returns what it saw, or raises `Broken` or `Skipped`."""
+"""Properties of every operator: each function returns its observation, or raises `Broken` or `Skipped`.
+
+The first line of each docstring is the promise, as users read it.
+"""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -30,11 +33,11 @@ def call(subject: Subject) -> str:
             for name, value in tensors(subject(case)).items():
                 wanted = torch.int64 if name == "index" else dtype
                 if value.dtype != wanted or value.device != case.scores.device:
-                    told = f"{name} is {value.dtype} on {value.device}"
-                    raise Broken(case.told(), told, f"return {name} as {wanted} on the device of the scores")
+                    message = f"{name} is {value.dtype} on {value.device}"
+                    raise Broken(case.describe(), message, f"return {name} as {wanted} on the device of the scores")
                 if name == "index" and not bool(((value >= 0) & (value < TOKENS)).all()):
-                    told = f"index reaches from {int(value.min())} to {int(value.max())}"
-                    raise Broken(case.told(), told, "index names the original of each token, 0 .. N - 1")
+                    message = f"index reaches from {int(value.min())} to {int(value.max())}"
+                    raise Broken(case.describe(), message, "index names the original of each token, 0 .. N - 1")
     return f"{len(DTYPES)} precisions, K in {budgets(TOKENS)}, on {' and '.join(devices)}"
 
 
@@ -44,8 +47,9 @@ def weights_in_range(subject: Subject) -> str:
         weights = subject(case).weights
         if (row := first_row(~((weights >= 0) & (weights <= 1)))) is not None:
             low, high = weights[row].aminmax()
-            told = f"weights from {low:.6g} to {high:.6g}"
-            raise Broken(case.told(row), told, "a weight is the share of a token that is kept: clamp or normalise it")
+            message = f"weights from {low:.6g} to {high:.6g}"
+            remedy = "a weight is the share of a token that is kept: clamp or normalise it"
+            raise Broken(case.describe(row), message, remedy)
     return "all inputs"
 
 
@@ -62,21 +66,22 @@ def budget(subject: Subject) -> str:
         bound = promised if exact else max(promised, torch.finfo(case.scores.dtype).eps)
         worst = max(worst, float(off.max()) if exact else 0.0)
         if (row := first_row(~(off <= bound))) is not None:
-            told = f"|sum of the weights - K| / N is {float(off[row]):.3g}, more than {bound:.3g}"
+            message = f"|sum of the weights - K| / N is {float(off[row]):.3g}, more than {bound:.3g}"
             low = not exact and torch.float64 in subject.dtypes
-            raise Broken(case.told(row), told, IN_LOW_PRECISION if low else SUM_TO_K)
+            raise Broken(case.describe(row), message, IN_LOW_PRECISION if low else SUM_TO_K)
     return f"off by at most {worst:.1g} N"
 
 
 def identity(subject: Subject) -> str:
-    """Keeping every token (K = N) changes nothing, bit for bit."""
+    """With every token kept (K = N) nothing changes, bit for bit."""
     for dtype in subject.dtypes:
         case = catalogue(dtype, TOKENS)
         selection = subject(case)
         n = case.scores.shape[1]
         index = selection.index
         if selection.tokens.shape[1] != n:
-            raise Broken(case.told(), f"{selection.tokens.shape[1]} of {n} tokens are sent on", "send all where k == N")
+            message = f"{selection.tokens.shape[1]} of {n} tokens are sent on"
+            raise Broken(case.describe(), message, "send all where k == N")
         wrong = {
             "index": None if index is None else index != torch.arange(n, device=index.device),
             "tokens": ~(selection.tokens == case.patches),
@@ -86,7 +91,7 @@ def identity(subject: Subject) -> str:
         for name, where in wrong.items():
             if where is not None and (row := first_row(where)) is not None:
                 remedy = "where k == scores.shape[-1], let all weights be exactly one, and weight one change nothing"
-                raise Broken(case.told(row), f"{name} differ from the unpruned model's", remedy)
+                raise Broken(case.describe(row), f"{name} differ from the unpruned model's", remedy)
     return "all inputs"
 
 
@@ -101,18 +106,19 @@ def equivariance(subject: Subject) -> str:
     there = subject(moved)
     if not _near(here.weights[:, order], there.weights):
         remedy = "a token's place must not matter: no weight may depend on the index"
-        raise Broken(case.told(), "the weights of renumbered tokens are others", remedy)
+        raise Broken(case.describe(), "the weights of renumbered tokens are others", remedy)
     if not same(here, other):
         return "weights; tokens are random"
     one, two = all_in_order(here, TOKENS), all_in_order(there, TOKENS)
     for name, value in tensors(one).items():
         if value.ndim > 1 and not _near(value[:, order], tensors(two)[name]):
-            raise Broken(case.told(), f"the {name} of renumbered tokens are others", "act on each token by its weight")
+            message = f"the {name} of renumbered tokens are others"
+            raise Broken(case.describe(), message, "act on each token by its weight")
     return "weights and tokens"
 
 
 def repeatable(subject: Subject) -> str:
-    """The same noise gives the same bits: called again, in another thread, and without a graph."""
+    """Equal noise gives equal bits: called again, in another thread, and without a graph."""
     case = normal_case()
     first = subject(case)
     with ThreadPoolExecutor(1) as pool, torch.no_grad():
@@ -123,7 +129,7 @@ def repeatable(subject: Subject) -> str:
         }
     for how, other in again.items():
         if not same(first, other):
-            raise Broken(case.told(), f"{how} it gives another result", f"keep no state, and {KEYED}")
+            raise Broken(case.describe(), f"{how} it gives another result", f"keep no state, and {KEYED}")
     return ", ".join(again)
 
 
@@ -140,16 +146,16 @@ def fresh_noise(subject: Subject) -> str:
     }
     for what, other in others.items():
         if same(first, subject(replace(case, noise=other))) == stochastic:
-            told = f"{what} gives {'the same' if stochastic else 'another'} result"
+            message = f"{what} gives {'the same' if stochastic else 'another'} result"
             remedy = (
                 f"declare About(stochastic={not stochastic}), or {KEYED}" if stochastic else "declare stochastic=True"
             )
-            raise Broken(case.told(), told, remedy)
+            raise Broken(case.describe(), message, remedy)
     return "stochastic" if stochastic else "deterministic"
 
 
 def catalogues(subject: Subject) -> Iterator[Case]:
-    """Every kind of scores, with every budget, in every precision that the operator takes."""
+    """Yield every kind of scores, with every budget, in every precision that the operator takes."""
     for dtype in subject.dtypes:
         for k in budgets(TOKENS):
             yield catalogue(dtype, k)

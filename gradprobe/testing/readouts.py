@@ -1,4 +1,4 @@
-"""Numbers made of what an operator returns, so that there is something to differentiate."""
+"""Scalar functions of a selection, to be differentiated."""
 
 from torch import Tensor
 
@@ -7,11 +7,11 @@ from gradprobe.testing.findings import all_in_order
 
 
 def linear(selection: Selection, coefficients: Tensor) -> Tensor:
-    """A linear function of the tokens, ``(B,)``; a bias on a token counts as the weight it gives.
+    """Return a linear function of the tokens, ``(B,)``; a bias on a token counts as the weight that it gives.
 
     Args:
-        selection: what an operator returned.
-        coefficients: ``(N, D)``.
+        selection: Output of an operator.
+        coefficients: Coefficients, ``(N, D)``.
     """
     full = all_in_order(selection, len(coefficients))
     tokens = full.tokens if full.key_bias is None else full.tokens * full.key_bias.exp()[..., None]
@@ -22,7 +22,7 @@ def linear(selection: Selection, coefficients: Tensor) -> Tensor:
 
 
 def curved(selection: Selection) -> Tensor:
-    """Squares of everything that a loss may read, ``(B,)``, in float64."""
+    """Return the sum of squares of everything that a loss may read, ``(B,)``, in float64."""
     total = selection.tokens.double().square().sum((1, 2))
     for bias in (selection.key_bias, selection.self_bias):
         if bias is not None:

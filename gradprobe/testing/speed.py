@@ -1,4 +1,4 @@
-"""What one call of an operator, or of half of one, takes here and now."""
+"""Speed of one call of an operator, relaxation or throttle on this machine."""
 
 import time
 from dataclasses import dataclass
@@ -13,25 +13,25 @@ from gradprobe.training.workers import one_thread
 
 SIZE = (32, 196, 58, 192)  # B, N, K, D: DeiT-Tiny at 30 %
 CALLS = 5
-ENOUGH = 0.25  # seconds after which a slow one is not called again
+ENOUGH = 0.25  # seconds after which no further call is timed
 
 Kind = Literal["relaxation", "throttle", "operator"]
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Milliseconds of a call and of its backward; no backward where there is no gradient."""
+    """Milliseconds of a call and of its backward, None without a gradient."""
 
     forward: float
     backward: float | None
 
 
 def speed_of(kind: Kind, thing: Any) -> Speed:
-    """The median of a few calls with B = 32, N = 196, K = 58, D = 192, on one thread, after one that warms up.
+    """Return the median time of a few calls with B = 32, N = 196, K = 58, D = 192, on one thread, after a warm-up.
 
     Args:
-        kind: which call it has.
-        thing: a relaxation, throttle or operator.
+        kind: Kind of the callable.
+        thing: Relaxation, throttle or operator.
 
     Example:
         >>> from gradprobe import build
@@ -49,19 +49,19 @@ def speed_of(kind: Kind, thing: Any) -> Speed:
     with one_thread():
         while len(forward) <= CALLS and not (len(forward) > 1 and time.perf_counter() - started > ENOUGH):
             leaf = (scores.softmax(-1) if kind == "throttle" else scores).clone().requires_grad_()
-            begun = time.perf_counter()
+            start = time.perf_counter()
             out: Any = thing(leaf, k, noise) if kind == "relaxation" else thing(patches, leaf, k, noise)
-            forward.append(time.perf_counter() - begun)
+            forward.append(time.perf_counter() - start)
             total = _total(out)
             if total.requires_grad:
-                begun = time.perf_counter()
+                start = time.perf_counter()
                 total.backward()
-                backward.append(time.perf_counter() - begun)
+                backward.append(time.perf_counter() - start)
     return Speed(1e3 * median(forward[1:]), 1e3 * median(backward[1:]) if backward else None)
 
 
 def _total(out: Any) -> Tensor:
-    """A sum that lets the gradient of everything through."""
+    """Return a sum through which every part has a gradient."""
     if isinstance(out, Tensor):
         return out.sum()
     parts = (out.tokens, out.key_bias, out.penalty, out.log_prob)

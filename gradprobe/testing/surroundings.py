@@ -1,4 +1,4 @@
-"""An operator leaves what it is given, and everything around it, as it was."""
+"""Properties of inputs and global state: an operator changes neither."""
 
 import random
 from collections.abc import Iterator
@@ -21,15 +21,15 @@ def inputs_untouched(subject: Subject) -> str:
         try:
             subject.operator(case.patches, case.scores, case.k, noise=case.noise)
         except Exception as error:
-            raise Broken(case.told(), f"raised {type(error).__name__}: {error}", SHAPE) from error
+            raise Broken(case.describe(), f"raised {type(error).__name__}: {error}", SHAPE) from error
         for i, (name, is_now, was) in enumerate(
             (("patches", case.patches, plain.patches), ("scores", case.scores, plain.scores))
         ):
             remedy = "work on a copy: x = x.clone(), or x * 2 for x.mul_(2)"
             if is_now._version != before[i] or not torch.equal(is_now, was):
-                raise Broken(case.told(), f"{name} are changed in place", remedy)
+                raise Broken(case.describe(), f"{name} are changed in place", remedy)
             if is_now.requires_grad or is_now.grad is not None:
-                raise Broken(case.told(), f"{name} ask for a gradient afterwards", "leave requires_grad as it is")
+                raise Broken(case.describe(), f"{name} ask for a gradient afterwards", "leave requires_grad as it is")
     return "values, versions, requires_grad"
 
 
@@ -41,13 +41,13 @@ def surroundings_untouched(subject: Subject) -> str:
     for what, value in _surroundings().items():
         if value != before[what]:
             remedy = KEYED if "random" in what else "change no global setting inside an operator"
-            raise Broken(case.told(), f"it changes {what}", remedy)
+            raise Broken(case.describe(), f"it changes {what}", remedy)
     return "random numbers, grad mode, default dtype, threads"
 
 
 @contextmanager
 def surroundings_kept() -> Iterator[None]:
-    """Whatever an operator does to its surroundings inside, they are as found afterwards."""
+    """Restore the global state on exit, whatever an operator did to it."""
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002, it is the global one
     dtype, threads, grad = torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
     try:
