@@ -52,7 +52,7 @@ def test_a_single_draw_has_no_noise():
 def test_noise_pulls_the_plain_cosine_to_zero_and_not_this_one():
     rng = RNG(1)
     found = [drawn(rng, 64, 50, 4, 0.6, (3, 3), 0) for _ in range(40)]
-    ours = [measured(a, b).found.value for a, b in found]
+    ours = [measured(a, b).value.value for a, b in found]
     plain = []
     for a, b in found:
         a, b = a.mean(0), b.mean(0)
@@ -78,12 +78,12 @@ def test_a_gradient_of_nothing_but_noise_has_no_cosine():
     wild = 0
     for _ in range(200):
         _, b = drawn(rng, 24, 20, 4, 0.5, (1, 1), 0)
-        wild += measured(rng.normal(size=(4, 24, 20)), b).found is not None
+        wild += measured(rng.normal(size=(4, 24, 20)), b).value is not None
     assert wild <= 10  # a one-sided test at 2.5 %
     none = measured(np.zeros((1, 24, 20)), b)
-    assert none.found is None and none.reason.startswith("undefined: the operator's gradient")
+    assert none.value is None and none.reason.startswith("undefined: the operator's gradient")
     lost = measured(b, rng.normal(size=(4, 24, 20)) * 1e-3 - b.mean(0) * 0)
-    assert lost.found is None and lost.reason.startswith("undefined: the reference")
+    assert lost.value is None and lost.reason.startswith("undefined: the reference")
 
 
 def test_group_sums_leave_out_rows_and_columns():
@@ -119,7 +119,7 @@ REGIMES = {  # images, size, draws, cos, noise of both, heavy
 def coverage(regime, trials, seed):
     rng, hits, defined = RNG(seed), 0, 0
     for _ in range(trials):
-        found = measured(*drawn(rng, *regime)).found
+        found = measured(*drawn(rng, *regime)).value
         if found is not None:
             interval = estimate(found)
             hits += interval.low <= regime[3] <= interval.high

@@ -100,7 +100,7 @@ def test_differences_and_ratios_of_coherence(signals, batches, low, high):
         pair = [common + 0.5 * n for n in noise]
         for g, s in zip(pair, signals, strict=True):
             g[:, :, 0] += s * np.sqrt(60) / 2
-        apart.append(st.compare(*map(total, pair)))
+        apart.append(st.compare_cosines(*map(total, pair)))
     truths = []
     for s in signals:
         g = gradients(rng, 100_000, 0, 60, 0) + 0.5 * rng.normal(size=(100_000, 2, 60))
@@ -123,7 +123,7 @@ def test_differences_and_ratios_of_coherence(signals, batches, low, high):
 )  # fmt: skip
 def test_fidelity(images, draws, cos, noise, heavy):
     rng = RNG(9)
-    found = [measured(*drawn(rng, images, 30, draws, cos, noise, heavy)).found for _ in range(2000)]
+    found = [measured(*drawn(rng, images, 30, draws, cos, noise, heavy)).value for _ in range(2000)]
     ends = [cut_estimate(each) for each in found if each is not None]
     assert all(-1 <= e.low <= e.value <= e.high <= 1 and e.low < e.high for e in ends)
     most = 0.99 if cos == 1 else MOST

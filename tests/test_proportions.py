@@ -13,6 +13,7 @@ from scipy.stats import multinomial, norm
 from gradprobe.errors import UsageError
 from gradprobe.statistics import proportions as p
 from gradprobe.statistics.proportions import Pairs
+from gradprobe.statistics.proportions import compare_proportions as compare
 
 Z = norm.ppf(0.975)
 CASES = [Pairs(14, 6, 100), Pairs(0, 5, 40), Pairs(5, 0, 40), Pairs(3, 3, 10), Pairs(20, 70, 100), Pairs(90, 120, 804)]
@@ -188,7 +189,7 @@ def test_what_no_number_of_images_would_show_needs_infinitely_many():
     ],
 )
 def test_a_verdict_for_each_outcome_of_the_two_tests(pairs, verdict, needs):
-    found = p.compare(pairs, 0.01)
+    found = compare(pairs, 0.01)
     assert found.verdict == verdict
     assert (found.tost < 0.05) == (verdict in ("equivalent", "small gap"))
     assert (not found.difference.low <= 0 <= found.difference.high) == (verdict in ("small gap", "different"))
@@ -196,18 +197,18 @@ def test_a_verdict_for_each_outcome_of_the_two_tests(pairs, verdict, needs):
 
 
 def test_a_gap_above_the_margin_is_never_shown_to_be_below_it():
-    assert p.compare(Pairs(60, 100, 1000), 0.01).needed == inf
-    assert p.compare(Pairs(60, 100, 1000), 0.05).needed < inf
+    assert compare(Pairs(60, 100, 1000), 0.01).needed == inf
+    assert compare(Pairs(60, 100, 1000), 0.05).needed < inf
 
 
 def test_undecided_is_decided_by_whichever_comes_first():
     close, far = Pairs(20, 21, 500), Pairs(20, 32, 500)
-    assert p.compare(close, 0.01).needed == p.images_for_equivalence(close, 0.01) < p.images_for_difference(close)
-    assert p.compare(far, 0.01).needed == p.images_for_difference(far) < p.images_for_equivalence(far, 0.01)
+    assert compare(close, 0.01).needed == p.images_for_equivalence(close, 0.01) < p.images_for_difference(close)
+    assert compare(far, 0.01).needed == p.images_for_difference(far) < p.images_for_equivalence(far, 0.01)
 
 
 def test_the_verdict_and_the_p_that_is_printed_agree():
-    found = p.compare(Pairs(40, 60, 1000), 0.01)
+    found = compare(Pairs(40, 60, 1000), 0.01)
     assert found.difference.high < 0  # by a hair
     assert found.mcnemar == pytest.approx(0.0569, abs=1e-4) and found.verdict == "undecided"
 
@@ -215,7 +216,7 @@ def test_the_verdict_and_the_p_that_is_printed_agree():
 @settings(deadline=None)
 @given(pairs_of(), st.sampled_from([0.01, 0.05]))
 def test_a_gap_is_seen_where_mcnemars_p_is_below_5_percent_and_the_interval_leaves_0_out_then(pairs, margin):
-    found = p.compare(pairs, margin)
+    found = compare(pairs, margin)
     assert (found.verdict in ("different", "small gap")) == (found.mcnemar < 0.05)
     if found.mcnemar < 0.05:
         assert not found.difference.low <= 0 <= found.difference.high
@@ -224,20 +225,20 @@ def test_a_gap_is_seen_where_mcnemars_p_is_below_5_percent_and_the_interval_leav
 
 @given(pairs_of())
 def test_what_is_needed_is_more_than_there_is_and_not_said_from_next_to_nothing(pairs):
-    needed = p.compare(pairs, 0.05).needed
+    needed = compare(pairs, 0.05).needed
     if needed is not None and needed < inf:
         assert pairs.n < needed <= 100 * pairs.n and pairs.gained + pairs.lost >= 10
 
 
 def test_a_table_of_one_image_says_nothing_of_how_many_would_decide():
-    assert p.compare(Pairs(1, 0, 1), 0.01).needed == inf
+    assert compare(Pairs(1, 0, 1), 0.01).needed == inf
     assert p.accuracy_row(np.array([True]), np.array([False]), 0.01)["_needed"] is None
 
 
 @pytest.mark.parametrize("margin", [0, -0.01, 1, float("nan")])
 def test_a_margin_that_means_nothing_is_refused(margin):
     with pytest.raises(UsageError, match="--margin"):
-        p.compare(Pairs(1, 1, 10), margin)
+        compare(Pairs(1, 1, 10), margin)
 
 
 def test_a_row_counts_the_images():

@@ -137,16 +137,16 @@ def test_a_zero_gradient_stays_visible():
 def test_ratio_is_paired_and_positive():
     a, b = gradients(signal=2, seed=1), gradients(signal=1, seed=1)
     ours, base = (st.coherence(gram_of(g), 16).total for g in (a, b))
-    versus = st.compare(ours, base)
+    versus = st.compare_cosines(ours, base)
     assert versus.ratio is not None
     assert versus.ratio.value == pytest.approx(ours.value / base.value)
     assert versus.ratio.low < versus.ratio.value < versus.ratio.high
-    assert st.compare(ours, ours).ratio == st.Estimate(1, 1, 1)
+    assert st.compare_cosines(ours, ours).ratio == st.Estimate(1, 1, 1)
 
 
 def test_a_baseline_whose_interval_reaches_zero_gives_no_naked_ratio():
     ours, base = (st.coherence(gram_of(gradients(signal=s, shared=0)), 16).total for s in (2, 0))
-    versus = st.compare(ours, base)
+    versus = st.compare_cosines(ours, base)
     assert base.estimate().low < 0
     assert versus.ratio is None
     assert "unbounded" in (versus.reason or "")
@@ -157,7 +157,7 @@ def test_a_baseline_whose_interval_reaches_zero_gives_no_naked_ratio():
 def test_a_negative_coherence_over_a_sound_baseline_has_a_negative_ratio():
     base = st.coherence(gram_of(gradients(signal=2)), 16).total
     ours = st.Jackknifed(-0.1, base.left_out - base.value - 0.1)
-    versus = st.compare(ours, base)
+    versus = st.compare_cosines(ours, base)
     assert versus.ratio is not None
     assert versus.ratio.value == pytest.approx(-0.1 / base.value)
 

@@ -1,9 +1,9 @@
 """Association of measures with an outcome over operators that share parts (numpy only; no torch).
 
-Operators are no independent sample: many share a throttle, some a relaxation, and all share the images and the scorer
-of a seed. The unit is an operator under one seed. Intervals come from a bootstrap that draws throttles, then operators
-within each, then seeds, and adds the noise of the images; the test permutes whole throttles. With seven throttles
-these intervals are wide, and should be. Coverage: docs/statistics.md.
+Operators are not an independent sample: many share a throttle, some a relaxation, and all share the images and the
+scorer of a seed. The unit is an operator under one seed. Intervals come from a bootstrap that draws throttles, then
+operators within each, then seeds, and adds the noise of the images; the test permutes whole throttles. With seven
+throttles these intervals are wide, and should be. Coverage: docs/statistics.md.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,16 +22,16 @@ REPLICATES, MOST_PERMUTATIONS = 2000, 5040  # 7 throttles have 5040 orders
 
 @dataclass(frozen=True)
 class Units:
-    """Operators under seeds, a row each; all arrays ``(n,)``.
+    """Operators under seeds, one row each; all arrays are ``(n,)``.
 
     Attributes:
-        operator: names; each is one relaxation of its throttle.
-        throttle: groups that are drawn and permuted as a whole.
-        seed: of the training.
-        outcome: what is to be told beforehand, such as retention.
-        outcome_error: its standard error over images.
-        measures: by name; NaN where a unit has none (no gradient).
-        errors: standard error of each measure over images.
+        operator: Names; each is one relaxation of its throttle.
+        throttle: Groups that are drawn and permuted as a whole.
+        seed: Seed of the training.
+        outcome: Outcome to be predicted, such as retention.
+        outcome_error: Standard error of the outcome over images.
+        measures: Measures by name; NaN where a unit has none (no gradient).
+        errors: Standard error of each measure over images.
     """
 
     operator: Sequence[str]
@@ -43,21 +43,21 @@ class Units:
     errors: Mapping[str, Array] = field(default_factory=dict)
 
     def known(self, *names: str) -> NDArray[np.intp]:
-        """Units that have all of these measures."""
+        """Return the units that have all of these measures."""
         return np.flatnonzero(np.all([np.isfinite(self.measures[name]) for name in names], 0))
 
 
 @dataclass(frozen=True)
 class Association:
-    """How a measure goes with the outcome.
+    """Association of a measure with the outcome.
 
     Attributes:
         rho: Spearman's rank correlation over units, with the bootstrap's 95 % interval.
-        tau: Kendall's tau-b, outcomes within the noise of seeds counted as ties.
-        p: share of the orders of whole throttles with a correlation as far from 0.
-        without: rho without each throttle, by its name.
-        units: how many have the measure.
-        operators: of how many operators they are.
+        tau: Kendall's tau-b, where outcomes within the noise of seeds are ties.
+        p: Share of the orders of whole throttles with a correlation as far from 0.
+        without: Correlation rho without each throttle, by its name.
+        units: Number of units with the measure.
+        operators: Number of their operators.
     """
 
     rho: Estimate
@@ -69,7 +69,7 @@ class Association:
 
 
 def ranks(values: ArrayLike) -> Array:
-    """Ranks from 1 on, ties share their mean.
+    """Return ranks from 1 on; ties share their mean.
 
     Example:
         >>> ranks([3.0, 1.0, 3.0, 2.0])
@@ -81,7 +81,7 @@ def ranks(values: ArrayLike) -> Array:
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """Rank correlation, ties sharing their mean rank; NaN where one of the two does not vary.
+    """Return the rank correlation, ties sharing their mean rank; NaN if one of the two does not vary.
 
     Example:
         >>> round(spearman([1.0, 2, 3, 4], [1.0, 3, 2, 4]), 3)
@@ -93,12 +93,12 @@ def spearman(x: ArrayLike, y: ArrayLike) -> float:
 
 
 def kendall(x: ArrayLike, y: ArrayLike, noise: float = 0.0) -> float:
-    """Kendall's tau-b, ``(C - D) / sqrt((P - T_x)(P - T_y))`` over all P pairs; NaN where one does not vary.
+    """Return Kendall's tau-b, ``(C - D) / sqrt((P - T_x)(P - T_y))`` over all P pairs; NaN if one does not vary.
 
     Args:
-        x: a measure.
-        y: the outcome.
-        noise: two outcomes no further apart than this are tied.
+        x: Measure.
+        y: Outcome.
+        noise: Largest difference of two outcomes that are tied.
 
     Source: Kendall 1945.
 
@@ -115,9 +115,9 @@ def kendall(x: ArrayLike, y: ArrayLike, noise: float = 0.0) -> float:
 
 
 def seed_noise(units: Units) -> float:
-    """Standard deviation of the difference of two trainings of one operator; with one seed that of its images.
+    """Return the standard deviation of the difference of two trainings of one operator; with one seed, of its images.
 
-    The variance between the seeds of an operator, pooled over operators, times two.
+    Its square is twice the variance between the seeds of an operator, pooled over operators.
     """
     spread: list[float] = []
     for op in dict.fromkeys(units.operator):
@@ -128,36 +128,36 @@ def seed_noise(units: Units) -> float:
 
 
 def associations(units: Units, seed: int = 0, replicates: int = REPLICATES) -> dict[str, Association]:
-    """Each measure with the outcome, on all units that have it.
+    """Return the association of each measure with the outcome, on all units that have it.
 
     Args:
-        units: operators under seeds.
-        seed: of the bootstrap's and the permutations' random numbers.
-        replicates: of the bootstrap.
+        units: Operators under seeds.
+        seed: Seed of the bootstrap and the permutations.
+        replicates: Number of replicates of the bootstrap.
     """
     noise = seed_noise(units)
     alike: dict[bytes, list[str]] = {}  # measures of the same units share their draws
     for name in units.measures:
         alike.setdefault(units.known(name).tobytes(), []).append(name)
     drawn = {name: d for names in alike.values() for name, d in bootstrap(units, names, seed, replicates).items()}
-    found = {}
+    results = {}
     for name in units.measures:
         rows = units.known(name)
         x, y = units.measures[name][rows], units.outcome[rows]
         throttle = np.array([units.throttle[i] for i in rows], object)
-        found[name] = Association(
+        results[name] = Association(
             rho=Estimate(spearman(x, y), *_ends(drawn[name])), tau=kendall(x, y, noise),
             p=throttle_permutations(x, y, list(throttle), seed),
             without={t: spearman(x[throttle != t], y[throttle != t]) for t in dict.fromkeys(throttle)},
             units=len(rows), operators=len({units.operator[i] for i in rows}),
         )  # fmt: skip
-    return found
+    return results
 
 
 def difference(units: Units, one: str, other: str, seed: int = 0, replicates: int = REPLICATES) -> Estimate:
-    """Difference of two measures' correlations with the outcome, on the units that have both: rho less rho.
+    """Return the difference of two measures' correlations with the outcome, on the units that have both.
 
-    Both correlations come from the same draws, so that what they share cancels.
+    Both correlations come from the same draws, so that common noise cancels.
     """
     rows = units.known(one, other)
     a, b = (spearman(units.measures[name][rows], units.outcome[rows]) for name in (one, other))
@@ -166,16 +166,16 @@ def difference(units: Units, one: str, other: str, seed: int = 0, replicates: in
 
 
 def bootstrap(units: Units, names: Sequence[str], seed: int = 0, replicates: int = REPLICATES) -> dict[str, Array]:
-    """Rank correlations of the hierarchical bootstrap, ``(replicates,)`` each, from the same draws for all measures.
+    """Draw rank correlations by the hierarchical bootstrap, ``(replicates,)`` each, with common draws for all measures.
 
     A replicate draws throttles with replacement, within each of them its operators, for all of them the same seeds,
     and adds Gaussian noise of the images' standard errors to outcome and measures.
 
     Args:
-        units: operators under seeds.
-        names: measures; units that lack one of them are left out.
-        seed: of the random numbers.
-        replicates: how many.
+        units: Operators under seeds.
+        names: Measures; units that lack one of them are left out.
+        seed: Seed of the random numbers.
+        replicates: Number of replicates.
     """
     rng = np.random.default_rng(seed)
     rows = units.known(*names)
@@ -186,7 +186,7 @@ def bootstrap(units: Units, names: Sequence[str], seed: int = 0, replicates: int
         own[seeds.index(units.seed[i])] = i
     tables = [np.array(list(operators.values())) for operators in tree.values()]
     errors = {name: np.nan_to_num(units.errors.get(name, np.zeros(len(units.outcome)))) for name in names}
-    found = np.full((len(names), replicates), np.nan)
+    correlations = np.full((len(names), replicates), np.nan)
     for replicate in range(replicates if tables else 0):
         chosen = rng.integers(len(seeds), size=len(seeds))
         groups = [tables[t] for t in rng.integers(len(tables), size=len(tables))]
@@ -196,15 +196,15 @@ def bootstrap(units: Units, names: Sequence[str], seed: int = 0, replicates: int
         y = units.outcome[drawn] + units.outcome_error[drawn] * rng.normal(size=len(drawn))
         noise = rng.normal(size=(len(names), len(drawn)))
         for n, name in enumerate(names):
-            found[n, replicate] = spearman(units.measures[name][drawn] + errors[name][drawn] * noise[n], y)
-    return dict(zip(names, found, strict=True))
+            correlations[n, replicate] = spearman(units.measures[name][drawn] + errors[name][drawn] * noise[n], y)
+    return dict(zip(names, correlations, strict=True))
 
 
 def throttle_permutations(x: Array, y: Array, throttle: Sequence[str], seed: int = 0) -> float:
-    """Two-sided p of no association when whole throttles are exchangeable: their blocks of outcomes change places.
+    """Return the two-sided p-value of no association, by permuting the blocks of outcomes of whole throttles.
 
     All orders of the throttles if they are at most 5040 (seven throttles), else 5040 random ones; the observed order is
-    among them, so that p is never 0. NaN where nothing varies or there is one throttle.
+    among them, so that p is never 0. NaN if nothing varies or there is only one throttle.
     """
     groups = list(dict.fromkeys(throttle))
     blocks = [np.flatnonzero([t == g for t in throttle]) for g in groups]
@@ -224,7 +224,7 @@ def throttle_permutations(x: Array, y: Array, throttle: Sequence[str], seed: int
 
 
 def _ends(drawn: Array, level: float = 0.95) -> tuple[float, float]:
-    """Percentiles of the replicates that are defined; NaN where fewer than nine in ten are."""
+    """Return percentiles of the replicates that are defined; NaN if fewer than nine in ten are."""
     known = drawn[np.isfinite(drawn)]
     if len(known) < 0.9 * len(drawn):
         return float("nan"), float("nan")

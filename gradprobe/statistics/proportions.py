@@ -1,7 +1,7 @@
-"""Counts -> proportions, paired differences and a verdict on whether they are the same (numpy and scipy; no torch).
+"""Proportions, paired differences and tests of their equivalence, from counts (numpy and scipy; no torch).
 
-Two operators are judged on the same images, so only the images that one gets right and the other wrong speak:
-``gained`` of n are right with ours alone, ``lost`` with the baseline alone, the difference is ``(gained - lost) / n``.
+Two operators see the same images, so only those that one gets right and the other wrong matter: ``gained`` of n are
+right with ours alone, ``lost`` with the baseline alone, and the difference is ``(gained - lost) / n``.
 """
 
 from collections.abc import Callable
@@ -19,13 +19,13 @@ from gradprobe.errors import UsageError
 from gradprobe.statistics.estimates import Estimate
 
 LEVEL, POWER = 0.95, 0.8
-TOO_MANY = 1e9  # images beyond which a question counts as never decided
-FEWEST = 10  # images that differ, below which the shares are too little known to say how many would decide
-REACH = 100  # times the images at hand: farther than that nobody can tell from them
+TOO_MANY = 1e9  # images; a question that needs more counts as never decided
+FEWEST = 10  # images that differ; with fewer the shares are too uncertain to say how many images would decide
+REACH = 100  # times the images at hand; a larger number cannot be predicted from them
 
 
 class Pairs(NamedTuple):
-    """How two operators fare on n images: right with ours alone, right with the other alone, images."""
+    """Counts of two operators on n images: right with ours alone, right with the other alone, all."""
 
     gained: int
     lost: int
@@ -33,18 +33,18 @@ class Pairs(NamedTuple):
 
 
 def wilson(right: int, n: int, level: float = LEVEL) -> Estimate:
-    """A proportion with Wilson's score interval: all p with ``|x - n p| <= z sqrt(n p (1 - p))``.
+    """Return a proportion with Wilson's score interval: all p with ``|x - n p| <= z sqrt(n p (1 - p))``.
 
     Args:
-        right: x, how many of the n.
-        n: how many there are, at least 1.
-        level: of the interval.
+        right: Count x.
+        n: Total, at least 1.
+        level: Level of the interval.
 
     Source: Wilson 1927.
 
     Example:
-        >>> found = wilson(0, 10)
-        >>> found.value, found.low, round(found.high, 3)
+        >>> share = wilson(0, 10)
+        >>> share.value, share.low, round(share.high, 3)
         (0.0, 0.0, 0.278)
     """
     z2 = ndtri((1 + level) / 2) ** 2
@@ -55,14 +55,14 @@ def wilson(right: int, n: int, level: float = LEVEL) -> Estimate:
 
 
 def least_lost(pairs: tuple[float, float, float], difference: float) -> float:
-    """The likeliest chance q of a lost image if the chance of a gained one is ``q + difference``: the constrained MLE.
+    """Return the maximum-likelihood chance q of a lost image if that of a gained one is ``q + difference``.
 
     With d the difference, ``w = 2 n d - (gained + lost) - (gained - lost) d`` and ``v = -lost d (1 - d)``, it is the
-    larger root of a quadratic, ``q = (sqrt(w^2 - 8 n v) - w) / (4 n)``.
+    larger root of a quadratic: ``q = (sqrt(w^2 - 8 n v) - w) / (4 n)``.
 
     Args:
-        pairs: gained, lost and n; shares with n = 1 will do.
-        difference: in [-1, 1].
+        pairs: Numbers gained, lost and n; or shares, with n = 1.
+        difference: Difference in [-1, 1].
 
     Source: Tango 1998, section 3.
 
@@ -77,7 +77,7 @@ def least_lost(pairs: tuple[float, float, float], difference: float) -> float:
 
 
 def score(pairs: Pairs, difference: float) -> float:
-    """How many standard errors the observed difference lies above a supposed one; about N(0, 1) if that is true.
+    """Return the distance of the observed from a supposed difference in standard errors; N(0, 1) if that is true.
 
     ``(gained - lost - n difference) / sqrt(n (2 q + difference (1 - difference)))`` with q of `least_lost`.
 
@@ -94,14 +94,14 @@ def score(pairs: Pairs, difference: float) -> float:
 
 
 def tango(pairs: Pairs, level: float = LEVEL) -> Estimate:
-    """The paired difference of two proportions with Tango's score interval: all differences with ``|score| <= z``.
+    """Return the paired difference of two proportions with Tango's interval: all differences with ``|score| <= z``.
 
     Source: Tango 1998, "Equivalence test and confidence interval for the difference in proportions for the
     paired-sample design", Statistics in Medicine 17.
 
     Example:
-        >>> found = tango(Pairs(14, 6, 100))
-        >>> round(found.value, 2), round(found.low, 4), round(found.high, 4)
+        >>> gap = tango(Pairs(14, 6, 100))
+        >>> round(gap.value, 2), round(gap.low, 4), round(gap.high, 4)
         (0.08, -0.0083, 0.1727)
     """
     z = float(ndtri((1 + level) / 2))
@@ -112,7 +112,7 @@ def tango(pairs: Pairs, level: float = LEVEL) -> Estimate:
 
 
 def mcnemar(pairs: Pairs) -> float:
-    """Probability of a split as uneven as gained and lost if either were as likely: McNemar's exact test, two-sided.
+    """Return the p-value of McNemar's exact test, two-sided: gained and lost are equally likely.
 
     Source: McNemar 1947, with binomial probabilities.
 
@@ -125,9 +125,9 @@ def mcnemar(pairs: Pairs) -> float:
 
 
 def tost(pairs: Pairs, margin: float) -> float:
-    """Probability of a difference as small as this one if it were ``margin`` or more: two one-sided tests, the larger.
+    """Return the larger p-value of two one-sided tests: the difference is ``margin`` or more, either way.
 
-    Below 0.05 the two are equivalent within the margin, and Tango's 90 % interval lies inside it.
+    Below 0.05 the two operators are equivalent within the margin, and Tango's 90 % interval lies inside it.
 
     Source: Schuirmann 1987 (two one-sided tests), Tango 1998 (the score of each).
 
@@ -139,9 +139,9 @@ def tost(pairs: Pairs, margin: float) -> float:
 
 
 def images_for_equivalence(pairs: Pairs, margin: float, power: float = POWER) -> float:
-    """How many images the two one-sided tests take to succeed with this power, if the chances are the observed shares.
+    """Return the number of images for which the two one-sided tests succeed with this power, from the observed shares.
 
-    Infinite where the observed difference is not inside the margin.
+    Infinite if the observed difference is not inside the margin.
     """
     gained, lost = pairs.gained / pairs.n, pairs.lost / pairs.n
     difference, shares = gained - lost, (gained, lost, 1.0)
@@ -160,9 +160,9 @@ def images_for_equivalence(pairs: Pairs, margin: float, power: float = POWER) ->
 
 
 def images_for_difference(pairs: Pairs, power: float = POWER) -> float:
-    """How many images the 95 % interval takes to leave 0 with this power, if the chances are the observed shares.
+    """Return the number of images for which the 95 % interval excludes 0 with this power, from the observed shares.
 
-    Infinite where no difference is seen.
+    Infinite if the observed difference is 0.
     """
     gained, lost = pairs.gained / pairs.n, pairs.lost / pairs.n
     difference = abs(gained - lost)
@@ -173,20 +173,21 @@ def images_for_difference(pairs: Pairs, power: float = POWER) -> float:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """Two operators on the same images: is there a gap, and is it smaller than the margin?
+class PairedProportions:
+    """Accuracy of two operators on the same images: tests of a gap, and of one below a margin.
 
     Attributes:
-        difference: of the shares of right answers, ours less the baseline's, with Tango's 95 % interval.
-        mcnemar: p of no difference, exact; below 0.05 a gap is seen. It decides, not the interval, which may end on the
-            other side of 0 by a hair.
-        tost: p of a difference of the margin or more.
-        verdict: ``equivalent``: the gap is below the margin, and none is seen; ``small gap``: one is seen, and it is
-            below the margin; ``different``: one is seen, and not shown to be below the margin; ``undecided``: neither.
-        needed: images that would show a gap below the margin, where it was not shown; for ``undecided``, images that
-            would decide either way. With 80 % power, if the chances are the observed shares, and more than there are;
-            infinite where that is never, more than 100 times the images at hand, or where fewer than 10 images differ
-            so that the shares are not known.
+        difference: Difference of the shares of right answers, ours less the baseline's, with Tango's 95 % interval.
+        mcnemar: Exact p-value of no difference; below 0.05 there is a gap. It decides, not the interval, which may just
+            reach over 0.
+        tost: p-value of a difference of the margin or more.
+        verdict: Verdict. ``equivalent``: the gap is below the margin, and none is significant; ``small gap``: a
+            significant one, below the margin; ``different``: a significant one, not shown to be below the margin;
+            ``undecided``: neither.
+        needed: Number of images that would show a gap below the margin, where it was not shown; for ``undecided``, that
+            would decide either way. It is for 80 % power at the observed shares, and more than there are; infinite if
+            that is never, more than 100 times the images at hand, or if fewer than 10 images differ, so that the
+            shares are uncertain.
     """
 
     difference: Estimate
@@ -196,15 +197,15 @@ class Comparison:
     needed: float | None
 
 
-def compare(pairs: Pairs, margin: float) -> Comparison:
-    """The verdict on a paired difference: two one-sided tests at 5 %, and McNemar's exact test at 5 %.
+def compare_proportions(pairs: Pairs, margin: float) -> PairedProportions:
+    """Compare two operators on the same images: two one-sided tests at 5 %, and McNemar's exact test at 5 %.
 
     Raises:
-        UsageError: the margin is not in (0, 1).
+        UsageError: The margin is not in (0, 1).
 
     Example:
-        >>> compare(Pairs(5, 5, 2000), 0.01).verdict, compare(Pairs(90, 10, 1000), 0.01).verdict
-        ('equivalent', 'different')
+        >>> [compare_proportions(pairs, 0.01).verdict for pairs in (Pairs(5, 5, 2000), Pairs(90, 10, 1000))]
+        ['equivalent', 'different']
     """
     if not 0 < margin < 1:
         raise UsageError(f"--margin {margin:g} is not possible; give a share of the images such as 0.01")
@@ -214,18 +215,19 @@ def compare(pairs: Pairs, margin: float) -> Comparison:
     needed = None if inside else images_for_equivalence(pairs, margin)
     if verdict == "undecided":
         needed = min(images_for_equivalence(pairs, margin), images_for_difference(pairs))
-    return Comparison(tango(pairs), unlikely, same, verdict, None if needed is None else _honest(needed, pairs))
+    needed = None if needed is None else _predictable(needed, pairs)
+    return PairedProportions(tango(pairs), unlikely, same, verdict, needed)
 
 
 def accuracy_row(
     right: NDArray[np.bool_], baseline: NDArray[np.bool_] | None, margin: float
 ) -> dict[str, float | int | str | None]:
-    """An accuracy with its interval and, with a baseline, all of `compare`, named by what follows ``top1`` or ``top5``.
+    """Return an accuracy with its interval and, for a baseline, `compare_proportions`, by suffixes of ``top1``.
 
     Args:
-        right: which images are right, ``(I,)``.
-        baseline: the same of the baseline; None for none.
-        margin: a gap below this one counts as none.
+        right: Mask of the images that are right, ``(I,)``.
+        baseline: Mask of the baseline, if there is one.
+        margin: Gap that counts as none.
     """
     own = wilson(int(right.sum()), len(right))
     row: dict[str, Any] = {"": own.value, "_low": own.low, "_high": own.high}
@@ -235,20 +237,20 @@ def accuracy_row(
     if baseline is None:
         return row | {f"_{name}": None for name in names}
     pairs = Pairs(int((right & ~baseline).sum()), int((baseline & ~right).sum()), len(right))
-    found = compare(pairs, margin)
-    gap, needed = found.difference, found.needed
-    values = (gap.value, gap.low, gap.high, pairs.gained, pairs.lost, found.mcnemar, found.tost, found.verdict)
+    versus = compare_proportions(pairs, margin)
+    gap, needed = versus.difference, versus.needed
+    values = (gap.value, gap.low, gap.high, pairs.gained, pairs.lost, versus.mcnemar, versus.tost, versus.verdict)
     never = needed is None or needed == inf
     return row | {f"_{n}": v for n, v in zip(names, (*values, None if never else needed), strict=True)}
 
 
 def _variance(pairs: tuple[float, float, float], difference: float) -> float:
-    """Variance of one image's difference if the true one is this: ``2 q + difference (1 - difference)``."""
+    """Return the variance of one image's difference if the true one is this: ``2 q + difference (1 - difference)``."""
     return 2 * least_lost(pairs, difference) + difference * (1 - difference)
 
 
 def _first(reached: Callable[[float], float]) -> float:
-    """The smallest whole number at which a growing function is 0 or more; infinite beyond `TOO_MANY`."""
+    """Return the smallest integer at which a growing function is 0 or more; infinite beyond `TOO_MANY`."""
     low, high = 0, 1
     while reached(high) < 0:
         low, high = high, 2 * high
@@ -260,8 +262,8 @@ def _first(reached: Callable[[float], float]) -> float:
     return _capped(high)
 
 
-def _honest(needed: float, pairs: Pairs) -> float:
-    """A number of images that the ones at hand can bear out: more than they are, and not too far from them."""
+def _predictable(needed: float, pairs: Pairs) -> float:
+    """Return a number of images above the present one, infinite if it is too far from it to be predicted."""
     if pairs.gained + pairs.lost < FEWEST or needed > REACH * pairs.n:
         return inf
     return max(needed, float(pairs.n + 1))

@@ -1,7 +1,7 @@
-"""Intervals of retention: a ratio of two accuracies over images, over kinds of questions, and over seeds (no torch).
+"""Intervals of retention, a ratio of two accuracies: over images, over kinds of questions, and over seeds (no torch).
 
-Both accuracies are of the same images, so a ratio is one of paired proportions. None of these intervals has no width,
-also where all images agree, and none leaves the range of what it is an interval of.
+Both accuracies are of the same images, so the ratio is one of paired proportions. Each interval has a width, also where
+all images agree, and stays in the range of its statistic.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from scipy.stats import t as student
 from gradprobe.statistics.estimates import Estimate
 from gradprobe.statistics.proportions import LEVEL, Pairs, tango, wilson
 
-FEWEST_SEEDS = 5  # trained scorers from which on an interval over seeds is given and a difference is decided
+FEWEST_SEEDS = 5  # trained scorers; with fewer there is no interval over seeds, and no difference is decided
 
 
 class Paired(NamedTuple):
-    """How two models fare on the same images: right with both, with ours alone, with theirs alone."""
+    """Counts of two models on the same images: right with both, with ours alone, with theirs alone."""
 
     both: int
     ours: int
@@ -27,26 +27,26 @@ class Paired(NamedTuple):
 
 
 def paired_ratio(counts: Paired, level: float = LEVEL) -> Estimate:
-    """Ratio of two paired proportions, ours over theirs, with the hybrid Wilson interval of Bonett and Price.
+    """Return the ratio of two paired proportions, ours over theirs, with Bonett and Price's hybrid Wilson interval.
 
     With ``m = both + ours + theirs``, ``a = both + ours``, ``b = both + theirs``, the ends are ``low(a)/high(b)`` and
-    ``high(a)/low(b)`` of two Wilson intervals of a/m and b/m, whose z is made smaller for the pairing:
+    ``high(a)/low(b)`` of two Wilson intervals of a/m and b/m, whose z is reduced for the pairing:
     ``z sqrt((ours + theirs + 2) / ((a + 1)(b + 1))) / (sqrt((1 - (a + 1)/(m + 2)) / (a + 1)) + the same of b)``.
-    It has a width where all images agree, and may end above 1, rightly.
+    It has a width where all images agree, and may rightly end above 1.
 
     Args:
-        counts: images; those that both get wrong do not count.
-        level: of the interval.
+        counts: Counts of images; those that both get wrong play no part.
+        level: Level of the interval.
 
     Returns:
-        NaN where theirs is never right.
+        Ratio; NaN if theirs is never right.
 
     Source: Bonett and Price 2006, "Confidence intervals for a ratio of binomial proportions based on paired data",
     Statistics in Medicine 25.
 
     Example:
-        >>> found = paired_ratio(Paired(992, 0, 0))
-        >>> round(found.low, 4), found.value, round(found.high, 4)
+        >>> ratio = paired_ratio(Paired(992, 0, 0))
+        >>> round(ratio.low, 4), ratio.value, round(ratio.high, 4)
         (0.9981, 1.0, 1.0019)
     """
     both, ours, theirs = counts
@@ -60,7 +60,7 @@ def paired_ratio(counts: Paired, level: float = LEVEL) -> Estimate:
 
 
 def relative_variance(counts: Paired) -> float:
-    """Variance of the logarithm of a paired ratio over images, never 0: ``(ours + theirs + 2) / ((a + 1)(b + 1))``.
+    """Return the variance of a log paired ratio over images, never 0: ``(ours + theirs + 2) / ((a + 1)(b + 1))``.
 
     Source: Bonett and Price 2006.
     """
@@ -69,17 +69,17 @@ def relative_variance(counts: Paired) -> float:
 
 
 def mean_of(estimates: Sequence[Estimate], shared: bool = False) -> Estimate:
-    """Mean of several estimates, its interval from theirs: ``mean -+ sqrt(sum d_i^2) / n`` with d_i their half widths.
+    """Return the mean of estimates with the interval ``mean -+ sqrt(sum d_i^2) / n``, d_i their half widths.
 
     Args:
-        estimates: each with an interval of its own, which need not be symmetric.
-        shared: they are of the same images, so that their errors may be common: half widths are averaged instead.
+        estimates: Estimates, whose intervals need not be symmetric.
+        shared: True if they are of the same images, so that their errors may be common: half widths are averaged.
 
     Source: Zou and Donner 2008 (MOVER), for independent estimates.
 
     Example:
-        >>> found = mean_of([Estimate(0.5, 0.2, 0.6), Estimate(0.75, 0.35, 0.75)])
-        >>> round(found.low, 3), found.value, round(found.high, 3)
+        >>> mean = mean_of([Estimate(0.5, 0.2, 0.6), Estimate(0.75, 0.35, 0.75)])
+        >>> round(mean.low, 3), mean.value, round(mean.high, 3)
         (0.375, 0.625, 0.675)
     """
     values, lows, highs = np.array([(e.value, e.low, e.high) for e in estimates]).T
@@ -89,25 +89,25 @@ def mean_of(estimates: Sequence[Estimate], shared: bool = False) -> Estimate:
 
 
 def retained_difference(pairs: Pairs, unpruned: int, level: float = LEVEL) -> Estimate:
-    """Difference of two retentions on the same images: that of two accuracies over the unpruned model's.
+    """Return the difference of two retentions on the same images: that of the accuracies over the unpruned accuracy.
 
-    Tango's interval of the paired difference over Wilson's of the unpruned accuracy, by the method of variance
+    The interval is Tango's of the paired difference over Wilson's of the unpruned accuracy, by the method of variance
     estimates recovery for a ratio. It has a width where no image differs.
 
     Args:
-        pairs: images right with ours alone, with the other alone, and all.
-        unpruned: images that the unpruned model gets right.
-        level: of the interval.
+        pairs: Counts of images right with ours alone, with the other alone, and all.
+        unpruned: Number of images that the unpruned model gets right.
+        level: Level of the interval.
 
     Returns:
-        NaN where the unpruned model is never right.
+        Difference; NaN if the unpruned model is never right.
 
     Source: Donner and Zou 2012, "Closed-form confidence intervals for functions of the normal mean and standard
     deviation", for the ratio.
 
     Example:
-        >>> found = retained_difference(Pairs(0, 0, 1000), 992)
-        >>> round(found.low, 4), found.value, round(found.high, 4)
+        >>> gap = retained_difference(Pairs(0, 0, 1000), 992)
+        >>> round(gap.low, 4), gap.value, round(gap.high, 4)
         (-0.0039, 0.0, 0.0039)
     """
     if unpruned == 0:
@@ -124,31 +124,31 @@ def retained_difference(pairs: Pairs, unpruned: int, level: float = LEVEL) -> Es
 def over_seeds(
     values: Sequence[float], variances: Sequence[float], images: Sequence[Estimate], shared: bool, most: float
 ) -> Estimate:
-    """Mean retention over trainings, its interval on the logit scale with seeds and images nested.
+    """Return mean retention over trainings with an interval on the logit scale, images nested in seeds.
 
-    The variance of the mean is ``s^2 / n`` with s^2 that of the n seeds, which holds their own images' share; where the
-    seeds have their images in common, the mean variance over images w is added: ``v = s^2 / n + w``. With
-    ``p = mean / most`` the ends are ``most expit(logit p -+ t sqrt(v) / (most p (1 - p)))``, so that they stay in what
-    is possible; t has Satterthwaite's degrees of freedom ``(n - 1) (v n / s^2)^2``. Where seeds differ no more than
-    their images alone would make them, images decide: `mean_of` the intervals over images.
+    The variance of the mean is ``s^2 / n`` with s^2 that of the n seeds, which includes the share of their own images;
+    if the seeds share their images, the mean variance over images w is added: ``v = s^2 / n + w``. With
+    ``p = mean / most`` the ends are ``most expit(logit p -+ t sqrt(v) / (most p (1 - p)))``, so that they stay in the
+    possible range; t has Satterthwaite's degrees of freedom ``(n - 1) (v n / s^2)^2``. Where seeds differ no more than
+    their images explain, the interval is `mean_of` those over images.
 
     Args:
-        values: retention of each seed.
-        variances: of each over its images.
-        images: each one's interval over its images.
-        shared: all seeds have the same test images.
-        most: what retention can be at most, 1 over the unpruned accuracy.
+        values: Retention of each seed.
+        variances: Variance of each over its images.
+        images: Interval of each over its images.
+        shared: True if all seeds have the same test images.
+        most: Largest possible retention, 1 over the unpruned accuracy.
 
     Returns:
-        NaN ends with fewer than 5 seeds: the values say more than an interval of so few. Coverage: 0.93 to 0.97, 0.90
-        near 1 with 64 images, 0.99 where seeds share their images and hardly differ (docs/statistics.md).
+        Mean; its ends are NaN with fewer than 5 seeds, whose values say more than an interval. Coverage: 0.93 to 0.97,
+        0.90 near 1 with 64 images, 0.99 where seeds share their images and hardly differ (docs/statistics.md).
 
     Example:
         >>> counts = [Paired(900 + i, 3, 60 - i) for i in (0, 20, 5, 30, 12)]
         >>> ratios = [paired_ratio(each) for each in counts]
         >>> spread = [r.value**2 * relative_variance(c) for r, c in zip(ratios, counts)]
-        >>> found = over_seeds([r.value for r in ratios], spread, ratios, shared=False, most=1.01)
-        >>> round(found.low, 3), round(found.value, 3), round(found.high, 3)
+        >>> mean = over_seeds([r.value for r in ratios], spread, ratios, shared=False, most=1.01)
+        >>> round(mean.low, 3), round(mean.value, 3), round(mean.high, 3)
         (0.937, 0.955, 0.968)
     """
     n, value = len(values), float(np.mean(values))
@@ -157,24 +157,24 @@ def over_seeds(
     between, within = float(np.var(values, ddof=1)), float(np.mean(variances))
     share = value / most
     if between <= within or not 0 < share < 1:
-        found = mean_of(images, shared)
-        return Estimate(value, max(found.low, 0.0), min(found.high, most))
+        mean = mean_of(images, shared)
+        return Estimate(value, max(mean.low, 0.0), min(mean.high, most))
     reach = _reach(between, within, n, shared) / (most * share * (1 - share))
     low, high = (most * float(expit(logit(share) + side * reach)) for side in (-1, 1))
     return Estimate(value, low, high)
 
 
 def seeds_difference(values: Sequence[float], variances: Sequence[float], shared: bool, most: float) -> Estimate:
-    """Mean over seeds of a paired difference of retentions, seeds and images nested as in `over_seeds`.
+    """Return the mean over seeds of a paired difference of retentions, with an interval as in `over_seeds`.
 
     Args:
-        values: difference of each seed.
-        variances: of each over its images.
-        shared: all seeds have the same test images.
-        most: the largest difference there can be.
+        values: Difference of each seed.
+        variances: Variance of each over its images.
+        shared: True if all seeds have the same test images.
+        most: Largest possible difference.
 
     Returns:
-        NaN ends with fewer than 5 seeds.
+        Mean; its ends are NaN with fewer than 5 seeds.
     """
     n, value = len(values), float(np.mean(values))
     if n < FEWEST_SEEDS:
@@ -185,7 +185,7 @@ def seeds_difference(values: Sequence[float], variances: Sequence[float], shared
 
 
 def _reach(between: float, within: float, n: int, shared: bool) -> float:
-    """Half an interval of a mean over seeds."""
+    """Return half the width of an interval of a mean over seeds."""
     seeds = between / n
     total = seeds + (within if shared else 0)
     freedom = (n - 1) * (total / seeds) ** 2
@@ -193,14 +193,14 @@ def _reach(between: float, within: float, n: int, shared: bool) -> float:
 
 
 def _score_ends(x: int, n: int, z: float) -> tuple[float, float]:
-    """Wilson's interval of x of n with a z of its own."""
+    """Return the ends of Wilson's interval of x of n for a given z."""
     centre, half = 2 * x + z * z, z * sqrt(z * z + 4 * x * (1 - x / n))
     scale = 2 * (n + z * z)
     return (centre - half) / scale if x else 0.0, (centre + half) / scale if x < n else 1.0
 
 
 def _ratio_reach(ratio: float, below: float, above_by: float, below_by: float, side: int) -> float:
-    """Distance from a ratio a/b to one end of its interval: ``(a b + side sqrt(...)) / (b^2 - d^2)`` less a/b."""
+    """Return the distance from a ratio a/b to an end of its interval, ``(a b + side sqrt(...)) / (b^2 - d^2)``."""
     share = below_by / below
     if share >= 1:
         return np.inf

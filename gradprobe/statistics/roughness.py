@@ -1,7 +1,7 @@
-"""How rough a line of losses is (numpy only).
+"""Roughness of lines of losses (numpy only).
 
-A step's size depends on the grid, so a single number says little: a smooth function's total variation is the same on
-every grid, a hard one's grows as the grid gets finer. Whatever is measured keeps the grid it belongs to.
+The size of a step depends on the grid, so a single number says little: the total variation of a smooth function is the
+same on every grid, that of a hard one grows as the grid gets finer. Every result therefore names its grid.
 """
 
 from collections.abc import Callable
@@ -16,17 +16,17 @@ from gradprobe.statistics.estimates import Estimate, Jackknifed
 
 @dataclass(frozen=True)
 class Roughness:
-    """Steps ``|L_{i+1} - L_i|`` between neighbouring points, and the grid that they belong to.
+    """Statistics of the steps ``|L_{i+1} - L_i|`` between neighbouring points, and their grid.
 
     Attributes:
-        mean: mean step, the paper's stepwise variation, in units of the loss.
-        median: median step.
-        largest: largest step; falls with the grid for a smooth function, stays at the jump for a hard one.
-        total: total variation, the sum of the steps of a line (the mean over lines).
-        zero_share: share of steps that are exactly zero: 0 for nearly all smooth functions.
-        second_difference: mean of ``|L_{i+1} - 2 L_i + L_{i-1}|``.
-        step: distance between neighbouring points.
-        points: n, how many points a line has.
+        mean: Mean step, the paper's stepwise variation, in units of the loss.
+        median: Median step.
+        largest: Largest step; on a finer grid it shrinks for a smooth function and stays at the jump for a hard one.
+        total: Total variation, the sum of the steps of a line (the mean over lines).
+        zero_share: Share of steps that are exactly zero; 0 for nearly all smooth functions.
+        second_difference: Mean of ``|L_{i+1} - 2 L_i + L_{i-1}|``.
+        step: Distance between neighbouring points.
+        points: Number of points n in a line.
     """
 
     mean: float
@@ -41,7 +41,7 @@ class Roughness:
 
 @dataclass(frozen=True)
 class TotalVariation:
-    """Total variation on a grid and on every factor-th point of it, and p in ``TV ~ h^-p`` between the two."""
+    """Total variation on a grid and on every factor-th point of it, with the exponent p of ``TV ~ h^-p``."""
 
     fine: float
     coarse: float
@@ -49,23 +49,23 @@ class TotalVariation:
 
 
 def roughness(losses: ArrayLike, step: float) -> Roughness:
-    """Stepwise variation of losses at evenly spaced points; a NaN among the losses makes all the numbers NaN.
+    """Return the stepwise variation of losses at evenly spaced points; with a NaN loss all numbers are NaN.
 
     Args:
-        losses: ``(n,)`` with n >= 3, or ``(..., n)``: lines of one plane, whose steps are pooled.
-        step: h, the distance between neighbouring points.
+        losses: Losses ``(n,)`` with n >= 3, or ``(..., n)``: lines of one plane, whose steps are pooled.
+        step: Distance h between neighbouring points.
 
     Raises:
-        UsageError: fewer than three points, or a step that is not a positive number.
+        UsageError: There are fewer than three points, or the step is not a positive number.
 
     Source:
         DiffPrune, Fig. 2c, for the mean step.
 
     Example:
-        >>> found = roughness([0.0, 1.0, 1.0, 3.0], step=0.1)
-        >>> found.mean, found.median, found.largest, found.total
+        >>> rough = roughness([0.0, 1.0, 1.0, 3.0], step=0.1)
+        >>> rough.mean, rough.median, rough.largest, rough.total
         (1.0, 1.0, 2.0, 3.0)
-        >>> round(found.zero_share, 3), found.second_difference
+        >>> round(rough.zero_share, 3), rough.second_difference
         (0.333, 1.5)
     """
     if not 0 < step < np.inf:
@@ -85,18 +85,18 @@ def roughness(losses: ArrayLike, step: float) -> Roughness:
 
 
 def tv_exponent(losses_fine: ArrayLike, factor: int) -> TotalVariation:
-    """Does the total variation grow as the grid gets finer? ``p = log(TV_fine / TV_coarse) / log(factor)``.
+    """Return the growth of the total variation on a finer grid, ``p = log(TV_fine / TV_coarse) / log(factor)``.
 
-    p is 0 for a smooth function, about 1/2 for a random walk, 1 for noise of its own at every point. A line whose
+    p is 0 for a smooth function, about 1/2 for a random walk, 1 for independent noise at every point. A line whose
     coarse points are all equal has p = 0 if the fine ones are too, infinity otherwise.
 
     Args:
-        losses_fine: ``(n,)`` with ``n - 1`` a multiple of the factor, so that both grids end at the same points; or
-            ``(..., n)``, whose total variations are averaged.
-        factor: at least 2.
+        losses_fine: Losses ``(n,)`` with ``n - 1`` a multiple of the factor, so that both grids end at the same points;
+            or ``(..., n)``, whose total variations are averaged.
+        factor: Ratio of the two grids, at least 2.
 
     Raises:
-        UsageError: a factor below 2, or one that does not divide n - 1 at least twice.
+        UsageError: The factor is below 2, or does not divide n - 1 at least twice.
 
     Example:
         >>> tv_exponent([0.0, 1.0, 2.0, 3.0, 4.0], 2)
@@ -125,7 +125,7 @@ def _lines(losses: ArrayLike, least: int) -> NDArray[np.float64]:
 
 
 def coarser(points: int) -> int | None:
-    """By which factor to thin a grid for a second resolution: the largest up to 4 that leaves 8 steps, else the least.
+    """Return the factor that thins a grid to a second one: the largest up to 4 that leaves 8 steps, or the least.
 
     Example:
         >>> coarser(81), coarser(31), coarser(5), coarser(8)
@@ -139,20 +139,20 @@ def coarser(points: int) -> int | None:
 def landscape_row(
     losses: NDArray, a: NDArray, b: NDArray, baseline: NDArray | None = None
 ) -> dict[str, float | int | str | None]:
-    """The numbers of one row of the landscape table, along d2 (the paper's) and d1; None where one is not defined.
+    """Return the numbers of one row of the landscape table, along d2 (the paper's) and d1, None where undefined.
 
     Intervals are delete-one jackknives over images, of the logarithm for steps and their ratio. Jumps of a mean loss
-    get smaller with the number of images, a smooth surface's steps do not: a ratio belongs to its number of images as
-    well as to its grid. A steep smooth surface has large steps too; second differences do not count slope.
+    shrink with the number of images, the steps of a smooth surface do not: a ratio belongs to its number of images as
+    well as to its grid. A steep smooth surface has large steps too; second differences ignore slope.
 
     Args:
-        losses: of each image at each cell, ``(A, B, I)``; a line has A = 1.
-        a: coordinates along d1, evenly spaced.
-        b: coordinates along d2, evenly spaced.
-        baseline: the baseline's losses of the same images at the same cells.
+        losses: Losses of each image at each cell, ``(A, B, I)``; a line has A = 1.
+        a: Coordinates along d1, evenly spaced.
+        b: Coordinates along d2, evenly spaced.
+        baseline: Baseline's losses of the same images at the same cells.
 
     Raises:
-        UsageError: a baseline on another grid or other images.
+        UsageError: The baseline has another grid or other images.
     """
     if baseline is not None and baseline.shape != losses.shape:
         raise UsageError(f"losses {losses.shape} have no ratio to losses {baseline.shape}; compare on one grid")
@@ -171,14 +171,14 @@ def landscape_row(
 
 
 def _along(lines: NDArray, baseline: NDArray | None, points: NDArray) -> dict[str, float | int | str | None]:
-    """Statistics of the lines ``(1 + I, lines, points)``: the mean over images and, after it, each one left out."""
-    found = roughness(lines[0], float(points[-1] - points[0]) / (len(points) - 1))
+    """Return statistics of lines ``(1 + I, lines, points)``: the mean over images, then with each one left out."""
+    rough = roughness(lines[0], float(points[-1] - points[0]) / (len(points) - 1))
     variation = _jackknife(lines, _mean_step)
     step = _positive(variation)
     numbers: dict[str, float | int | str | None] = {
-        "variation": step.value, "low": step.low, "high": step.high, "median": found.median, "largest": found.largest,
-        "zero_share": found.zero_share, "second_difference": found.second_difference, "tv": found.total,
-        "step": found.step,
+        "variation": step.value, "low": step.low, "high": step.high, "median": rough.median, "largest": rough.largest,
+        "zero_share": rough.zero_share, "second_difference": rough.second_difference, "tv": rough.total,
+        "step": rough.step,
     }  # fmt: skip
     if factor := coarser(len(points)):
         exponent = _jackknife(lines, lambda each: tv_exponent(each, factor).exponent).estimate()
@@ -195,7 +195,7 @@ def _along(lines: NDArray, baseline: NDArray | None, points: NDArray) -> dict[st
 
 
 def _positive(statistic: Jackknifed) -> Estimate:
-    """A number >= 0 with the interval of its logarithm; no interval at 0 (a loss that never changes)."""
+    """Return a number >= 0 with the interval of its logarithm; no interval at 0 (a loss that never changes)."""
     logs = statistic.map(np.log).estimate()
     low, high = (float(np.exp(end)) if np.isfinite(end) else np.nan for end in (logs.low, logs.high))
     return Estimate(statistic.value, low, high)
@@ -216,7 +216,7 @@ def _jackknife(lines: NDArray, statistic: Callable[[NDArray], float]) -> Jackkni
 
 
 def _left_out(losses: NDArray) -> NDArray:
-    """Mean losses over all images and, after it, over all but one: ``(1 + I, A, B)``."""
+    """Return mean losses over all images and then over all but one, ``(1 + I, A, B)``."""
     images = np.moveaxis(losses.astype(np.float64), -1, 0)
     total, count = images.sum(0), len(images)
     with np.errstate(invalid="ignore", divide="ignore"):
