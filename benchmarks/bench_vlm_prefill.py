@@ -20,7 +20,7 @@ import torch
 
 from gradprobe.probes.cost.result import median
 from gradprobe.training.workers import one_thread
-from gradprobe.vlm.flops import cost
+from gradprobe.vlm.costs.flops import cost
 
 SCORER = "transformer:depth=2,width=128"
 NARROW = {"num_hidden_layers": 4, "num_attention_heads": 4, "hidden_size": 256, "intermediate_size": 1024}
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, one_thread():
-        found = cost(shape(folder), k=asked.k, text_tokens=asked.text, scorer=SCORER, measure=True, passes=asked.rounds)
+        found = cost(shape(folder), k=asked.k, text_tokens=asked.text, scorer=SCORER).measured(passes=asked.rounds)
     assert found.timing is not None
     full = found.flops[0]
     report: dict[str, Any] = {"torch": torch.__version__, "transformers": version("transformers"), "rows": []}

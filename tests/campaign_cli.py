@@ -242,7 +242,7 @@ def warm():
 
     for name in ("gradprobe.compare", "gradprobe.testing", "gradprobe.probes.landscape.page",
                  "gradprobe.comparison.page",
-                 "gradprobe.vlm.training.train", "gradprobe.vlm.deploy", "gradprobe.vlm.flops",
+                 "gradprobe.vlm.training.train", "gradprobe.vlm.deploy", "gradprobe.vlm.costs.flops",
                  "gradprobe.comparison.ablation",
                  "gradprobe.probes.fidelity.measure", "gradprobe.probes.landscape.measure",
                  "gradprobe.probes.curvature.measure"):  # fmt: skip

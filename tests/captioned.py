@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
-from tiny_vlms import BOS, END, IMAGE, PAD, START, tiny
+from tiny_vlms import BOS, IMAGE, PAD, tiny
 
 from gradprobe.vlm.model import VLM
 from gradprobe.vlm.training.presets import Settings
@@ -25,23 +24,15 @@ CAPTIONS = ("a red square", "the dog sits on grass", "two boats", "a tall tower 
 
 
 class Words:
-    """One number a word, from a hash; what stands for an image has its own."""
+    """One number a word, from a hash; the placeholder of an image has its own."""
 
     eos_token_id, pad_token_id = 2, PAD
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
-        known = {"<image>": IMAGE, "<start>": START, "<end>": END}
         words = text.replace("<image>", " <image> ").split()
-        ids = [known.get(w, 3 + int(hashlib.sha256(w.encode()).hexdigest(), 16) % 50) for w in words]
+        hashes = [int(hashlib.sha256(word.encode()).hexdigest(), 16) for word in words]
+        ids = [IMAGE if word == "<image>" else 3 + number % 50 for word, number in zip(words, hashes, strict=True)]
         return {"input_ids": [BOS] * add_special_tokens + ids}
-
-
-class Squares:
-    """Every image a square of 28 pixels."""
-
-    def __call__(self, images, return_tensors: str) -> dict[str, torch.Tensor]:
-        arrays = [np.asarray(image.resize((28, 28)), np.float32).transpose(2, 0, 1) / 128 - 1 for image in images]
-        return {"pixel_values": torch.from_numpy(np.stack(arrays))}
 
 
 @dataclass
@@ -55,21 +46,8 @@ class Processor:
 def with_processor(family: str, seed: int = 0) -> VLM:
     """A tiny model that reads PIL images and words."""
     vlm = tiny(family, seed)
-    made = {"llava": Squares, "llava_next": _next, "qwen2_5_vl": _qwen}[family]()
-    return VLM.of(vlm.model.requires_grad_(True), Processor(made, Words()), vlm.name)
-
-
-def _next():
-    from transformers.models.llava_next.image_processing_llava_next import LlavaNextImageProcessor as Made
-
-    grid = [[28, 56], [56, 28], [56, 56], [28, 84]]
-    return Made(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=grid)
-
-
-def _qwen():
-    from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor as Made
-
-    return Made(patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 64 * 64})
+    _, image_processor = vlm.family.tiny()
+    return VLM.of(vlm.model.requires_grad_(True), Processor(image_processor, Words()), vlm.name)
 
 
 def paint(path: Path, size: tuple[int, int], seed: int) -> None:

@@ -80,8 +80,8 @@ def test_a_pruner_keeps_whole_numbers_of_tokens(k):
 )  # fmt: skip
 def test_a_configuration_of_no_model_is_one_line(part, entry, value, tmp_path):
     pytest.importorskip("transformers")
-    from gradprobe.vlm.dimensions import config_of
-    from gradprobe.vlm.flops import cost
+    from gradprobe.vlm.costs.dimensions import config_of
+    from gradprobe.vlm.costs.flops import cost
 
     config = deepcopy(config_of("scenes-vlm").to_dict())
     config[part][entry] = value

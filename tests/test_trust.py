@@ -159,7 +159,7 @@ def test_a_stored_question_is_listed_and_not_run(argument, theirs, tmp_path):
 
 def test_a_model_folder_that_brings_its_own_code_is_refused(theirs, tmp_path):
     from gradprobe.errors import GradprobeError
-    from gradprobe.vlm.dimensions import config_of
+    from gradprobe.vlm.costs.dimensions import config_of
     from gradprobe.vlm.model import open_vlm
 
     path, mark = theirs

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from captioned import captioned, paint, trained, with_processor
 from PIL import Image
-from tiny_vlms import IMAGE
+from tiny_vlms import FAMILIES, IMAGE
 
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.vlm.caption_files import Entry, list_captions
-from gradprobe.vlm.captions import Example, open_captions, taken_by
+from gradprobe.vlm.captions import Example, check_of, open_captions
 from gradprobe.vlm.deploy import inputs_of
 from gradprobe.vlm.placeholders import Placeholders
-from gradprobe.vlm.sights import sights
 from gradprobe.vlm.text import target_of
+from gradprobe.vlm.vision_features import cached_features
 
 
 class QwenTokenizer:
@@ -91,7 +91,7 @@ def test_a_text_beside_an_image_is_looked_at_too(tmp_path):
     assert captions.skipped == ("b.png: the caption has the model's placeholder <image> in it",)
 
 
-@pytest.mark.parametrize("family", ["llava", "llava_next", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_training_passes_over_what_the_model_cannot_take(tmp_path, family):
     """The hidden line and the long picture once ended a run between two steps."""
     vlm, file = with_processor(family), captioned(tmp_path / "data")
@@ -146,7 +146,7 @@ def test_what_is_trained_on_depends_on_the_images_and_not_on_when_one_was_refuse
 
 
 def test_the_processor_of_qwen_takes_and_refuses_as_it_does(tmp_path):
-    check = taken_by(with_processor("qwen2_5_vl").processor)
+    check = check_of(with_processor("qwen2_5_vl").processor)
     check(Image.new("RGB", (3, 600)))  # 200 to 1 it takes
     with pytest.raises(GradprobeError, match=r"is 1 x 400, which .* refuses \(absolute aspect ratio must be smaller"):
         check(Image.new("RGB", (1, 400)))
@@ -156,10 +156,10 @@ def test_sources_of_ones_own_are_told_which_image_or_text_it_is():
     vlm = with_processor("qwen2_5_vl")
     long = Example(1, Image.new("RGB", (1, 400)), "<image> say :", "a long line")
     with pytest.raises(GradprobeError, match="the image of the caption 'a long line' is 1 x 400"):
-        sights(vlm, [Example(0, Image.new("RGB", (40, 40)), "<image>", "fine"), long], {"data": "refused"})
+        cached_features(vlm, [Example(0, Image.new("RGB", (40, 40)), "<image>", "fine"), long], {"data": "refused"})
     sign = Example(2, Image.new("RGB", (40, 40)), "<image> say :", "a <image> sign")
     with pytest.raises(UsageError, match="the text 'a <image> sign' has the model's placeholder <image> in it"):
-        target_of(vlm, [sign], sights(vlm, [sign], {"data": "sign"}))
+        target_of(vlm, [sign], cached_features(vlm, [sign], {"data": "sign"}))
 
 
 class Chat:

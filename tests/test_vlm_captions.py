@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.vlm.caption_files import Entry, list_captions, told
-from gradprobe.vlm.captions import PROMPT, open_captions, placed, template_of
+from gradprobe.vlm.caption_files import Entry, first_faults, list_captions
+from gradprobe.vlm.captions import PROMPT, open_captions, placeholder_first, template_of
 
 
 def lines(file: Path, *given) -> Path:
@@ -59,7 +59,7 @@ def test_broken_lines_are_passed_over_and_told_by_their_number(tmp_path):
     assert [entry.caption for entry in found.entries] == ["fine", "second"]
     assert [int(fault.split(":")[0].removeprefix("line ")) for fault in found.faults] == list(range(2, 12))
     assert "no JSON" in found.faults[0] and "gone.png" in found.faults[5] and "line 1" in found.faults[8]
-    assert told(found.faults) == (*found.faults[:5], "and 5 more")
+    assert first_faults(found.faults) == (*found.faults[:5], "and 5 more")
 
 
 def test_a_folder_of_images_and_texts(tmp_path):
@@ -239,7 +239,7 @@ def test_a_models_own_chat_template_is_used():
 
     chat = template_of(Chatty())
     assert chat("What?") == "USER:<|pad|>What? ANSWER:" and chat("<|pad|> mine") == "<|pad|> mine"
-    assert template_of(None)("x") == placed("<image>")("x") == "<image>\nx"
+    assert template_of(None)("x") == placeholder_first("<image>")("x") == "<image>\nx"
 
 
 def test_captions_are_those_of_their_images(shared):

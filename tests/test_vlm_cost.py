@@ -14,14 +14,12 @@ from typer.testing import CliRunner
 from gradprobe.cli.vlm_cost import cost as command
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.cost import measure as probe
-from gradprobe.vlm.cost_figure import cost_tables, vlm_cost_figure
-from gradprobe.vlm.dimensions import DIMENSIONS, config_of, layout_of, size_of, skeleton
-from gradprobe.vlm.flops import cost, ffn_for
-from gradprobe.vlm.timing import random_inputs
+from gradprobe.vlm.costs.dimensions import config_of, layout_of, size_of, skeleton
+from gradprobe.vlm.costs.figure import cost_tables, vlm_cost_figure
+from gradprobe.vlm.costs.flops import cost, ffn_for
 
 LLAVA, NEXT, QWEN = "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-v1.6-vicuna-7b-hf", "Qwen/Qwen2.5-VL-7B-Instruct"
-SIZES = {"llava": [None], "llava_next": [(56, 56), (50, 30), (20, 90)], "qwen2_5_vl": [(64, 64), (60, 76), (120, 44)]}
-CASES = [(family, size) for family in FAMILIES for size in SIZES[family]]
+SIZES = [(56, 56), (50, 30), (20, 90), (120, 44)]
 app = typer.Typer()
 app.command()(command)
 
@@ -66,7 +64,6 @@ def test_parameters_are_the_published_ones_and_the_parts_make_the_whole(name, pa
     assert sum(p.numel() for p in skeleton(config_of(name)).parameters()) == parameters
     parts = cost(name).parameters
     assert parts["vision tower"] + parts["projector"] + parts["language model"] == parameters
-    assert set(DIMENSIONS) >= {name}
 
 
 def test_trained_parameters_and_what_the_papers_84_million_need():
@@ -113,23 +110,23 @@ def test_qwen_sees_an_image_at_its_own_size():
 # --- any model ---
 
 
-@pytest.mark.parametrize(("family", "size"), CASES)
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_costs_what_torch_counts(folders, family, size):
     vlm = tiny(family)
-    found = cost(str(folders[family]), k=[3], image_size=size, text_tokens=11, scorer="mlp:width=8")
-    layout = found.layout
-    inputs = random_inputs(vlm.model.config, layout, 11, torch.device("cpu"), torch.float32)
-    seen = vlm.see(inputs)
-    assert (len(seen.tokens[0]), len(seen.layout[0])) == (layout.tokens, layout.placeholders)
-    unpruned, pruned = found.flops
-    given = {name: inputs[name] for name in vlm.family.inputs if name in inputs}
-    assert counted(lambda: vlm.model.model.get_image_features(**given)) == unpruned.vision + unpruned.projector
-    assert counted(lambda: vlm.project(seen.tokens[0][:3])) == pruned.projector
-    for each in found.flops:
+    report = cost(str(folders[family]), k=[3], image_size=size, text_tokens=11, scorer="mlp:width=8")
+    layout = report.layout
+    inputs = vlm.family.random_inputs(vlm.model.config, [layout])
+    features = vlm.vision_features(inputs)
+    assert (len(features.tokens[0]), len(features.slots[0])) == (layout.tokens, layout.placeholders)
+    unpruned, pruned = report.flops
+    assert counted(lambda: vlm.model.model.get_image_features(**inputs)) == unpruned.vision + unpruned.projector
+    assert counted(lambda: vlm.project(features.tokens[0][:3])) == pruned.projector
+    for each in report.flops:
         embeds = torch.randn(1, each.sequence, 48)
         mask = torch.ones(1, each.sequence, dtype=torch.long)
         read = counted(
-            lambda e=embeds, m=mask: vlm.model.model.language_model(inputs_embeds=e, attention_mask=m, use_cache=True)
+            lambda e=embeds, m=mask: vlm.family.language(vlm.model)(inputs_embeds=e, attention_mask=m, use_cache=True)
         )
         assert read == each.linear + each.attention_full
         pairs = sum(1 for query in range(each.sequence) for _ in range(query + 1))
@@ -159,8 +156,7 @@ def test_keeping_all_costs_the_scorer_more_than_not_pruning():
 def test_the_parts_are_timed_and_the_generator_is_left_as_found(folders, family):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    size = SIZES[family][-1]
-    found = cost(str(folders[family]), k=[2, 4], image_size=size, scorer="mlp:width=8", measure=True, passes=6)
+    found = cost(str(folders[family]), k=[2, 4], image_size=SIZES[-1], scorer="mlp:width=8").measured(passes=6)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert {n: times.shape for n, times in found.timing.milliseconds.items()} == dict.fromkeys((0, 4, 2), (6, 3))
     for row in found.rows():
@@ -196,7 +192,7 @@ def test_a_table_of_large_numbers_fits_too():
 
 
 def test_the_table_of_a_small_model_has_a_unit_that_suits_and_what_was_measured(folders):
-    rows = cost(str(folders["llava"]), k=[4], scorer="mlp:width=8", measure=True, passes=6).rows()
+    rows = cost(str(folders["llava"]), k=[4], scorer="mlp:width=8").measured(passes=6).rows()
     text = text_of(rows)
     assert "MFLOPs" in text and "here" in text and "…" not in text
 
@@ -237,15 +233,21 @@ def test_the_command_prints_draws_and_answers_in_json(tmp_path):
         ({"model": LLAVA, "text_tokens": 0}, "--text-tokens 0"),
         ({"model": NEXT, "image_size": (1, 900)}, "--image-size 672x672"),
         ({"model": LLAVA, "scorer": "mpl"}, "mlp"),
-        ({"model": LLAVA, "measure": True}, "too large to time on a CPU; give --device cuda"),
-        ({"model": LLAVA, "measure": True, "device": "tpu9"}, "--device tpu9"),
-        ({"model": LLAVA, "measure": True, "device": "mps"}, "--device mps"),
-        ({"model": LLAVA, "measure": True, "device": "cuda:99"}, "no such GPU here"),
     ],
 )
 def test_what_cannot_be_asked_says_what_can(asked, words):
     with pytest.raises(UsageError, match=words):
         cost(**asked)
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("cpu", "too large to time on a CPU; give --device cuda"), ("tpu9", "--device tpu9"), ("mps", "--device mps"),
+     ("cuda:99", "no such GPU here")],
+)  # fmt: skip
+def test_a_device_that_cannot_time_a_model_says_what_can(device, words):
+    with pytest.raises(UsageError, match=words):
+        cost(LLAVA).measured(device)
 
 
 @pytest.mark.parametrize("text", ["672x", "axb", "1x2x3", "0x5", "-3"])
@@ -264,4 +266,4 @@ def test_folders_that_are_no_model(tmp_path, folders):
     with pytest.raises(UsageError, match="qwen2_5_vl"):
         cost(str(tmp_path))
     with pytest.raises(UsageError, match="--passes 5"):
-        cost(str(folders["llava"]), k=[2], measure=True, passes=5)
+        cost(str(folders["llava"]), k=[2]).measured(passes=5)

@@ -10,7 +10,7 @@ import typer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save as bytes_of
-from tiny_vlms import FAMILIES, IMAGE, made, row_of, shared, tiny
+from tiny_vlms import FAMILIES, IMAGE, made, row_of, shared, tiny, types_of
 from typer.testing import CliRunner
 
 from gradprobe.cli.vlm_generate import generate
@@ -33,14 +33,15 @@ def pruner(family, budget=Budget(k=5)):  # noqa: B008 (frozen)
 
 
 def visual_places(pruned, inputs):
-    """Which positions of the prompt hold visual tokens, newlines left out ``(B, S)``."""
+    """Positions of the prompt that hold visual tokens, newlines left out ``(B, S)``."""
     places = inputs["input_ids"] == IMAGE
-    if pruned.vlm.family.name != "llava_next" or "pixel_values" not in inputs:
+    vlm, newline = pruned.vlm, pruned.vlm.family.newline(pruned.vlm.model)
+    images = {name: inputs[name] for name in vlm.family.inputs if name in inputs}
+    if newline is None or not images:
         return places
-    model = pruned.vlm.model.model
     with torch.no_grad():
-        features = model.get_image_features(inputs["pixel_values"], inputs["image_sizes"], return_dict=True)
-    real = [(feature != model.image_newline).any(1) for feature in features.pooler_output]
+        features = vlm.model.model.get_image_features(**images, return_dict=True)
+    real = [(feature != newline).any(1) for feature in features.pooler_output]
     return places.masked_scatter(places, torch.cat(real))
 
 
@@ -48,8 +49,8 @@ def masked(pruned, inputs):
     """Attention mask of the prompt with 0 at dropped tokens, made from what `kept` says."""
     mask = inputs["attention_mask"].clone()
     for row, (images, places) in enumerate(zip(pruned.kept(inputs), visual_places(pruned, inputs), strict=True)):
-        where, seen = places.nonzero()[:, 0], pruned.vlm.see(row_of(inputs, ROWS, pruned.vlm, row)).tokens
-        for kept, tokens in zip(images, seen, strict=True):
+        where, alone = places.nonzero()[:, 0], row_of(inputs, ROWS, pruned.vlm, row)
+        for kept, tokens in zip(images, pruned.vlm.vision_features(alone).tokens, strict=True):
             here, where = where[: len(tokens)], where[len(tokens) :]
             dropped = torch.ones(len(tokens), dtype=torch.bool)
             dropped[kept] = False
@@ -62,7 +63,7 @@ def reference(pruned, inputs, mask):
     """Logits of the model's own full-length forward with these keys masked, at the unpruned positions."""
     model = copy.deepcopy(pruned.vlm.model)
     attended, positions = inputs["attention_mask"], None
-    if pruned.vlm.family.name == "qwen2_5_vl" and "image_grid_thw" in inputs:
+    if "image_grid_thw" in inputs:  # positions of three axes
         grid, types = inputs["image_grid_thw"], inputs["mm_token_type_ids"]
         positions, _ = model.model.get_rope_index(
             inputs["input_ids"], types, image_grid_thw=grid, attention_mask=attended
@@ -79,8 +80,7 @@ def greedy(pruned, inputs, steps):
         one, word = torch.ones(1, 1, dtype=torch.long), torch.tensor([new[-1:]])
         inputs = {**inputs, "input_ids": torch.cat([inputs["input_ids"], word], 1)}
         inputs["attention_mask"] = torch.cat([inputs["attention_mask"], one], 1)
-        if "mm_token_type_ids" in inputs:
-            inputs["mm_token_type_ids"] = torch.cat([inputs["mm_token_type_ids"], 0 * one.int()], 1)
+        inputs |= types_of(pruned.vlm, inputs["input_ids"])
         mask = torch.cat([mask, one], 1)
     return new
 
@@ -154,22 +154,21 @@ def test_keeping_everything_is_the_models_own_logits_and_text(family):
 
 @each_family
 def test_an_image_with_fewer_tokens_than_k_keeps_all_and_others_k(family):
-    sizes = [len(tokens) for tokens in shared(family).see(made(shared(family), [[0, 1, 2]])).tokens]
-    pruned = pruner(family, Budget(k=20))
-    (kept,) = pruned.kept(made(pruned.vlm, [[0, 1, 2]]))
-    assert [len(index) for index in kept] == [min(20, n) for n in sizes]
-    if family != "llava":
-        assert min(sizes) < 20 < max(sizes) or family == "llava_next"
+    inputs = made(shared(family), [[0, 1, 2]])
+    sizes = [len(tokens) for tokens in shared(family).vision_features(inputs).tokens]
+    for k in (min(sizes) - 1, sorted(sizes)[1], max(sizes) + 1):
+        (kept,) = pruner(family, Budget(k=k)).kept(inputs)
+        assert [len(index) for index in kept] == [min(k, n) for n in sizes]
 
 
 @each_family
 def test_the_kept_are_those_of_the_highest_scores_in_order(family):
     pruned = pruner(family)
     inputs = made(pruned.vlm, ROWS)
-    seen = iter(pruned.vlm.see(inputs).tokens)
+    tokens = iter(pruned.vlm.vision_features(inputs).tokens)
     for images in pruned.kept(inputs):
         for index in images:
-            scores = pruned.scorer(next(seen)[None])
+            scores = pruned.scorer(next(tokens)[None])
             assert index.tolist() == top_k(scores, 5)[0].tolist() == sorted(index.tolist())
 
 
@@ -206,7 +205,7 @@ def test_gaps_in_positions_are_not_taken_for_packed_sequences(family, same_rows)
             inputs_embeds=sequence.embeds, position_ids=sequence.positions, use_cache=False
         ).last_hidden_state
         fallen = pruned.vlm.model.lm_head(fallen)
-    if family != "qwen2_5_vl":  # the trap is there: positions of three axes are exempt
+    if sequence.positions.ndim == 2:  # the trap is there: positions of three axes are exempt
         assert (fallen - pruned.logits(inputs))[0].abs().max() > 1e-3
     with pytest.raises(UsageError, match="use_cache=False"):
         pruned.generate(inputs, options={"use_cache": False})
@@ -268,8 +267,8 @@ def test_scores_that_are_no_numbers_are_an_error():
 
 def written(folder, family="llava", **changed):
     pruned = pruner(family)
-    about = {**pruned.vlm.about, "scorer": SPEC, "k": 5, "op": "vpnoise", **changed}
-    return pruned, save(folder, pruned.scorer, about)
+    metadata = {**pruned.vlm.metadata, "scorer": SPEC, "k": 5, "op": "vpnoise", **changed}
+    return pruned, save(folder, pruned.scorer, metadata)
 
 
 @each_family
@@ -278,7 +277,7 @@ def test_what_was_saved_prunes_as_before(tmp_path, family):
     again = load(folder, shared(family))
     inputs = made(pruned.vlm, ROWS)
     assert torch.equal(again.logits(inputs), pruned.logits(inputs))
-    assert again.about["op"] == "vpnoise" and again.budget == Budget(k=5)
+    assert again.metadata["op"] == "vpnoise" and again.budget == Budget(k=5)
     assert torch.equal(load(folder, shared(family).model).logits(inputs), pruned.logits(inputs))
     assert len(replace(again, budget=Budget(k=2)).kept(inputs)[0][0]) == 2
 
@@ -294,17 +293,17 @@ def test_the_file_holds_the_scorer_alone(tmp_path):
 def test_a_pruner_of_before_opens_and_a_new_one_beside_it_wins(tmp_path):
     """Pruners used to lie in ``pruner.safetensors`` and ``pruner.json``."""
     pruned, inputs = pruner("llava"), made(shared("llava"), ROWS)
-    about = {**pruned.vlm.about, "scorer": SPEC, "k": 5, "op": "vpnoise", "training": {"steps": 4}}
+    metadata = {**pruned.vlm.metadata, "scorer": SPEC, "k": 5, "op": "vpnoise", "training": {"steps": 4}}
     (tmp_path / "pruner.safetensors").write_bytes(bytes_of(pruned.scorer.state_dict()))
-    (tmp_path / "pruner.json").write_text(json.dumps(about, indent=2, sort_keys=True) + "\n")
+    (tmp_path / "pruner.json").write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n")
     again = load(tmp_path, shared("llava"))
     assert torch.equal(again.logits(inputs), pruned.logits(inputs))
-    assert again.about == about and again.budget == Budget(k=5)
+    assert again.metadata == metadata and again.budget == Budget(k=5)
     for path in (tmp_path, tmp_path / "pruner.safetensors"):
         scorer = load_scorer(path)
-        assert scorer.metadata == about
+        assert scorer.metadata == metadata
         assert torch.equal(Pruner(pruned.vlm, scorer, Budget(k=5)).logits(inputs), pruned.logits(inputs))
-    save(tmp_path, pruned.scorer, {**about, "k": 6})
+    save(tmp_path, pruned.scorer, {**metadata, "k": 6})
     assert load(tmp_path, shared("llava")).budget == Budget(k=6)
 
 
@@ -389,7 +388,7 @@ def test_a_folder_opens_as_the_model_in_it(folder_of_a_model):
 def test_the_command_says_what_the_pruned_model_says(tmp_path, folder_of_a_model, pictures):
     vlm = open_vlm(str(folder_of_a_model))
     scorer = part("scorer", SPEC).make(vlm.dim, 0)
-    folder = save(tmp_path / "pruner", scorer, {**vlm.about, "scorer": SPEC, "ratio": 0.1, "op": "vpnoise"})
+    folder = save(tmp_path / "pruner", scorer, {**vlm.metadata, "scorer": SPEC, "ratio": 0.1, "op": "vpnoise"})
     images = ["--image", pictures[0], "--image", pictures[1]]
     asked = ["--pruner", folder, *images, "--prompt", "is there a red seven ?", "--max-new-tokens", 3]
     result = run(*asked, "--json")
@@ -405,8 +404,8 @@ def test_the_command_says_what_the_pruned_model_says(tmp_path, folder_of_a_model
 
 def test_what_the_command_cannot_do_is_said(tmp_path, folder_of_a_model, pictures):
     vlm = open_vlm(str(folder_of_a_model))
-    about = {**vlm.about, "scorer": SPEC, "k": 3}
-    folder = save(tmp_path / "pruner", part("scorer", SPEC).make(vlm.dim, 0), about)
+    metadata = {**vlm.metadata, "scorer": SPEC, "k": 3}
+    folder = save(tmp_path / "pruner", part("scorer", SPEC).make(vlm.dim, 0), metadata)
     (tmp_path / "broken.png").write_bytes(b"no image")
     asked = {"--pruner": folder, "--image": pictures[0], "--prompt": "is there a red seven ?"}
     for changed, told in (

@@ -1,4 +1,4 @@
-"""Every family: what is seen, where it stands, and that everything put together again is the model's own answer."""
+"""Every family: features and positions of images, and that all of them put together again are the model's answer."""
 
 import copy
 import sys
@@ -19,17 +19,17 @@ ROWS = {"one image": [[1]], "several": [[1, 2]], "mixed": [[0], [1, 2], []], "no
 each_family = pytest.mark.parametrize("family", FAMILIES)
 
 
-def tokens_of(vlm, prompt, seen):
+def tokens_of(vlm, prompt, features):
     """The visual tokens of each row."""
-    images, none = iter(seen.tokens), torch.zeros(0, vlm.dim)
+    images, none = iter(features.tokens), torch.zeros(0, vlm.dim)
     return [torch.cat([none, *(next(images) for _ in counts)]) for counts in prompt.counts]
 
 
 def read(vlm, inputs, pad="right"):
-    """Everything that a model sees, assembled."""
-    seen = vlm.see(inputs)
-    prompt = vlm.prompt(inputs, seen)
-    tokens = tokens_of(vlm, prompt, seen)
+    """All tokens of some inputs, assembled."""
+    features = vlm.vision_features(inputs)
+    prompt = vlm.prompt(inputs, features)
+    tokens = tokens_of(vlm, prompt, features)
     return prompt, tokens, assemble(vlm, prompt, tokens, pad=pad)
 
 
@@ -63,8 +63,8 @@ def test_positions_are_those_that_generate_uses(family):
     model = copy.deepcopy(vlm.model)  # a Qwen2.5-VL remembers its last positions
     others = {name: value for name, value in inputs.items() if name not in ("input_ids", "pixel_values")}
     own = model._prepare_position_ids_for_generation(inputs["input_ids"], others)
-    own = own[1:] if family == "qwen2_5_vl" else own  # its first row is for the mask
-    prompt = vlm.prompt(inputs, vlm.see(inputs))
+    own = own[1:] if own.ndim == 3 else own  # the first row is for the mask
+    prompt = vlm.prompt(inputs, vlm.vision_features(inputs))
     real = inputs["attention_mask"] > 0
     assert torch.equal(prompt.positions[..., real], own[..., real])
 
@@ -73,50 +73,50 @@ def test_positions_are_those_that_generate_uses(family):
 def test_tokens_are_in_the_order_in_which_the_language_model_reads_them(family):
     vlm = shared(family)
     inputs = made(vlm, [[1, 2, 0]])
-    seen = vlm.see(inputs)
+    features = vlm.vision_features(inputs)
     images = {name: value for name, value in inputs.items() if name in vlm.family.inputs}
     with torch.no_grad():
-        features = vlm.model.model.get_image_features(**images, return_dict=True).pooler_output
-        for tokens, layout, own in zip(seen.tokens, seen.layout, features, strict=True):
-            assert tokens.shape == (int((layout >= 0).sum()), vlm.dim)
-            assert layout[layout >= 0].tolist() == list(range(len(tokens)))
-            torch.testing.assert_close(vlm.project(tokens), own[layout >= 0], atol=1e-6, rtol=1e-5)
+        output = vlm.model.model.get_image_features(**images, return_dict=True).pooler_output
+        for tokens, slots, own in zip(features.tokens, features.slots, output, strict=True):
+            assert tokens.shape == (int((slots >= 0).sum()), vlm.dim)
+            assert slots[slots >= 0].tolist() == list(range(len(tokens)))
+            torch.testing.assert_close(vlm.project(tokens), own[slots >= 0], atol=1e-6, rtol=1e-5)
 
 
 def test_newlines_end_the_lines_of_the_tiles_and_padding_is_no_token():
     vlm = shared("llava_next")
-    (tokens,), (layout,) = (x[0:1] for x in vars(vlm.see(made(vlm, [[1]]))).values())
+    (tokens,), (slots,) = vars(vlm.vision_features(made(vlm, [[1]]))).values()
     # 56 x 40 pixels go into 2 x 2 tiles of 4 x 4 tokens; of the 8 columns one on each side is padding
     assert len(tokens) == 16 + 8 * 6
-    assert layout.tolist()[:16] == list(range(16))
-    assert (layout[16:].reshape(8, 7)[:, 6] == -1).all() and (layout == -1).sum() == 8
+    assert slots.tolist()[:16] == list(range(16))
+    assert (slots[16:].reshape(8, 7)[:, 6] == -1).all() and (slots == -1).sum() == 8
 
 
 def test_a_newline_of_zeros_or_row_numbers_is_no_token():
     vlm = tiny("llava_next")
     for value in (0.0, 3.0):
         vlm.model.model.image_newline.data.fill_(value)
-        assert (vlm.see(made(vlm, [[1]])).layout[0] == -1).sum() == 8
+        assert (vlm.vision_features(made(vlm, [[1]])).slots[0] == -1).sum() == 8
 
 
 def test_a_qwen_token_is_a_group_of_four_patches_in_raster_order():
     vlm = shared("qwen2_5_vl")
     inputs = made(vlm, [[1]])
-    seen = vlm.see(inputs)
+    features = vlm.vision_features(inputs)
     height, width = (inputs["image_grid_thw"][0, 1:] // 2).tolist()
-    assert vlm.dim == 4 * 32 and len(seen.tokens[0]) == height * width
+    assert vlm.dim == 4 * 32 and len(features.tokens[0]) == height * width
     changed = inputs["pixel_values"].clone()
     changed[:4] += 1  # the processor hands patches out group by group, in raster order
-    moved = (vlm.see(inputs | {"pixel_values": changed}).tokens[0] - seen.tokens[0]).abs().sum(1)
+    moved = (vlm.vision_features(inputs | {"pixel_values": changed}).tokens[0] - features.tokens[0]).abs().sum(1)
     assert moved.argmax() == 0
 
 
 def test_text_goes_on_from_the_widest_side_of_an_image_even_without_token_types():
     vlm = shared("qwen2_5_vl")
     inputs = made(vlm, [[1]])
-    with_types = vlm.prompt(inputs, vlm.see(inputs)).positions
+    with_types = vlm.prompt(inputs, vlm.vision_features(inputs)).positions
     del inputs["mm_token_type_ids"]
-    assert torch.equal(vlm.prompt(inputs, vlm.see(inputs)).positions, with_types)
+    assert torch.equal(vlm.prompt(inputs, vlm.vision_features(inputs)).positions, with_types)
     assert with_types.shape[0] == 3 and not torch.equal(with_types[1], with_types[2])
 
 
@@ -128,11 +128,11 @@ def test_the_vision_tower_runs_once_and_the_projector_hardly(family):
     hooks = [tower.register_forward_hook(lambda *_: calls.append(1))]
     hooks += [projector.register_forward_hook(lambda _, args, out: read.append(args[0].numel()))]
     try:
-        seen = vlm.see(inputs)
+        features = vlm.vision_features(inputs)
     finally:
         for hook in hooks:
             hook.remove()
-    assert len(calls) == 1 and read == [vlm.dim] and len(seen.tokens) == 2  # what it makes of them is not needed yet
+    assert len(calls) == 1 and read == [vlm.dim] and len(features.tokens) == 2  # its result is not needed yet
     assert not projector._forward_hooks and not projector._forward_pre_hooks
 
 
@@ -143,7 +143,7 @@ def test_a_failure_leaves_no_hook_and_the_model_as_it_was(family, monkeypatch):
     projector = vlm.family.projector(vlm.model)
     monkeypatch.setattr(projector, "forward", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        vlm.see(made(shared(family), [[0]]))
+        vlm.vision_features(made(shared(family), [[0]]))
     assert not projector._forward_hooks and not projector._forward_pre_hooks
     assert all(module.training for module in vlm.model.modules())
     assert all(p.requires_grad for p in vlm.model.parameters())
@@ -156,9 +156,9 @@ def test_gradients_reach_visual_tokens_and_no_parameter(family, asks):
     vlm.model.requires_grad_(asks)
     before = {name: p.clone() for name, p in vlm.model.state_dict().items()}
     inputs = made(vlm, [[0], [1, 2]])
-    seen = vlm.see(inputs)
-    prompt = vlm.prompt(inputs, seen)
-    tokens = [t.clone().requires_grad_() for t in tokens_of(vlm, prompt, seen)]
+    features = vlm.vision_features(inputs)
+    prompt = vlm.prompt(inputs, features)
+    tokens = [t.clone().requires_grad_() for t in tokens_of(vlm, prompt, features)]
     vlm.logits(assemble(vlm, prompt, tokens))[:, -1].logsumexp(-1).sum().backward()
     assert all((t.grad.abs().sum(1) > 0).all() for t in tokens)
     assert all(p.grad is None for p in vlm.model.parameters())
@@ -171,11 +171,11 @@ def test_gradients_reach_visual_tokens_and_no_parameter(family, asks):
 def test_a_scorer_learns_through_every_throttle_and_keeps_k_of_each_image(family, op):
     vlm = shared(family)
     inputs = made(vlm, [[1, 2]])
-    seen = vlm.see(inputs)
-    prompt = vlm.prompt(inputs, seen)
+    features = vlm.vision_features(inputs)
+    prompt = vlm.prompt(inputs, features)
     scorer = part("scorer", "mlp:width=8").make(vlm.dim, 0)
     tokens, index, bias, first = [], [], [], 0
-    for number, image in enumerate(seen.tokens):
+    for number, image in enumerate(features.tokens):
         chosen = gp.build(op)(image[None], scorer(image[None]), 5, noise=gp.Noise(0, (number,)))
         assert chosen.weights.sum().item() == pytest.approx(5, abs=1e-4)
         tokens.append(chosen.tokens[0])
@@ -272,9 +272,9 @@ def test_images_and_placeholders_that_do_not_fit_are_refused():
     vlm = shared("llava")
     one, two = made(vlm, [[0]]), made(vlm, [[0, 1]])
     with pytest.raises(UsageError, match="32 places for image tokens, its images fill 16"):
-        vlm.prompt(two, vlm.see(one))
+        vlm.prompt(two, vlm.vision_features(one))
     with pytest.raises(UsageError, match="2 images, but places in the prompt for 1"):
-        vlm.prompt(one, vlm.see(two))
+        vlm.prompt(one, vlm.vision_features(two))
 
 
 @pytest.mark.parametrize("index", [[1, 0, 2], [0, 1, 16], [0, 1], [0, 0, 1]])
@@ -312,7 +312,7 @@ def test_unknown_models_are_refused_by_name():
 def test_videos_are_refused():
     vlm = shared("qwen2_5_vl")
     with pytest.raises(UsageError, match="videos"):
-        vlm.prompt(made(vlm, [[]]) | {"pixel_values_videos": torch.zeros(1)}, vlm.see({}))
+        vlm.prompt(made(vlm, [[]]) | {"pixel_values_videos": torch.zeros(1)}, vlm.vision_features({}))
 
 
 def test_what_cannot_be_opened_is_said(tmp_path, monkeypatch):

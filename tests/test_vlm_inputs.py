@@ -5,7 +5,6 @@ import torch
 
 from gradprobe.vlm.inputs import inputs_fingerprint
 from gradprobe.vlm.model import open_vlm
-from gradprobe.vlm.scenes import load_scenes_vlm
 
 CHANGES = {
     "normalisation": lambda vlm: setattr(vlm.processor.image_processor, "image_mean", [0.5] * 3),
@@ -18,14 +17,14 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_change_of_what_the_model_sees_or_says_is_seen(name):
-    vlm = load_scenes_vlm()
+    vlm = open_vlm("scenes-vlm")
     before = inputs_fingerprint(vlm)
     CHANGES[name](vlm)
     assert inputs_fingerprint(vlm) != before
 
 
 def test_use_and_place_of_a_model_do_not_count(tmp_path):
-    vlm = load_scenes_vlm()
+    vlm = open_vlm("scenes-vlm")
     before = inputs_fingerprint(vlm)
     image = torch.zeros(3, 80, 80)
     vlm.processor(images=[image, image], text=["<image> is", "<image> is it ?"], padding=True, return_tensors="pt")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+import gradprobe.vlm.model as model_module
 import gradprobe.vlm.training.pictures as pretrain_module
 from gradprobe.data.pictures import as_bytes, objects_of, pictures
 from gradprobe.data.pictures_text import (
@@ -21,7 +22,8 @@ from gradprobe.data.pictures_text import (
 )
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.training.train_scenes import load_checkpoint
-from gradprobe.vlm.scenes import FOLDER, ID, load_scenes_vlm, scenes_processor
+from gradprobe.vlm.model import open_vlm
+from gradprobe.vlm.scenes import FOLDER, ID, scenes_processor
 from gradprobe.vlm.training.pictures import Recipe, fresh_model, training
 from gradprobe.vlm.training.pictures_card import BUDGETS, CHECKPOINT, evaluate, pretrain
 from gradprobe.vlm.training.pictures_loss import (
@@ -44,7 +46,7 @@ SMALL = Recipe(apart=2, words=2, together=2, tower_batch=4, batch=3, save_every=
 
 @pytest.fixture(scope="module")
 def vlm():
-    return load_scenes_vlm()
+    return open_vlm("scenes-vlm")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +138,7 @@ def test_visual_tokens_are_those_of_the_model_and_before_the_projector_128_wide(
     with torch.inference_mode():
         theirs = torch.stack(list(vlm.model.model.get_image_features(pixel_values=images).pooler_output))
         assert torch.allclose(visual_tokens(vlm.model, images), theirs, atol=1e-5)
-    seen = vlm.see({"pixel_values": images})
+    seen = vlm.vision_features({"pixel_values": images})
     assert [tuple(tokens.shape) for tokens in seen.tokens] == [(100, 128)] * 2
     assert vlm.dim == 128
 
@@ -259,7 +261,7 @@ def test_training_ends_in_a_folder_that_opens_and_no_checkpoint(tmp_path):
     assert made["held_out_pictures"] == 8
     assert made["steps_done"] == SMALL.steps
     assert not (tmp_path / CHECKPOINT).exists()
-    opened = load_scenes_vlm(tmp_path).model.state_dict()
+    opened = open_vlm(str(tmp_path)).model.state_dict()
     assert set(opened) == set(half)
     assert sum(not torch.equal(opened[name], half[name]) for name in half) > 100  # it went on from the checkpoint
 
@@ -291,6 +293,7 @@ def test_a_recipe_of_nothing_is_refused(settings):
         Recipe(**settings)
 
 
-def test_a_folder_without_a_model_says_how_to_make_it(tmp_path):
+def test_without_its_files_it_says_how_to_make_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(model_module, "FOLDER", tmp_path)
     with pytest.raises(GradprobeError, match="train-scenes"):
-        load_scenes_vlm(tmp_path)
+        open_vlm("scenes-vlm")

@@ -32,8 +32,7 @@ def scorer_of(vlm, seed=1):
 
 
 def drawn(shown):
-    pictures = [(view.title, view.image, view.grid, view.first) for view in shown.views]
-    return ranking_figure(pictures, shown.top, shown.bottom, shown.similarity, shown.means(), "a title")
+    return ranking_figure(shown.pictures, shown.top, shown.bottom, shown.similarity, shown.means(), "a title")
 
 
 # --- the ranking ---
@@ -44,7 +43,7 @@ def test_the_top_is_what_is_deployed_and_the_bottom_what_a_negated_scorer_would_
     vlm = shared(family)
     inputs, scorer = made(vlm, [[1]]), scorer_of(vlm)
     shown = ranking(vlm, inputs, 4, scorer)
-    tokens = vlm.see(inputs).tokens[0][None]
+    tokens = vlm.vision_features(inputs).tokens[0][None]
     scores = scorer(tokens)
     assert sorted(shown.top) == hard_topk(tokens, scores, 4).index[0].tolist()
     assert sorted(shown.bottom) == hard_topk(tokens, -scores, 4).index[0].tolist()
@@ -58,7 +57,7 @@ def test_the_matrix_is_the_cosine_of_each_pair_and_means_leave_the_diagonal_out(
     vlm = shared(family)
     inputs, k = made(vlm, [[2]]), 3
     shown = ranking(vlm, inputs, k)
-    tokens = vlm.see(inputs).tokens[0].double().numpy()
+    tokens = vlm.vision_features(inputs).tokens[0].double().numpy()
     both = [tokens[i] for i in [*shown.top, *shown.bottom]]
     expected = [[a @ b / np.linalg.norm(a) / np.linalg.norm(b) for b in both] for a in both]
     np.testing.assert_allclose(shown.similarity, expected, atol=1e-9)
@@ -82,17 +81,17 @@ def unmixed(family):
 def test_a_token_stands_on_the_pixels_that_it_is_made_of(family, size):
     vlm = seen_through(unmixed(family), SimpleNamespace(image_mean=(0.5,) * 3, image_std=(0.1,) * 3))
     inputs = made(vlm, [[size]])
-    before, tokens = ranking(vlm, inputs, 1), vlm.see(inputs).tokens[0]
+    before, tokens = ranking(vlm, inputs, 1), vlm.vision_features(inputs).tokens[0]
     generator, hits = torch.Generator().manual_seed(3), 0
     for _ in range(12):
         other = {name: value.clone() for name, value in inputs.items()}
         flat = other["pixel_values"].view(-1)
         place = torch.randint(len(flat), (1,), generator=generator)
         flat[place] = -2 * flat[place].sign()
-        changed = (vlm.see(other).tokens[0] != tokens).any(1).nonzero().flatten().tolist()
+        changed = (vlm.vision_features(other).tokens[0] != tokens).any(1).nonzero().flatten().tolist()
         after = ranking(vlm, other, 1)
         cells = []
-        for old, new in zip(before.views, after.views, strict=True):
+        for old, new in zip(before.pictures, after.pictures, strict=True):
             (height, width), (rows, columns) = old.image.shape[:2], old.grid
             places = np.argwhere(np.abs(new.image - old.image).max(-1) > 1e-3)
             cells += [old.first + int(y * rows // height) * columns + int(x * columns // width) for y, x in places]
@@ -113,22 +112,15 @@ def plain(height, width):
     return np.stack([x * 255 // width, y * 255 // height, (x * 7 + y * 13) % 256], -1).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("family", "size"), [("llava", (28, 28)), ("llava_next", (56, 56)), ("qwen2_5_vl", (64, 80))])
-def test_the_picture_is_what_was_given_to_the_processor(family, size):
-    from transformers import CLIPImageProcessor, LlavaNextImageProcessor, Qwen2VLImageProcessor
-
-    vlm, picture = shared(family), plain(*size)
-    square = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
-    images = {
-        "llava": lambda: CLIPImageProcessor(**square),
-        "llava_next": lambda: LlavaNextImageProcessor(
-            **square, image_grid_pinpoints=vlm.model.config.image_grid_pinpoints
-        ),
-        "qwen2_5_vl": lambda: Qwen2VLImageProcessor(patch_size=4, merge_size=2, min_pixels=64, max_pixels=10_000),
-    }[family]()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_picture_and_the_layout_are_those_of_the_processor(family):
+    vlm, (_, images) = shared(family), shared(family).family.tiny()
+    layout = vlm.family.layout(vlm.model.config, vlm.family.layout(vlm.model.config, (56, 64)).seen)
+    picture = plain(*layout.seen)
     inputs = images(Image.fromarray(picture), return_tensors="pt")
     shown = ranking(seen_through(vlm, images), inputs, 2)
-    np.testing.assert_allclose(shown.views[-1].image * 255, picture, atol=1e-3)
+    np.testing.assert_allclose(shown.pictures[-1].image * 255, picture, atol=1e-3)
+    assert tuple(each.grid for each in shown.pictures) == layout.grids and len(shown.scores) == layout.tokens
 
 
 def test_what_cannot_be_ranked_says_what_can():
@@ -155,11 +147,11 @@ def test_red_cells_are_the_top_and_blue_ones_the_bottom(family):
     figure = drawn(shown)
     *pictures, matrix = figure.axes
     found = {VERMILION: [], BLUE: []}
-    for axes, view in zip(pictures, shown.views, strict=False):
-        for picture, colour in zip(axes.images[1:], found, strict=True):
-            paint = np.asarray(picture.get_array())
-            assert paint.shape == (*view.grid, 4)
-            found[colour] += [view.first + int(i) for i in np.flatnonzero(paint[..., 3])]
+    for axes, picture in zip(pictures, shown.pictures, strict=True):
+        for layer, colour in zip(axes.images[1:], found, strict=True):
+            paint = np.asarray(layer.get_array())
+            assert paint.shape == (*picture.grid, 4)
+            found[colour] += [picture.first + int(i) for i in np.flatnonzero(paint[..., 3])]
             assert all(tuple(c) == to_rgb(colour) for c in paint[paint[..., 3] > 0][:, :3])
     assert found == {VERMILION: sorted(shown.top), BLUE: sorted(shown.bottom)}
     np.testing.assert_array_equal(matrix.images[0].get_array(), shown.similarity)
@@ -198,8 +190,8 @@ def scenes(tmp_path_factory):
     model.save_pretrained(folder)
     scenes_processor().save_pretrained(folder)
     vlm = VLM.of(model, name=str(folder))
-    about = {**vlm.about, "scorer": "mlp:width=8", "k": 11, "op": "lapsum+vpnoise"}
-    return folder, save(tmp_path_factory.mktemp("pruner"), scorer_of(vlm), about)
+    metadata = {**vlm.metadata, "scorer": "mlp:width=8", "k": 11, "op": "lapsum+vpnoise"}
+    return folder, save(tmp_path_factory.mktemp("pruner"), scorer_of(vlm), metadata)
 
 
 def test_it_draws_a_picture_of_the_embedded_model_and_a_file(scenes, tmp_path):

@@ -1,4 +1,4 @@
-"""A vision-language model as a task: its losses are the model's own, and every probe runs on it unawares."""
+"""A vision-language model as a task: its losses are the model's own, and every probe runs on it."""
 
 import json
 import threading
@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import torch
 from captioned import SIZES, captioned, paint, with_processor
+from tiny_vlms import FAMILIES, types_of
 
 import gradprobe as gp
 from gradprobe.core import Noise, RaggedBatch, Selection, hard_topk
 from gradprobe.errors import UsageError
-from gradprobe.vlm import sights
+from gradprobe.vlm import vision_features
 from gradprobe.vlm.captions import open_captions
 from gradprobe.vlm.sequence import assemble
 from gradprobe.vlm.task import captioning, task_of
 
-FAMILIES = ("llava", "llava_next", "qwen2_5_vl")
 NAMES = {"backbone": "tiny", "weights": "random:0", "data": "some", "dtype": "float32"}
 
 
@@ -59,7 +59,7 @@ def test_with_all_tokens_the_loss_is_the_models_own(family, tmp_path):
         pixels = processor.image_processor(images=[example.image()], return_tensors="pt")
         length = int(text.prompt.attention_mask[i].sum())
         ids = text.prompt.input_ids[i : i + 1, :length]
-        kinds = {"mm_token_type_ids": (ids == processor.image_token_id).long()} if family == "qwen2_5_vl" else {}
+        kinds = types_of(task.vlm, ids)
         labels = text.labels[i : i + 1, :length]
         with torch.no_grad():
             own = task.vlm.model.eval()(input_ids=ids, labels=labels, use_cache=False, **pixels, **kinds).loss
@@ -145,7 +145,7 @@ def test_images_of_several_sizes_train_in_batches_of_their_own_and_are_refused_b
 
 
 def test_data_that_come_round_are_seen_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(sights, "MEMORY", sights.Memory(1 << 30))
+    monkeypatch.setattr(vision_features, "CACHE", vision_features.FeatureCache(1 << 30))
     task = made("llava", tmp_path)
     calls = []
     tower = task.vlm.model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
@@ -163,9 +163,9 @@ def test_data_that_come_round_are_seen_once(tmp_path, monkeypatch):
 def test_what_is_remembered_is_forgotten_in_time(tmp_path, monkeypatch):
     task = made("llava", tmp_path)
     one = task.n_tokens * task.vlm.dim * 4
-    monkeypatch.setattr(sights, "MEMORY", sights.Memory(3 * one + 1))
+    monkeypatch.setattr(vision_features, "CACHE", vision_features.FeatureCache(3 * one + 1))
     batch = next(task.training_batches(7, 0))
-    assert len(sights.MEMORY) == 3 and sights.MEMORY.size == 3 * one
+    assert len(vision_features.CACHE) == 3 and vision_features.CACHE.size == 3 * one
     again = next(task.training_batches(7, 0))
     assert torch.equal(batch.tokens.patches, again.tokens.patches)
 
@@ -183,10 +183,12 @@ def test_one_thread_may_see_while_others_project(tmp_path):
 
     pixels = {"pixel_values": torch.randn(2, 3, 28, 28)}
     with task.running(), ThreadPoolExecutor(1) as pool:
-        expected = vlm.see(pixels)
+        expected = vlm.vision_features(pixels)
         work = pool.submit(project)
         for _ in range(60):
-            assert all(torch.equal(a, b) for a, b in zip(vlm.see(pixels).tokens, expected.tokens, strict=True))
+            assert all(
+                torch.equal(a, b) for a, b in zip(vlm.vision_features(pixels).tokens, expected.tokens, strict=True)
+            )
         stop.set()
         work.result()
     assert not wrong
@@ -229,5 +231,5 @@ def test_a_training_picture_is_not_taken_for_a_probes_of_the_same_number():
     first = next(task.training_batches(1, 0))  # number 1000 million, as the first probe picture of seed 1000
     (probe,) = task.batches(1, 1, 1000)
     assert first.ids == probe.ids and not torch.equal(first.tokens.patches, probe.tokens.patches)
-    fresh = task.vlm.see({"pixel_values": task.source.probe(0, 1, 1000)[0].image()[None]})
+    fresh = task.vlm.vision_features({"pixel_values": task.source.probe(0, 1, 1000)[0].image()[None]})
     assert torch.allclose(probe.tokens.patches[0], fresh.tokens[0], atol=1e-5)

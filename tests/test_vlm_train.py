@@ -103,7 +103,7 @@ def inputs_of(vlm: VLM, example) -> tuple[dict, torch.Tensor]:
     """An example with its caption as the model's own processor would make it, and the labels of a forward pass."""
     image = example.image() if callable(example.image) else example.image
     pixels = dict(vlm.processor.image_processor(images=[image], return_tensors="pt"))
-    tokenizer, places = vlm.processor.tokenizer, len(vlm.see(pixels).layout[0])
+    tokenizer, places = vlm.processor.tokenizer, len(vlm.vision_features(pixels).slots[0])
     ids = tokenizer(example.prompt.replace("<image>", "<image>" * places))["input_ids"]
     answer = [*tokenizer(example.caption, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     whole = torch.tensor([ids + answer])
@@ -140,7 +140,7 @@ def test_the_pruner_holds_the_scorer_alone_and_opens(data, tmp_path):
         best = load_file(found.out / "checkpoint.safetensors")
         assert all(torch.equal(t, best[f"best.{n}"]) for n, t in state.items())
         pruner = load(found.out, vlm)
-        assert pruner.budget.k == 6 and pruner.about["training"]["steps"] == 6
+        assert pruner.budget.k == 6 and pruner.metadata["training"]["steps"] == 6
 
 
 def test_a_model_that_changes_is_found_out(data, tmp_path, monkeypatch):

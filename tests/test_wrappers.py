@@ -117,12 +117,12 @@ def test_a_wrapped_vision_language_model_is_unwrapped():
 
     vlm = tiny("llava")
     inputs = made(vlm, [[1]])
-    seen = vlm.see(inputs)
+    seen = vlm.vision_features(inputs)
     prompt = vlm.prompt(inputs, seen)
     for wrapping in ("compiled", "data parallel", "adapted"):
         other = gp.vlm.VLM.of(WRAPPINGS[wrapping](vlm.model))
         assert other.model is vlm.model
-        again = other.see(inputs)
+        again = other.vision_features(inputs)
         assert all(torch.equal(a, b) for a, b in zip(seen.tokens, again.tokens, strict=True))
         assert torch.equal(other.prompt(inputs, again).slot, prompt.slot)
     with pytest.raises(UsageError, match=r"pass the model without them: model\.base_model$"):

@@ -1,4 +1,4 @@
-"""``gradprobe vlm cost``: what a VLM and its pruner take up to the first token."""
+"""``gradprobe vlm cost``: cost of a VLM and its pruner up to the first token."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -37,37 +37,38 @@ def cost(
 
         check_path(figure)
 
-    from gradprobe.vlm import flops as costs
-    from gradprobe.vlm.dimensions import size_of
+    from gradprobe.vlm.costs import flops as costs
+    from gradprobe.vlm.costs.dimensions import size_of
 
-    found = costs.cost(
+    report = costs.cost(
         model, k=counts, ratio=shares, text_tokens=text_tokens, image_size=size_of(image_size), scorer=scorer,
-        denoiser=denoiser, measure=measure, device=device, passes=passes,
+        denoiser=denoiser,
     )  # fmt: skip
-    rows = found.rows()
-    layout = asdict(found.layout) | {"tokens": found.layout.tokens, "placeholders": found.layout.placeholders}
+    if measure:
+        report = report.measured(device, passes)
+    rows, timing = report.rows(), report.timing
+    layout = asdict(report.layout) | {"tokens": report.layout.tokens, "placeholders": report.layout.placeholders}
     settings = {
-        "model": found.model, "family": found.family, "layout": layout, "text_tokens": found.text_tokens,
-        "scorer": found.scorer, "denoiser": found.denoiser, "parameters": found.parameters,
-        "device": found.timing and found.timing.device, "dtype": found.timing and found.timing.dtype,
-        "passes": passes if measure else None, "environment": found.timing and found.timing.environment,
+        "model": report.model, "family": report.family, "layout": layout, "text_tokens": report.text_tokens,
+        "scorer": report.scorer, "denoiser": report.denoiser, "parameters": report.parameters,
+        "device": timing and timing.device, "dtype": timing and timing.dtype,
+        "passes": passes if measure else None, "environment": timing and timing.environment,
     }  # fmt: skip
     if as_json:
         say_json({"probe": "vlm-cost", "settings": settings, "rows": rows})
     else:
         from gradprobe.cli.screen import Screen
-        from gradprobe.vlm.cost_figure import cost_tables, told
+        from gradprobe.vlm.costs.figure import cost_lines, cost_tables
 
         console = Screen()
         console.print(cost_tables(rows))
-        for line in told(settings, rows, costs.ffn_for(84_000_000)):
+        for line in cost_lines(settings, rows, costs.ffn_for(84_000_000)):
             console.print(line)
-        if found.timing is not None:
-            how = f"Timed on {found.timing.device}, {found.timing.dtype}, random weights, {passes} passes in turns."
-            console.print(how)
+        if timing is not None:
+            console.print(f"Timed on {timing.device}, {timing.dtype}, random weights, {passes} passes in turns.")
     if figure is not None:
         from gradprobe.plotting.style import save_figure
-        from gradprobe.vlm.cost_figure import vlm_cost_figure
+        from gradprobe.vlm.costs.figure import vlm_cost_figure
 
         save_figure(vlm_cost_figure(rows, f"{model}, {text_tokens} text tokens"), figure)
         if not as_json:

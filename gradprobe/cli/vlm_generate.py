@@ -1,4 +1,4 @@
-"""``gradprobe vlm generate``: what a pruned model says about images."""
+"""``gradprobe vlm generate``: answers of a pruned model about images."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -35,20 +35,19 @@ def generate(
 
     from gradprobe.vlm.deploy import Budget, inputs_of, load
 
-    asked = None if k is None and ratio is None else Budget(k, ratio)
     pruned = load(pruner, model, device, dtype, options.trusted(trust))
-    pruned = pruned if asked is None else replace(pruned, budget=asked)
+    if k is not None or ratio is not None:
+        pruned = replace(pruned, budget=Budget(k, ratio))
     inputs = inputs_of(pruned.vlm, pictures, prompt)
     ids = pruned.generate(inputs, max_new_tokens=max_new_tokens, options={"do_sample": False})
     new = ids[0, inputs["input_ids"].shape[1] :]
     tokenizer: Any = getattr(pruned.vlm.processor, "tokenizer", None)
     text = tokenizer.decode(new, skip_special_tokens=True).strip()
-    seen = pruned.vlm.see(inputs)
-    kept, counts = [index.tolist() for index in pruned.choose(seen)], [len(tokens) for tokens in seen.tokens]
+    features = pruned.vlm.vision_features(inputs)
+    kept, counts = [index.tolist() for index in pruned.choose(features)], [len(tokens) for tokens in features.tokens]
     if as_json:
         settings = {"pruner": str(pruner), "model": pruned.vlm.name, "k": pruned.budget.k, "ratio": pruned.budget.ratio}
-        answer = {"settings": settings, "text": text, "new_tokens": new.tolist(), "tokens": counts, "kept": kept}
-        say_json(answer)
+        say_json({"settings": settings, "text": text, "new_tokens": new.tolist(), "tokens": counts, "kept": kept})
         return
     say_lines(text)
     shares = ", ".join(f"{len(index)} of {n}" for index, n in zip(kept, counts, strict=True))

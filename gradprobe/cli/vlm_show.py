@@ -1,4 +1,4 @@
-"""``gradprobe vlm show``: how a pruner ranks the tokens of an image."""
+"""``gradprobe vlm show``: ranking of an image's tokens by a pruner."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,22 +43,19 @@ def show(
 
     scorer: Any = None
     if pruner is not None:
-        found = load(pruner, model, device, dtype, options.trusted(trust))
-        vlm, scorer, ranked_by = found.vlm, found.scorer, f"scorer of {pruner}"
-        budget = found.budget
+        pruned = load(pruner, model, device, dtype, options.trusted(trust))
+        vlm, scorer, budget, ranked_by = pruned.vlm, pruned.scorer, pruned.budget, f"scorer of {pruner}"
     else:
-        vlm, ranked_by = open_vlm(str(model), device=device, dtype=dtype or "float32"), NORM
-        budget = Budget(k=k)
+        vlm = open_vlm(str(model), device=device, dtype=dtype or "float32")
+        budget, ranked_by = Budget(k=k), NORM
     inputs, relevant = _inputs(vlm, pixels, picture)
     if k is None:
-        n = len(vlm.see(inputs).tokens[0])
-        k = budget.of(n)
+        k = budget.of(len(vlm.vision_features(inputs).tokens[0]))
     shown = ranking(vlm, inputs, k, scorer, ranked_by)
     means, n = shown.means(), len(shown.scores)
     name = f"picture {picture}" if image is None else image.name
-    pictures = [(view.title, view.image, view.grid, view.first) for view in shown.views]
     title = f"{name}, {k} of {n} tokens"
-    save_figure(ranking_figure(pictures, shown.top, shown.bottom, shown.similarity, means, title), figure)
+    save_figure(ranking_figure(shown.pictures, shown.top, shown.bottom, shown.similarity, means, title), figure)
     hits = None if relevant is None else {
         "top": int(relevant[shown.top].sum()), "bottom": int(relevant[shown.bottom].sum()), "all": int(relevant.sum()),
     }  # fmt: skip
@@ -80,19 +77,19 @@ def show(
 
 
 def _inputs(vlm: Any, image: Any, picture: int | None) -> tuple[Any, Any]:
-    """What the model reads of the image, and which tokens lie on digits where that is known."""
+    """Return the inputs of the image, and a mask of the tokens on digits where that is known."""
     if picture is None:
         from gradprobe.vlm.deploy import inputs_of
 
         return inputs_of(vlm, [image], getattr(vlm.processor, "image_token", "<image>")), None
     import torch
 
-    from gradprobe.data.pictures import SIZE, pictures
+    from gradprobe.data.pictures import GRID, SIZE, pictures
 
-    vision = vlm.model.config.vision_config
-    if vlm.family.name != "llava" or vision.image_size != SIZE:
+    layout = vlm.family.layout(vlm.model.config)
+    if (layout.seen, layout.grids) != ((SIZE, SIZE), ((GRID, GRID),)):
         raise UsageError(f"--picture is of scenes-vlm, which {vlm.name} is not; give --image FILE")
     if picture < 0:
         raise UsageError(f"--picture {picture} is not possible; give a whole number of 0 or more")
-    found = pictures("heldout", [picture])
-    return {"pixel_values": torch.from_numpy(found.images)}, found.relevant[0]
+    data = pictures("heldout", [picture])
+    return {vlm.family.inputs[0]: torch.from_numpy(data.images)}, data.relevant[0]

@@ -66,7 +66,7 @@ def train(
     from gradprobe.vlm.caption_files import list_captions
     from gradprobe.vlm.captions import open_captions
     from gradprobe.vlm.model import open_vlm
-    from gradprobe.vlm.source import source_of
+    from gradprobe.vlm.picture_source import source_of
     from gradprobe.vlm.training.processes import process_group
     from gradprobe.vlm.training.train import Launch, fit
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # as in gradprobe/__init__.py
     from gradprobe.vlm.captions import open_captions as open_captions
+    from gradprobe.vlm.costs.flops import cost as cost
     from gradprobe.vlm.deploy import Budget as Budget
     from gradprobe.vlm.deploy import Pruner as Pruner
     from gradprobe.vlm.deploy import load as load
-    from gradprobe.vlm.flops import cost as cost
     from gradprobe.vlm.model import VLM as VLM
     from gradprobe.vlm.model import open_vlm as open_vlm
     from gradprobe.vlm.task import captioning as captioning
@@ -27,7 +27,7 @@ _HOME = {
     "Pruner": "deploy",
     "VLM": "model",
     "captioning": "task",
-    "cost": "flops",
+    "cost": "costs.flops",
     "fit": "training.train",
     "load": "deploy",
     "open_captions": "captions",

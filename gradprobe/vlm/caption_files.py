@@ -1,4 +1,4 @@
-"""What a file or folder of captions holds: one entry a caption, and what is wrong with the lines that are none."""
+"""Entries of a file or folder of captions, and the faults of its other lines."""
 
 import codecs
 import json
@@ -17,20 +17,20 @@ from gradprobe.vlm.placeholders import Placeholders
 
 LINE = '{"image": "photos/1.jpg", "caption": "a dog on a beach"}'
 LISTS = ("captions.jsonl", "metadata.jsonl")  # of a folder; the second is what Hugging Face's image folders have
-TOLD = 5  # faults that are told one by one; of the others there is a count
+LISTED = 5  # faults that are listed one by one; the others are counted
 _IMAGE, _CAPTION, _OTHERS = ("image", "file_name"), ("caption", "text"), ("prompt", "question", "answer")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A caption and the image that it describes.
+    """Caption and the image that it describes.
 
     Attributes:
-        image: path relative to the root, with ``/``.
-        caption: its text.
-        prompt: what the model is told before the caption; None: the usual.
-        question: about the image; None: none.
-        answer: to the question.
+        image: Path relative to the root, with ``/``.
+        caption: Its text.
+        prompt: Text before the caption; None: the usual one.
+        question: About the image; None: none.
+        answer: To the question.
     """
 
     image: str
@@ -41,7 +41,7 @@ class Entry:
 
     @property
     def id(self) -> int:
-        """A 63-bit integer from all of it: the same on any machine, in any order of lines.
+        """63-bit hash of all fields: the same on any machine, in any order of lines.
 
         Example:
             >>> Entry("a.jpg", "a dog").id == Entry("a.jpg", "a dog").id != Entry("a.jpg", "a cat").id
@@ -52,12 +52,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found.
+    """Captions of a file or folder.
 
     Attributes:
-        root: what the images' paths are relative to.
-        entries: the usable ones, each once, in the order of the file.
-        faults: what is wrong with the others, by line or file.
+        root: Folder that the images' paths are relative to.
+        entries: The usable ones, each once, in the order of the file.
+        faults: Faults of the others, by line or file.
     """
 
     root: Path
@@ -77,20 +77,20 @@ class Listing:
 
 
 def hash_of(*parts: str) -> int:
-    """63 bits of a hash of some texts."""
+    """Return 63 bits of a hash of some texts."""
     joined = "\0".join(parts).encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(joined, digest_size=8).digest(), "big") >> 1
 
 
-def told(faults: tuple[str, ...]) -> tuple[str, ...]:
-    """The first few faults, and how many others there are.
+def first_faults(faults: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the first few faults and the number of the others.
 
     Example:
-        >>> told(("line 2: no JSON", "line 4: no caption"))
+        >>> first_faults(("line 2: no JSON", "line 4: no caption"))
         ('line 2: no JSON', 'line 4: no caption')
     """
-    more = len(faults) - TOLD
-    return faults if more <= 0 else (*faults[:TOLD], f"and {more} more")
+    more = len(faults) - LISTED
+    return faults if more <= 0 else (*faults[:LISTED], f"and {more} more")
 
 
 def list_captions(
@@ -98,18 +98,17 @@ def list_captions(
 ) -> Listing:
     """List a ``captions.jsonl``, a folder that holds one, or a folder of images beside ``.txt`` files of their names.
 
-    A line that is no caption, an image that is not there, a caption that came before and texts in which the model would
-    take letters for a picture are passed over and told. No image is opened yet. Paths are taken as they stand: they may
-    be absolute, or lead out of the root.
+    A line that is no caption, a missing image, a repeated caption and texts with placeholders of images are passed over
+    and listed as faults. No image is opened yet. Paths may be absolute, or lead out of the root.
 
     Args:
-        path: the file or folder.
-        image_root: what the paths in a file are relative to; None: the file's own folder.
-        placeholders: what stands for pictures in the model's texts; None: texts are not looked at for them.
+        path: The file or folder.
+        image_root: Folder that the paths in a file are relative to; None: the file's own.
+        placeholders: Those of the model; None: texts are not checked for them.
 
     Raises:
-        UsageError: there is no such file or folder, or no usable caption in it; says what a line looks like.
-        GradprobeError: the file cannot be read.
+        UsageError: No such file or folder, or no usable caption in it; shows what a line looks like.
+        GradprobeError: The file cannot be read.
     """
     path = Path(path)
     if not path.exists():
@@ -118,9 +117,9 @@ def list_captions(
     if file is None and image_root is not None:
         raise UsageError(f"--image-root goes with a file of captions, and {path} is a folder without {LISTS[0]}")
     root = Path(image_root) if image_root is not None else path if file is None else file.parent
-    found, faults = _beside(path) if file is None else _lines(file)
+    candidates, faults = _beside(path) if file is None else _lines(file)
     entries: dict[Entry, str] = {}
-    for where, entry in found:
+    for where, entry in candidates:
         fault = "" if placeholders is None else _misplaced(entry, placeholders)
         if fault:
             faults.append((where, fault))
@@ -130,9 +129,9 @@ def list_captions(
             faults.append((where, f"the same image and caption as {entries[entry]}"))
         else:
             entries[entry] = where
-    wrong = tuple(f"{where}: {what}" for where, what in sorted(faults, key=lambda fault: _place(fault[0])))
+    wrong = tuple(f"{where}: {fault}" for where, fault in sorted(faults, key=lambda each: _place(each[0])))
     if not entries:
-        why = f" ({'; '.join(told(wrong))})" if wrong else ""
+        why = f" ({'; '.join(first_faults(wrong))})" if wrong else ""
         raise UsageError(
             f"--data {path} has no caption that can be used{why}; a line looks like {LINE}, its path relative to "
             f"{root if file else 'the file'}; or give a folder of images with a .txt of the same name beside each"
@@ -141,8 +140,8 @@ def list_captions(
 
 
 def _lines(file: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]]]:
-    """The entries of a file of JSON lines, and the faults of its other lines, each with its line."""
-    found, faults = [], []
+    """Return the entries of a file of JSON lines, and the faults of its other lines, each with its line."""
+    entries, faults = [], []
     try:
         with open_regular(file) as lines:
             for number, line in enumerate(lines, start=1):
@@ -151,35 +150,35 @@ def _lines(file: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]]]:
                 text = line.removeprefix(codecs.BOM_UTF8).strip()  # Windows editors begin a file with it
                 if not text:
                     continue
-                read = _entry(text)
-                if isinstance(read, str):
-                    faults.append((f"line {number}", read))
+                entry = _entry(text)
+                if isinstance(entry, str):
+                    faults.append((f"line {number}", entry))
                 else:
-                    found.append((f"line {number}", read))
+                    entries.append((f"line {number}", entry))
     except OSError as error:
         raise GradprobeError(f"--data {file} cannot be read: {error.strerror or error}") from None
-    return found, faults
+    return entries, faults
 
 
 def _entry(line: bytes) -> Entry | str:
-    """The entry of a line, or what is wrong with it."""
+    """Return the entry of a line, or its fault."""
     try:
-        read: Any = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
+        record: Any = json.loads(line.decode("utf-8"), object_pairs_hook=_once)
     except _TwiceError as error:
         return f"{error} twice"
     except UnicodeDecodeError:
         return "no UTF-8 text"
     except (ValueError, RecursionError):
         return "no JSON"
-    if not isinstance(read, dict):
+    if not isinstance(record, dict):
         return "no JSON object"
-    image = next((read[key] for key in _IMAGE if key in read), None)
-    caption = next((read[key] for key in _CAPTION if key in read), None)
+    image = next((record[key] for key in _IMAGE if key in record), None)
+    caption = next((record[key] for key in _CAPTION if key in record), None)
     if not isinstance(image, str) or not image.strip() or "\0" in image:
         return "no image"
     if not isinstance(caption, str) or not caption.strip():
         return "no caption"
-    others = [read.get(key) for key in _OTHERS]
+    others = [record.get(key) for key in _OTHERS]
     for key, value in zip(("caption", *_OTHERS), (caption, *others), strict=True):
         if value is not None and not isinstance(value, str):
             return f"{key} is no text"
@@ -190,21 +189,21 @@ def _entry(line: bytes) -> Entry | str:
 
 
 class _TwiceError(Exception):
-    """A JSON object that has a key twice."""
+    """JSON object that has a key twice."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    read: dict[str, Any] = {}
+    record: dict[str, Any] = {}
     for key, value in pairs:
-        if key in read:
+        if key in record:
             raise _TwiceError(key)
-        read[key] = value
-    return read
+        record[key] = value
+    return record
 
 
 def _beside(folder: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]]]:
-    """The entries of a folder of images and texts of the same names, and the faults of its other images."""
-    found, faults = [], []
+    """Return the entries of a folder of images and texts of the same names, and the faults of its other images."""
+    entries, faults = [], []
     for image in image_files(folder):
         text = (folder / image).with_suffix(".txt")
         try:
@@ -218,14 +217,14 @@ def _beside(folder: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]
             faults.append((image, f"{text.name} cannot be read ({error.strerror or error})"))
         else:
             if caption:
-                found.append((image, Entry(image, caption)))
+                entries.append((image, Entry(image, caption)))
             else:
                 faults.append((image, f"{text.name} is empty"))
-    return found, faults
+    return entries, faults
 
 
 def _misplaced(entry: Entry, placeholders: Placeholders) -> str:
-    """Say which of an entry's texts has the model's placeholders where it must not; empty: none."""
+    """Name a text of an entry that has the model's placeholders where it must not; empty: none."""
     for name, text in (("caption", entry.caption), ("answer", entry.answer)):
         if text is not None and (fault := placeholders.fault_of_text(text)):
             return f"the {name} {fault}"

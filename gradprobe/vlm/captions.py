@@ -1,4 +1,4 @@
-"""Images with captions as a vision-language task reads them: by position in a seeded order, each with a stable id."""
+"""Captioned images of a vision-language task: by position in a seeded order, each with a stable id."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -13,27 +13,27 @@ from PIL import Image
 
 from gradprobe.data.reader import PictureError, read_picture
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.vlm.caption_files import Listing, hash_of, list_captions, told
+from gradprobe.vlm.caption_files import Listing, first_faults, hash_of, list_captions
 from gradprobe.vlm.placeholders import Placeholders
 
 PROMPT = "Describe the image briefly."  # the paper does not say what it asks
-HELD_OUT = 256  # images kept for validation, where a tenth of all is not less
+HELD_OUT = 256  # images held out for validation, where a tenth of all is not less
 _THREADS = min(8, os.cpu_count() or 1)  # PIL lets go of the interpreter while it decodes
 
 
 @dataclass(frozen=True)
 class Example:
-    """An image, what the model is told, and what it should say.
+    """Image with its prompt and its caption.
 
     Attributes:
-        id: a non-negative integer, unique and the same on any machine: the key of its noise.
-        image: a PIL image, an array that the task takes, or a function that makes one when it is looked at.
-        prompt: what stands before the caption, with the image's placeholder in it.
-        caption: the text that the loss is of.
-        question: a prompt that asks something, placeholder included; None: there is none.
-        answer: to the question.
-        kind: which kind of question it is.
-        relevant: the tokens that are known to matter, ``(N,)`` bool, or a function; None where nobody knows.
+        id: Non-negative integer, unique and the same on any machine: the key of its noise.
+        image: PIL image, array that the task takes, or function that makes one when it is needed.
+        prompt: Text before the caption, with the image's placeholder in it.
+        caption: Text of the loss.
+        question: Prompt that asks something, placeholder included; None: there is none.
+        answer: Answer to the question.
+        kind: Kind of the question.
+        relevant: Tokens that are known to matter, ``(N,)`` bool, or a function; None where that is unknown.
     """
 
     id: int
@@ -51,7 +51,7 @@ class CaptionSource(Protocol):
 
     @property
     def size(self) -> int:
-        """How many examples probes can read."""
+        """Number of examples for probes."""
         ...
 
     @property
@@ -64,11 +64,11 @@ class CaptionSource(Protocol):
         ...
 
     def probe(self, start: int, size: int, seed: int) -> list[Example]:
-        """Examples ``start .. start + size`` of the order that probes read."""
+        """Return examples ``start .. start + size`` of the order for probes."""
         ...
 
     def train(self, start: int, size: int, seed: int) -> list[Example]:
-        """The same for training; the order never ends."""
+        """Return examples of the order for training, which never ends."""
         ...
 
 
@@ -76,16 +76,16 @@ class CaptionSource(Protocol):
 class Captions:
     """Captioned images on disk; some images are held out, for validation and probes.
 
-    A training image that cannot be used is found out when its turn comes; the next one of the order stands in for
-    it. So what is at a position does not depend on what was read before. An image that was decoded once is decoded
-    again only when somebody looks at it: what a vision tower made of it may be known.
+    A training image that cannot be used is passed over when its turn comes, and the next one of the order replaces it;
+    so the example at a position does not depend on earlier reads. An image that was decoded once is decoded again only
+    when it is needed: its features may be cached.
 
     Attributes:
-        listing: entries and where their images are.
-        held: positions of the entries that probes read.
-        rest: positions of those that training reads.
-        template: a prompt's text -> the prompt with the image's placeholder.
-        check: raises `PictureError` for an image that the model does not take.
+        listing: Entries and the place of their images.
+        held: Positions of the entries for probes.
+        rest: Positions of those for training.
+        template: Text of a prompt -> the prompt with the image's placeholder.
+        check: Raises `PictureError` for an image that the model does not take.
     """
 
     listing: Listing
@@ -93,40 +93,40 @@ class Captions:
     rest: tuple[int, ...]
     template: Callable[[str], str]
     check: Callable[[Image.Image], None] | None = None
-    # What is known of images so far: why one cannot be read, "" if it can. It saves work and changes no answer.
-    _known: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # Fault of each image that was read, "" for none. It saves work and changes no answer.
+    _faults: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def size(self) -> int:
-        """Examples that are held out."""
+        """Number of examples that are held out."""
         return len(self.held)
 
     @property
     def epoch(self) -> int:
-        """Examples that training sees once each before it begins again."""
+        """Number of examples that training sees once each before it begins again."""
         return len(self.rest)
 
     @property
     def fingerprint(self) -> str:
-        """A hash of captions, paths, images and how many are held out: the same wherever the data lie."""
+        """Hash of captions, paths, images and the number held out; the place of the data plays no part."""
         return f"{self.listing.fingerprint}:{len(self.held)}"
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """The first few lines and images that could not be used so far, and how many others there are."""
-        unreadable = tuple(f"{image} {why}" for image, why in sorted(dict(self._known).items()) if why)
-        return told(self.listing.faults + unreadable)
+        """The first few lines and images that could not be used so far, and the number of the others."""
+        unreadable = tuple(f"{image} {fault}" for image, fault in sorted(dict(self._faults).items()) if fault)
+        return first_faults(self.listing.faults + unreadable)
 
     @property
     def n_skipped(self) -> int:
-        """How many could not be used so far."""
-        return len(self.listing.faults) + sum(bool(why) for why in dict(self._known).values())
+        """Number of lines and images that could not be used so far."""
+        return len(self.listing.faults) + sum(bool(fault) for fault in dict(self._faults).values())
 
     def need(self, count: int) -> None:
         """Refuse before any work a question that needs more examples than are held out.
 
         Raises:
-            UsageError: there are fewer than ``count``.
+            UsageError: There are fewer than ``count``.
         """
         if count > len(self.held):
             raise UsageError(
@@ -135,26 +135,25 @@ class Captions:
             )
 
     def probe(self, start: int, size: int, seed: int) -> list[Example]:
-        """Examples ``start .. start + size`` of the seed's permutation of those held out.
+        """Return examples ``start .. start + size`` of the seed's permutation of those held out.
 
         Raises:
-            UsageError: there are fewer.
-            GradprobeError: an image can no longer be read.
+            UsageError: There are fewer.
+            GradprobeError: An image can no longer be read.
         """
         self.need(start + size)
         order = _order(seed, len(self.held))[start : start + size]
         with ThreadPoolExecutor(_THREADS) as pool:
-            read = list(pool.map(self.read, [self.held[i] for i in order]))
-        found = [example for example in read if example is not None]
-        if len(found) < size:
-            raise GradprobeError(f"{size - len(found)} held-out images can no longer be read{self._because()}")
-        return found
+            examples = [e for e in pool.map(self.read, [self.held[i] for i in order]) if e is not None]
+        if len(examples) < size:
+            raise GradprobeError(f"{size - len(examples)} held-out images can no longer be read{self._because()}")
+        return examples
 
     def train(self, start: int, size: int, seed: int) -> list[Example]:
-        """Examples of an order that goes round and round, a new permutation each time.
+        """Return examples of an endless order, a new permutation in each epoch.
 
         Raises:
-            GradprobeError: none can be read.
+            GradprobeError: None can be read.
         """
         count = len(self.rest)
         epochs = range(start // count, (start + size - 1) // count + 1)
@@ -163,7 +162,7 @@ class Captions:
             return list(pool.map(lambda at: self._first(orders[at // count], at % count), range(start, start + size)))
 
     def _first(self, order: np.ndarray, place: int) -> Example:
-        """The first readable example of an order from a place on."""
+        """Return the first readable example of an order from a place on."""
         for i in range(len(order)):
             example = self.read(self.rest[order[(place + i) % len(order)]])
             if example is not None:
@@ -171,21 +170,21 @@ class Captions:
         raise GradprobeError(f"none of the {len(order)} training images can be read{self._because()}; give others")
 
     def read(self, index: int) -> Example | None:
-        """The example of an entry; None if its image cannot be used, which is told in `skipped`."""
+        """Return the example of an entry; None if its image cannot be used, which `skipped` lists."""
         entry = self.listing.entries[index]
-        known = self._known.get(entry.image)
-        if known:
+        fault = self._faults.get(entry.image)
+        if fault:
             return None
         image: Any = partial(self._again, entry.image)
-        if known is None:
+        if fault is None:
             try:
                 image = read_picture(self.listing.root / entry.image)
                 if self.check is not None:
                     self.check(image)
             except PictureError as error:
-                self._known[entry.image] = str(error)
+                self._faults[entry.image] = str(error)
                 return None
-            self._known[entry.image] = ""
+            self._faults[entry.image] = ""
         question = None if entry.question is None else self.template(entry.question)
         prompt = self.template(entry.prompt or PROMPT)
         return Example(entry.id, image, prompt, entry.caption, question, entry.answer)
@@ -208,24 +207,24 @@ def open_captions(
     template: Callable[[str], str] | None = None,
     processor: Any = None,
 ) -> Captions:
-    r"""Captions from a file or folder, a fixed part of the images held out.
+    r"""Open the captions of a file or folder, and hold out a fixed part of the images.
 
-    Which images are held out follows from a hash of their paths, so another machine, another order of lines or a few
-    captions more hold out the same ones; all captions of an image are on one side. Those held out are decoded at once.
+    A hash of the paths decides which images are held out, so another machine, another order of lines or a few more
+    captions hold out the same ones; all captions of an image are on one side. Those held out are decoded at once.
 
     Args:
-        path: a ``captions.jsonl`` (lines ``{"image": ..., "caption": ...}``, with ``"prompt"``, ``"question"`` and
+        path: A ``captions.jsonl`` (lines ``{"image": ..., "caption": ...}``, with ``"prompt"``, ``"question"`` and
             ``"answer"`` if need be), a folder that holds one (or a ``metadata.jsonl``), or a folder of images with a
             ``.txt`` of the same name beside each.
-        image_root: what the paths in a file are relative to; None: the file's own folder.
-        held_out: images to hold out; None: a tenth, at least 1 and at most 256.
-        template: a prompt's text -> the prompt with the image's placeholder; None: as `template_of` the processor.
-        processor: of the model that will read them: images that it refuses, and texts that hold its placeholders, are
-            passed over and told; None: LLaVA's placeholder ``<image>``, and any image.
+        image_root: Folder that the paths in a file are relative to; None: the file's own.
+        held_out: Images to hold out; None: a tenth, at least 1 and at most 256.
+        template: Text of a prompt -> the prompt with the image's placeholder; None: `template_of` the processor.
+        processor: Of the model that will read them: images that it refuses, and texts that hold its placeholders, are
+            passed over and listed; None: LLaVA's placeholder ``<image>``, and any image.
 
     Raises:
-        UsageError: no such file or folder, no usable caption in it, or nothing would be left to train on.
-        GradprobeError: the file cannot be read.
+        UsageError: No such file or folder, no usable caption in it, or nothing would be left to train on.
+        GradprobeError: The file cannot be read.
 
     Example:
         >>> import tempfile
@@ -249,34 +248,36 @@ def open_captions(
     sides: Sequence[list[int]] = [], []
     for i, entry in enumerate(listing.entries):
         sides[entry.image in chosen].append(i)
-    check = None if processor is None else taken_by(processor)
-    found = Captions(listing, (), tuple(sides[0]), template or template_of(processor), check)
+    check = None if processor is None else check_of(processor)
+    captions = Captions(listing, (), tuple(sides[0]), template or template_of(processor), check)
     with ThreadPoolExecutor(_THREADS) as pool:
-        readable = [i for i, read in zip(sides[1], pool.map(found.read, sides[1]), strict=True) if read is not None]
-    held = replace(found, held=tuple(readable))
-    held._known.update(found._known)
-    return held
+        examples = list(pool.map(captions.read, sides[1]))
+    held = tuple(i for i, example in zip(sides[1], examples, strict=True) if example is not None)
+    complete = replace(captions, held=held)
+    complete._faults.update(captions._faults)
+    return complete
 
 
-def placed(placeholder: str) -> Callable[[str], str]:
-    r"""A template that puts the image's placeholder on a line before a text that has none.
+def placeholder_first(placeholder: str) -> Callable[[str], str]:
+    r"""Return a template that puts the image's placeholder on a line before a text that has none.
 
     Example:
-        >>> placed("<image>")("What is it?"), placed("<image>")("<image> caption :")
+        >>> template = placeholder_first("<image>")
+        >>> template("What is it?"), template("<image> caption :")
         ('<image>\nWhat is it?', '<image> caption :')
     """
     return lambda text: text if placeholder in text else f"{placeholder}\n{text}"
 
 
 def template_of(processor: Any) -> Callable[[str], str]:
-    """How a model's own chat template puts an image and a text; without one, the placeholder on a line before it.
+    """Return the template of a model's prompts: its chat template or, without one, `placeholder_first`.
 
     Args:
-        processor: as ``AutoProcessor`` gives it; None: ``<image>``.
+        processor: As ``AutoProcessor`` gives it; None: the placeholder is ``<image>``.
     """
     placeholder = getattr(processor, "image_token", None) or "<image>"
     if getattr(processor, "chat_template", None) is None:
-        return placed(placeholder)
+        return placeholder_first(placeholder)
 
     def chat(text: str) -> str:
         if placeholder in text:
@@ -287,11 +288,11 @@ def template_of(processor: Any) -> Callable[[str], str]:
     return chat
 
 
-def taken_by(processor: Any) -> Callable[[Image.Image], None]:
-    """Return a check that a model's processor takes an image; what it says of one goes for all of the same size.
+def check_of(processor: Any) -> Callable[[Image.Image], None]:
+    """Return a check that a model's processor takes an image; its verdict holds for all images of the same size.
 
     Args:
-        processor: as ``AutoProcessor`` gives it.
+        processor: As ``AutoProcessor`` gives it.
     """
     refused: dict[tuple[int, int], str] = {}
 

@@ -1,4 +1,4 @@
-"""Deployment: a trained scorer from its folder, and a vision-language model that reads only the tokens it keeps."""
+"""Deployment: a vision-language model that reads only the tokens that a scorer keeps, and the scorer's files."""
 
 from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Several
@@ -14,7 +14,7 @@ from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.models.backbones import frozen
 from gradprobe.models.scorer_file import load_scorer, save_scorer, scorer_path
 from gradprobe.ranges import check_numbers
-from gradprobe.vlm.model import VLM, Seen, Sequence, open_vlm
+from gradprobe.vlm.model import VLM, Sequence, VisionFeatures, open_vlm
 from gradprobe.vlm.placeholders import Placeholders
 from gradprobe.vlm.sequence import assemble
 
@@ -23,11 +23,11 @@ SAME = {"family": "family", "tower": "tower", "tower_width": "width", "dim": "to
 
 @dataclass(frozen=True)
 class Budget:
-    """How many visual tokens of an image are kept: a number, or a share of its N.
+    """Number of visual tokens kept of an image: K, or a share of its N.
 
     Attributes:
         k: K; an image with fewer tokens keeps all.
-        ratio: K / N in (0, 1], at least one token; instead of ``k``.
+        ratio: Share K / N in (0, 1], at least one token; instead of ``k``.
 
     Example:
         >>> Budget(k=64).of(576), Budget(k=64).of(40), Budget(ratio=0.111).of(576)
@@ -43,23 +43,23 @@ class Budget:
         check_numbers({"k": self.k, "ratio": self.ratio})
 
     def of(self, n: int) -> int:
-        """K for an image of ``n`` tokens."""
+        """Return K for an image of ``n`` tokens."""
         return min(self.k, n) if self.k is not None else max(1, round((self.ratio or 1) * n))
 
 
 @dataclass(frozen=True)
 class Pruner:
-    """A vision-language model that reads the visual tokens which a scorer ranks first, and nothing of the others.
+    """Vision-language model that reads the visual tokens which a scorer ranks first, and nothing of the others.
 
     Kept tokens stay in their order at their original position ids; each image has its own budget; a prompt without
-    images is read as it is. Everything here runs without gradient. A prompt that ends in an image goes on after the
+    images is read as it is. All methods run without gradient. A prompt that ends in an image goes on after the
     last token kept; a language model with a sliding window counts kept tokens only.
 
     Attributes:
-        vlm: the model.
-        scorer: tokens ``(B, N, D)`` -> scores ``(B, N)``.
+        vlm: The model.
+        scorer: Tokens ``(B, N, D)`` -> scores ``(B, N)``.
         budget: K, or its share of N.
-        about: what its file says of it; empty for one that was made by hand.
+        metadata: Content of its ``scorer.json``; empty for one that was made by hand.
 
     Source: DiffPrune, section 4.1 (Eq. 3 at inference: throttler and denoiser are left out).
     """
@@ -67,20 +67,20 @@ class Pruner:
     vlm: VLM
     scorer: nn.Module
     budget: Budget
-    about: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
-    def choose(self, seen: Seen) -> list[Tensor]:
-        """Which tokens are kept of each image that was seen ``(K_i,)``, ascending; equal N are scored together.
+    def choose(self, features: VisionFeatures) -> list[Tensor]:
+        """Return the tokens to keep of each image ``(K_i,)``, ascending; images of equal N are scored together.
 
         Raises:
-            GradprobeError: scores that are no numbers.
+            GradprobeError: Scores that are no numbers.
         """
-        kept: list[Tensor] = [torch.empty(0)] * len(seen.tokens)
-        sizes = [len(tokens) for tokens in seen.tokens]
+        kept: list[Tensor] = [torch.empty(0)] * len(features.tokens)
+        sizes = [len(tokens) for tokens in features.tokens]
         parameter = next(self.scorer.parameters(), torch.empty(0))
         for n in sorted(set(sizes)):
             which = [i for i, size in enumerate(sizes) if size == n]
-            tokens = torch.stack([seen.tokens[i] for i in which])
+            tokens = torch.stack([features.tokens[i] for i in which])
             with torch.no_grad(), frozen(self.scorer):
                 scores = self.scorer(tokens.to(parameter.dtype))
             if not bool(scores.isfinite().all()):
@@ -92,28 +92,28 @@ class Pruner:
         return kept
 
     def kept(self, inputs: Mapping[str, Any]) -> list[list[Tensor]]:
-        """Which tokens are kept: for each row, for each of its images, ascending indices ``(K_i,)``."""
-        seen = self.vlm.see(inputs)
-        kept = iter(self.choose(seen))
-        return [[next(kept) for _ in counts] for counts in self.vlm.prompt(inputs, seen).counts]
+        """Return the tokens to keep: for each row, for each of its images, ascending indices ``(K_i,)``."""
+        features = self.vlm.vision_features(inputs)
+        kept = iter(self.choose(features))
+        return [[next(kept) for _ in counts] for counts in self.vlm.prompt(inputs, features).counts]
 
     def sequence(self, inputs: Mapping[str, Any], pad: str = "left") -> Sequence:
-        """What the language model reads: text, newlines and the tokens kept.
+        """Return the input of the language model: text, newlines and the tokens kept.
 
         Args:
-            inputs: as the model's processor returns them; rows may be padded on either side.
-            pad: the side where shorter rows are padded afterwards; ``left`` to generate.
+            inputs: As the model's processor returns them; rows may be padded on either side.
+            pad: Side on which shorter rows are padded afterwards; ``left`` to generate.
         """
-        seen = self.vlm.see(inputs)
-        prompt = self.vlm.prompt(inputs, seen)
-        kept, images = self.choose(seen), 0
+        features = self.vlm.vision_features(inputs)
+        prompt = self.vlm.prompt(inputs, features)
+        kept, images = self.choose(features), 0
         tokens, index = [], []
         for counts in prompt.counts:
             which, first = [torch.zeros(0, dtype=torch.long, device=self.vlm.device)], 0
             some = [torch.zeros(0, self.vlm.dim, device=self.vlm.device, dtype=self.vlm.model.dtype)]
             for count in counts:
                 which.append(kept[images] + first)
-                some.append(seen.tokens[images][kept[images]])
+                some.append(features.tokens[images][kept[images]])
                 first, images = first + count, images + 1
             tokens.append(torch.cat(some))
             index.append(torch.cat(which))
@@ -121,7 +121,7 @@ class Pruner:
             return assemble(self.vlm, prompt, tokens, index, pad)
 
     def logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Next-token logits at the positions kept ``(B, S', V)``, rows padded on the left."""
+        """Return next-token logits at the positions kept ``(B, S', V)``, rows padded on the left."""
         with torch.no_grad():
             return self.vlm.logits(self.sequence(inputs))
 
@@ -131,15 +131,15 @@ class Pruner:
         """Continue each row; the result begins with ``input_ids``, as that of the unpruned model does.
 
         Args:
-            inputs: as the model's processor returns them.
-            max_new_tokens: at most so many.
-            options: of the model's own ``generate``, such as ``{"do_sample": False}``.
+            inputs: As the model's processor returns them.
+            max_new_tokens: Largest number of new tokens.
+            options: Options of the model's own ``generate``, such as ``{"do_sample": False}``.
 
         Returns:
             Token ids ``(B, S + new)``.
 
         Raises:
-            UsageError: an option that would change what is read or returned.
+            UsageError: An option that would change what is read or returned.
         """
         options = {"use_cache": True, **(options or {})}
         if not options["use_cache"]:  # without a cache it drops a mask of ones, and takes gaps for packed sequences
@@ -149,27 +149,24 @@ class Pruner:
         sequence = self.sequence(inputs)
         with torch.no_grad(), self.vlm.running():
             new = self.vlm.model.generate(
-                inputs_embeds=sequence.embeds,
-                attention_mask=sequence.attention_mask,
-                position_ids=sequence.positions,
-                max_new_tokens=max_new_tokens,
-                **options,
-            )
+                inputs_embeds=sequence.embeds, attention_mask=sequence.attention_mask,
+                position_ids=sequence.positions, max_new_tokens=max_new_tokens, **options,
+            )  # fmt: skip
         ids = torch.as_tensor(inputs["input_ids"], device=new.device)
         return torch.cat([ids.repeat_interleave(len(new) // len(ids), 0), new], 1)
 
 
 def inputs_of(vlm: VLM, images: Several[Any], prompt: str) -> Mapping[str, Any]:
-    """What a model reads for one prompt with images.
+    """Make the inputs of a model for one prompt with images.
 
     Args:
-        vlm: a model with a processor.
+        vlm: Model with a processor.
         images: PIL images.
-        prompt: with the placeholder of each image where it stands (taken as it is), or without: then it goes through
-            the chat template of the model, images first, or simply after the images where there is no template.
+        prompt: Text with the placeholder of each image (taken as it is), or without: then it goes through the chat
+            template of the model, images first, or simply after the images where there is no template.
 
     Raises:
-        UsageError: there is no processor, other placeholders than images, or the processor refuses them.
+        UsageError: There is no processor, the placeholders do not fit the images, or the processor refuses them.
     """
     if vlm.processor is None:
         raise UsageError(f"{vlm.name} was opened without a processor; use open_vlm, or VLM.of(model, processor)")
@@ -199,7 +196,7 @@ def save(folder: Path | str, scorer: nn.Module, metadata: Mapping[str, Any]) -> 
     Args:
         folder: Folder to write to.
         scorer: Network as ``metadata["scorer"]`` makes it.
-        metadata: ``{**vlm.about, "scorer": spec, "k": K or "ratio": share, "op": name, ...}``, JSON.
+        metadata: ``{**vlm.metadata, "scorer": spec, "k": K or "ratio": share, "op": name, ...}``, JSON.
 
     Raises:
         UsageError: ``metadata`` lacks what `load` needs.
@@ -238,35 +235,35 @@ def load(
             f"there is no pruner in {folder}; train one: gradprobe vlm train --model scenes-vlm --k 11 --out {folder}"
         )
     scorer = load_scorer(folder, trust)
-    about = scorer.metadata
-    if "model" not in about and about.get("task") != "captioning":
+    metadata = scorer.metadata
+    if "model" not in metadata and metadata.get("task") != "captioning":
+        remedy = "deploy it with gp.prune(vit, gp.load_scorer(folder), k)"
         raise UsageError(
-            f"the scorer in {folder} was trained on {about.get('backbone')}, no vision-language model; deploy it with "
-            "gp.prune(vit, gp.load_scorer(folder), k)"
+            f"the scorer in {folder} was trained on {metadata.get('backbone')}, no vision-language model; {remedy}"
         )
-    home = str(about.get("model", about.get("backbone")))
+    home = str(metadata.get("model", metadata.get("backbone")))
     try:
-        budget = _budget(about)
+        budget = _budget(metadata)
     except UsageError as error:
         raise GradprobeError(f"{folder} holds no pruner that can be read ({error}); train it again") from None
     if model is None or isinstance(model, str | Path):
-        model = open_vlm(str(model or home), device=device, dtype=dtype or _natural(device))
+        model = open_vlm(str(model or home), device=device, dtype=dtype or _default_dtype(device))
     vlm = model if isinstance(model, VLM) else VLM.of(model)
-    if any(about[name] != vlm.about[name] for name in SAME if name in about):
+    if any(metadata[name] != vlm.metadata[name] for name in SAME if name in metadata):
         raise UsageError(
-            f"the pruner in {folder} belongs to another model: it was trained on {_described(about, home)}; this is "
-            f"{_described(vlm.about, vlm.name)}; give --model {home}"
+            f"the pruner in {folder} belongs to another model: it was trained on {_described(metadata, home)}; this is "
+            f"{_described(vlm.metadata, vlm.name)}; give --model {home}"
         )
-    return Pruner(vlm, scorer.network.to(vlm.device), budget, about)
+    return Pruner(vlm, scorer.network.to(vlm.device), budget, metadata)
 
 
-def _budget(about: Mapping[str, Any]) -> Budget:
-    return Budget(about.get("k"), about.get("ratio"))
+def _budget(metadata: Mapping[str, Any]) -> Budget:
+    return Budget(metadata.get("k"), metadata.get("ratio"))
 
 
-def _natural(device: str) -> str:
+def _default_dtype(device: str) -> str:
     return "float32" if device == "cpu" or not torch.cuda.is_available() else "bfloat16"
 
 
-def _described(about: Mapping[str, Any], model: str) -> str:
-    return f"{model} ({', '.join(f'{words} {about[name]}' for name, words in SAME.items() if name in about)})"
+def _described(metadata: Mapping[str, Any], model: str) -> str:
+    return f"{model} ({', '.join(f'{words} {metadata[name]}' for name, words in SAME.items() if name in metadata)})"

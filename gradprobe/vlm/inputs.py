@@ -1,4 +1,4 @@
-"""Fingerprint of what stands between a user's images and text and a model's parameters."""
+"""Fingerprint of everything between a user's images and text and a model's parameters."""
 
 import json
 from hashlib import sha256
@@ -6,23 +6,23 @@ from typing import Any
 
 from gradprobe.vlm.model import VLM
 
-_OF_A_RUN = frozenset({"transformers_version", "padding", "truncation"})  # where and how the objects were used last
+_OF_A_RUN = frozenset({"transformers_version", "padding", "truncation"})  # traces of the last use
 
 
 def inputs_fingerprint(vlm: VLM) -> str:
     """Return ``sha256:`` and 16 hex digits of the hash of a model's configuration, processor and tokenizer.
 
-    Beside the parameters these decide what the model sees and says: which layer of the tower is read, how images are
-    resized and normalised, how text becomes tokens, how a chat is written.
+    Beside the parameters these decide the model's answers: which layer of the tower is read, how images are resized
+    and normalised, how text becomes tokens, how a chat is written.
 
     Args:
-        vlm: the model; without a processor its configuration alone counts.
+        vlm: The model; without a processor its configuration alone counts.
 
     Example:
-        >>> from gradprobe.vlm.scenes import load_scenes_vlm
-        >>> one, other = load_scenes_vlm(), load_scenes_vlm()
+        >>> from gradprobe.vlm.model import open_vlm
+        >>> one, other = open_vlm("scenes-vlm"), open_vlm("scenes-vlm")
         >>> other.processor.image_processor.image_mean = [0.5, 0.5, 0.5]
-        >>> [inputs_fingerprint(one) == inputs_fingerprint(each) for each in (load_scenes_vlm(), other)]
+        >>> [inputs_fingerprint(one) == inputs_fingerprint(each) for each in (open_vlm("scenes-vlm"), other)]
         [True, False]
     """
     generation = getattr(vlm.model, "generation_config", None)
@@ -42,7 +42,7 @@ def inputs_fingerprint(vlm: VLM) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The value without private fields, such as the path that it was read from, and without those of a run."""
+    """Leave out private fields, such as the path that a value was read from, and traces of a run."""
     if isinstance(value, dict):
         return {str(n): _plain(v) for n, v in value.items() if not str(n).startswith("_") and n not in _OF_A_RUN}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value

@@ -1,5 +1,7 @@
-"""transformers, if it is there and new enough; everything here that needs it asks for it this way."""
+"""Import of transformers, with a helpful error if it is missing or too old."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from gradprobe.errors import GradprobeError
@@ -8,10 +10,10 @@ NEEDED = (5, 20)  # generate() runs the vision tower once, and positions of Qwen
 
 
 def transformers_module() -> Any:
-    """The module ``transformers``.
+    """Import transformers.
 
     Raises:
-        GradprobeError: it is missing or too old; the message says what to install.
+        GradprobeError: It is missing or too old; the message says what to install.
 
     Example:
         >>> transformers_module().__name__
@@ -27,3 +29,16 @@ def transformers_module() -> Any:
         least = ".".join(map(str, NEEDED))
         raise GradprobeError(f"transformers {transformers.__version__} is too old, {least} is the least; {remedy}")
     return transformers
+
+
+@contextmanager
+def no_progress_bar(transformers: Any) -> Iterator[None]:
+    """Hide the bars that transformers draws while it loads a model."""
+    logging = transformers.utils.logging
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,14 +1,14 @@
-"""What a language model's attention may look at, as numbers that are added to its logits."""
+"""Attention masks of a language model with biases on single keys."""
 
 import torch
 from torch import Tensor
 
 
 def biased_mask(attention_mask: Tensor, key_bias: Tensor | None, self_bias: Tensor | None) -> Tensor:
-    """Causality, padding and biases on keys in one float mask ``(B, 1, T, T)``.
+    """Join causality, padding and biases on keys in one float mask ``(B, 1, T, T)``.
 
-    A query that may look at nothing (padding, or an absent token that nothing precedes) looks at itself, so that no NaN
-    arises; nobody looks at it.
+    A query without any key (padding, or an absent token that nothing precedes) attends to itself, so that no NaN
+    arises; nothing attends to it.
 
     Args:
         attention_mask: ``(B, T)``, 0 for padding.
@@ -19,14 +19,14 @@ def biased_mask(attention_mask: Tensor, key_bias: Tensor | None, self_bias: Tens
         >>> biased_mask(torch.tensor([[0, 1, 1]]), torch.tensor([[0.0, -1.0, 0.0]]), None)[0, 0].tolist()
         [[0.0, -inf, -inf], [-inf, -1.0, -inf], [-inf, -1.0, 0.0]]
     """
-    given = key_bias if key_bias is not None else self_bias
-    assert given is not None
-    keys = torch.zeros_like(given) if key_bias is None else key_bias
+    like = key_bias if key_bias is not None else self_bias
+    assert like is not None
+    keys = torch.zeros_like(like) if key_bias is None else key_bias
     keys = keys.masked_fill(attention_mask == 0, -torch.inf)[:, None, :]
     total = attention_mask.shape[1]
-    seen = torch.ones(total, total, dtype=torch.bool, device=given.device).tril()
-    mask = torch.where(seen, keys, -torch.inf)
-    diagonal = torch.eye(total, dtype=torch.bool, device=given.device)
+    causal = torch.ones(total, total, dtype=torch.bool, device=like.device).tril()
+    mask = torch.where(causal, keys, -torch.inf)
+    diagonal = torch.eye(total, dtype=torch.bool, device=like.device)
     if self_bias is not None:
         own = self_bias.masked_fill(attention_mask == 0, -torch.inf)[:, None, :]
         mask = torch.where(diagonal, own, mask)

@@ -1,7 +1,7 @@
-"""Figure 5: which tokens of an image rank first and last, and how alike they are within and across."""
+"""Figure 5: the first and the last tokens of an image in a ranking, and their similarities within and across."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,24 +14,39 @@ from matplotlib.patches import Patch, Rectangle
 from gradprobe.plotting.columns import number
 from gradprobe.plotting.style import BLUE, GREY, PAGE, VERMILION, look
 
-Picture = tuple[str, np.ndarray, tuple[int, int], int]  # title, pixels (H, W, 3), grid of tokens, number of the first
 FADE, OPACITY = 0.45, 0.5  # of the picture towards white, and of the colour on a token
 BAND = 0.035  # breadth of a band along the matrix, as a share of its side
+
+
+class Picture(NamedTuple):
+    """Picture that a block of visual tokens covers, in raster order.
+
+    Attributes:
+        title: Name of the picture among those of an image; empty for the only one.
+        image: ``(H, W, 3)`` in [0, 1].
+        grid: Rows and columns of tokens.
+        first: Number of the token at the top left.
+    """
+
+    title: str
+    image: np.ndarray
+    grid: tuple[int, int]
+    first: int
 
 
 def ranking_figure(
     pictures: Sequence[Picture], top: np.ndarray, bottom: np.ndarray, similarity: np.ndarray,
     means: Mapping[str, float | None], title: str = "",
 ) -> Figure:  # fmt: skip
-    """An image with its K highest tokens in red and its K lowest in blue, and the similarity matrix [top; bottom].
+    """Draw an image with its K highest tokens in red and its K lowest in blue, and the similarities of [top; bottom].
 
     Args:
-        pictures: that the tokens cover; LLaVA-NeXT has two, its overview and its tiles.
-        top: numbers of the K highest tokens.
-        bottom: of the K lowest.
+        pictures: Pictures that the tokens cover; LLaVA-NeXT has two, its overview and its tiles.
+        top: Numbers of the K highest tokens.
+        bottom: Numbers of the K lowest.
         similarity: ``(2K, 2K)``.
         means: ``top``, ``bottom`` and ``across``: mean similarity of different tokens.
-        title: above the pictures.
+        title: Above the pictures.
     """
     widths = [image.shape[1] / image.shape[0] for _, image, *_ in pictures]
     height = (PAGE - 0.8) / (sum(widths) + 1.07)  # of the pictures and of the matrix alike
@@ -58,7 +73,7 @@ def ranking_figure(
 
 
 def means_lines(means: Mapping[str, float | None], k: int, n: int) -> list[str]:
-    """Sentences for the terminal: how alike tokens are at each end of the ranking."""
+    """Describe the similarities at each end of the ranking in lines for the terminal."""
     top, bottom, across = (number(means[name], 3) for name in ("top", "bottom", "across"))
     return [
         f"mean cosine similarity of two different tokens before the projector, {k} of {n} tokens at each end:",
@@ -67,7 +82,7 @@ def means_lines(means: Mapping[str, float | None], k: int, n: int) -> list[str]:
 
 
 def _tokens(axes: Axes, image: np.ndarray, grid: tuple[int, int], ends: Sequence[np.ndarray]) -> None:
-    """A faded picture with two sets of its tokens coloured and outlined."""
+    """Draw a faded picture with two sets of its tokens coloured and outlined."""
     height, width = image.shape[:2]
     extent = (0.0, float(width), float(height), 0.0)
     axes.imshow(FADE + (1 - FADE) * image, extent=extent, interpolation="none")
@@ -84,7 +99,7 @@ def _tokens(axes: Axes, image: np.ndarray, grid: tuple[int, int], ends: Sequence
 
 
 def _outline(here: np.ndarray) -> np.ndarray:
-    """The edges between cells inside and outside a set, as segments ``(edges, 2, 2)`` of (column, row)."""
+    """Return the edges between cells inside and outside a set, as segments ``(edges, 2, 2)`` of (column, row)."""
     framed = np.pad(here, 1)
     row, column = np.nonzero(framed[1:, 1:-1] != framed[:-1, 1:-1])
     flat = np.stack([np.stack([column, row], -1), np.stack([column + 1, row], -1)], 1)
@@ -94,7 +109,7 @@ def _outline(here: np.ndarray) -> np.ndarray:
 
 
 def _matrix(axes: Axes, similarity: np.ndarray, means: Mapping[str, Any]) -> AxesImage:
-    """The similarities with a band of colour along each block."""
+    """Draw the similarities with a band of colour along each block."""
     size = len(similarity)
     k = size // 2
     low = min(0.0, float(similarity.min()))
@@ -102,7 +117,7 @@ def _matrix(axes: Axes, similarity: np.ndarray, means: Mapping[str, Any]) -> Axe
     axes.axhline(k, color="white", linewidth=1)
     axes.axvline(k, color="white", linewidth=1)
     band = BAND * size
-    for first, colour in ((0, VERMILION), (k, BLUE)):  # which block is which, along both sides
+    for first, colour in ((0, VERMILION), (k, BLUE)):  # along both sides
         axes.add_patch(Rectangle((first, -1.4 * band), k, band, color=colour, clip_on=False, linewidth=0))
         axes.add_patch(Rectangle((-1.4 * band, first), band, k, color=colour, clip_on=False, linewidth=0))
     labels = [f"{name} {k}\nmean {number(means[name])}" for name in ("top", "bottom")]

@@ -1,23 +1,16 @@
-"""The embedded vision-language model ``scenes-vlm``: a small LLaVA that reads pictures of handwritten digits."""
+"""Shape and processor of the embedded model ``scenes-vlm``: a small LLaVA that reads pictures of handwritten digits."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradprobe.data.pictures import GRID, MEAN, PATCH, SIZE, STD
 from gradprobe.data.pictures_text import IMAGE, WORDS
-from gradprobe.errors import GradprobeError
 
-if TYPE_CHECKING:
-    from gradprobe.vlm.model import VLM
-
+SCENES = "scenes-vlm"
 FOLDER = Path(__file__).parents[1] / "embedded" / "scenes_vlm"
 WIDTH, LAYERS, HEADS = 128, 4, 4
 PAD, START, END, NOTHING = "<pad>", "<s>", "</s>", "<nothing>"
-CHAT = (  # how a question is asked
+CHAT = (  # template of a question
     "{% for message in messages %}{% for part in message['content'] %}"
     "{{ '<image> ' if part['type'] == 'image' else part['text'] + ' ' }}"
     "{% endfor %}{% endfor %}{{ 'answer :' if add_generation_prompt else '' }}"
@@ -26,41 +19,8 @@ VOCABULARY = (PAD, START, END, NOTHING, IMAGE, *WORDS)
 ID = {word: i for i, word in enumerate(VOCABULARY)}
 
 
-def load_scenes_vlm(folder: str | Path | None = None) -> VLM:
-    """The embedded model with its processor, in float32 and evaluation mode, on the CPU.
-
-    Args:
-        folder: where its files are; None: those that come with gradprobe.
-
-    Raises:
-        GradprobeError: the files are not there.
-
-    Example:
-        >>> vlm = load_scenes_vlm()
-        >>> vlm.dim
-        128
-    """
-    from gradprobe.vlm.model import VLM
-
-    where = FOLDER if folder is None else Path(folder)
-    if not (where / "model.safetensors").is_file():
-        raise GradprobeError(f"no model.safetensors in {where}; make it with gradprobe vlm train-scenes --out {where}")
-    import torch
-
-    from gradprobe.vlm.installed import transformers_module
-
-    hf = transformers_module()
-    with _without_bar(hf.utils.logging):  # it is there in a moment
-        model = hf.LlavaForConditionalGeneration.from_pretrained(where, dtype=torch.float32, local_files_only=True)
-    return VLM.of(
-        model.eval(),
-        hf.AutoProcessor.from_pretrained(where, local_files_only=True, trust_remote_code=False),
-        "scenes-vlm",
-    )
-
-
 def scenes_vlm() -> Any:
-    """The model with random weights: CLIP's tower and Llama, 128 wide and 4 layers deep each; 1.6 M parameters.
+    """Make the model with random weights: CLIP's tower and Llama, 128 wide and 4 layers deep each; 1.6 M parameters.
 
     Example:
         >>> model = scenes_vlm()
@@ -87,7 +47,7 @@ def scenes_vlm() -> Any:
 
 
 def scenes_processor() -> Any:
-    """Words to numbers, one a word, and pictures to pixels: what turns an image and a prompt into the model's inputs.
+    """Make the processor: one token a word, and pictures to pixels.
 
     Example:
         >>> scenes_processor().tokenizer.tokenize("is there a red seven ?")
@@ -105,24 +65,7 @@ def scenes_processor() -> Any:
     )  # fmt: skip
     edge = {"height": SIZE, "width": SIZE}
     image = CLIPImageProcessor(size=edge, crop_size=edge, image_mean=[MEAN] * 3, image_std=[STD] * 3)
-    # The tower's class token is counted, then left out again by "default": 100 visual tokens.
-    return LlavaProcessor(
-        image,
-        tokenizer,
-        patch_size=PATCH,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+    return LlavaProcessor(  # "default" drops the tower's class token after it was counted: 100 visual tokens
+        image, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=CHAT,
-    )
-
-
-@contextmanager
-def _without_bar(logging: Any) -> Iterator[None]:
-    """Transformers draws no progress bar inside; afterwards as found."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    )  # fmt: skip

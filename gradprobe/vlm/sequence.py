@@ -1,4 +1,4 @@
-"""Which positions of a prompt the language model reads, and what stands there."""
+"""Input sequences of the language model: text, newlines and the visual tokens that are kept."""
 
 from collections.abc import Sequence as Several
 
@@ -12,20 +12,21 @@ from gradprobe.vlm.model import VLM, Prompt, Sequence
 def assemble(
     vlm: VLM, prompt: Prompt, tokens: Several[Tensor], index: Several[Tensor] | None = None, pad: str = "right"
 ) -> Sequence:
-    """Text, newlines and the kept visual tokens, in their original order, at their original positions.
+    """Join text, newlines and the kept visual tokens, in their original order, at their original positions.
 
     Dropped tokens leave no gap in the sequence, only in its position ids; padding of the prompt is taken out and put
     back on one side. All visual tokens pass the projector in one call; gradients reach them.
 
     Args:
-        vlm: the model.
+        vlm: The model.
         prompt: B rows.
         tokens: ``(M_r, D)`` for each row, before the projector; ``(0, D)`` or ``(0,)`` for a row without images.
-        index: ``(M_r,)`` for each row: which visual tokens of the row these are, ascending. None: all of them.
-        pad: the side where shorter rows are padded: ``left`` to generate, ``right`` to train.
+        index: ``(M_r,)`` for each row: numbers of these tokens among the visual tokens of the row, ascending. None: all
+            of them.
+        pad: Side on which shorter rows are padded: ``left`` to generate, ``right`` to train.
 
     Raises:
-        UsageError: tokens, index and prompt do not fit together.
+        UsageError: Tokens, index and prompt do not fit together.
     """
     if pad not in ("left", "right"):
         raise UsageError(f"pad={pad!r} is not possible; give left or right")
@@ -37,27 +38,27 @@ def assemble(
         newline = vlm.family.newline(vlm.model)
         if newline is not None:
             embeds = torch.where((slot == -2)[..., None], newline.to(embeds), embeds)
-    if any(len(given) for given in tokens):
-        projected = vlm.project(torch.cat([given.to(ids.device) for given in tokens if len(given)]))
+    if any(len(some) for some in tokens):
+        projected = vlm.project(torch.cat([some.to(ids.device) for some in tokens if len(some)]))
         embeds = embeds.masked_scatter(here[..., None], projected.to(embeds.dtype))
     return _close_up(embeds, prompt, (prompt.attention_mask > 0) & (here | ~visual), pad)
 
 
 def _kept(prompt: Prompt, tokens: Several[Tensor], index: Several[Tensor] | None) -> Tensor:
-    """Whether each visual token of each row is there, ``(B, most of a row)``."""
+    """Return a mask of the visual tokens of each row that are kept, ``(B, most of a row)``."""
     totals = [sum(counts) for counts in prompt.counts]
     if index is None:
-        for row, (total, given) in enumerate(zip(totals, tokens, strict=True)):
-            if len(given) != total:
-                raise UsageError(f"row {row} has {total} visual tokens and {len(given)} are given; say which: index")
+        for row, (total, some) in enumerate(zip(totals, tokens, strict=True)):
+            if len(some) != total:
+                raise UsageError(f"row {row} has {total} visual tokens and {len(some)} are given; say which: index")
         return torch.ones(len(totals), max([*totals, 1]), dtype=torch.bool)
     kept = torch.zeros(len(totals), max([*totals, 1]), dtype=torch.bool)
-    for row, (total, given, which) in enumerate(zip(totals, tokens, index, strict=True)):
+    for row, (total, some, which) in enumerate(zip(totals, tokens, index, strict=True)):
         which = which.to("cpu")
         ascending = bool((which[1:] > which[:-1]).all()) and bool(((which >= 0) & (which < total)).all())
-        if len(given) != len(which) or not ascending:
+        if len(some) != len(which) or not ascending:
             raise UsageError(
-                f"row {row} has {total} visual tokens; {len(given)} tokens cannot stand at {which.tolist()[:20]}: give "
+                f"row {row} has {total} visual tokens; {len(some)} tokens cannot stand at {which.tolist()[:20]}: give "
                 "one ascending index a token"
             )
         kept[row, which] = True
@@ -65,16 +66,12 @@ def _kept(prompt: Prompt, tokens: Several[Tensor], index: Several[Tensor] | None
 
 
 def _close_up(embeds: Tensor, prompt: Prompt, keep: Tensor, pad: str) -> Sequence:
-    """The positions to keep ``(B, S)`` side by side, and padding."""
+    """Move the positions to keep ``(B, S)`` side by side, and pad."""
     length = int(keep.sum(1).max())
     order = (~keep if pad == "right" else keep).long().argsort(stable=True, dim=1)
     order = order[:, :length] if pad == "right" else order[:, order.shape[1] - length :]
     real = keep.gather(1, order)
     embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
     positions = prompt.positions.gather(-1, order.expand(*prompt.positions.shape[:-1], -1))
-    return Sequence(
-        torch.where(real[..., None], embeds, 0),
-        real.long(),
-        torch.where(real, positions, 0),
-        torch.where(real, order, -1),
-    )
+    embeds, positions = torch.where(real[..., None], embeds, 0), torch.where(real, positions, 0)
+    return Sequence(embeds, real.long(), positions, torch.where(real, order, -1))

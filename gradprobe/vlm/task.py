@@ -1,4 +1,4 @@
-"""Captioning: a frozen vision-language model, a scorer, and images with captions, as a task that probes see."""
+"""Captioning as a task: a frozen vision-language model, a scorer, and images with captions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,27 +19,27 @@ from gradprobe.operators.registry import label, part
 from gradprobe.tasks import both_trained, freshly_trained
 from gradprobe.vlm.captions import CaptionSource, Example
 from gradprobe.vlm.model import VLM, open_vlm
+from gradprobe.vlm.picture_source import source_of
 from gradprobe.vlm.sequence import assemble
-from gradprobe.vlm.sights import Sight, sights
-from gradprobe.vlm.source import source_of
 from gradprobe.vlm.text import IGNORED, Target, Text, target_of
+from gradprobe.vlm.vision_features import ImageFeatures, cached_features
 
 
 @dataclass(frozen=True)
 class Captioning:
-    """The caption loss of a frozen vision-language model that reads what an operator selected.
+    """Caption loss of a frozen vision-language model on the selected tokens.
 
     ``L = -mean_t log p(y_t | y_<t, Z)`` over the caption's tokens, Z the kept and projected visual tokens with the
-    prompt. Which answers are right is asked by the examples' questions.
+    prompt. Ranks are of the answers to the examples' questions.
 
     Source: DiffPrune, Eq. 2.
 
     Attributes:
-        vlm: the frozen model.
-        source: where images, captions and questions come from.
-        scorer: tokens before the projector ``(B, N, D)`` -> scores ``(B, N)``.
-        names: how the question names model, data, scorer, denoiser and precision.
-        denoiser: tokens ``(B, M, D)`` -> tokens, trained with the scorer and left out at deployment; None: none.
+        vlm: The frozen model.
+        source: Images, captions and questions.
+        scorer: Tokens before the projector ``(B, N, D)`` -> scores ``(B, N)``.
+        names: Names of model, data, scorer, denoiser and precision in the question.
+        denoiser: Tokens ``(B, M, D)`` -> tokens, trained with the scorer and left out at deployment; None: none.
     """
 
     vlm: VLM
@@ -53,13 +53,13 @@ class Captioning:
         """N, the visual tokens of an image.
 
         Raises:
-            UsageError: images differ in it.
+            UsageError: Images differ in it.
         """
         return self._one(self.batch_of(self.source.probe(0, 1, 0))).tokens.patches.shape[1]
 
     @property
     def question(self) -> dict[str, Any]:
-        """What the task is, in JSON types."""
+        """Description of the task in JSON types."""
         return {"task": "captioning", **self.names, "loss": "ce", "layer": 0}
 
     @property
@@ -68,32 +68,32 @@ class Captioning:
         return self.source.skipped
 
     def running(self) -> AbstractContextManager[None]:
-        """The frozen model in evaluation mode, as found afterwards."""
+        """Hold the frozen model in evaluation mode; mode and flags are restored afterwards."""
         return frozen(self.vlm.model)
 
     def batches(self, count: int, size: int, seed: int) -> Iterator[Batch]:
-        """Probe batches; whether there are enough examples is checked at once."""
+        """Return the first probe batches, each made on demand; the number of examples is checked at once."""
         self.source.need(count * size)
         return (self._one(self.batch_of(self.source.probe(i * size, size, seed))) for i in range(count))
 
     def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch | RaggedBatch]:
-        """Training batches without end."""
+        """Yield training batches without end."""
         position = start * size
         while True:
             yield self.batch_of(self.source.train(position, size, seed))
             position += size
 
     def losses(self, selection: Selection, batch: Batch) -> Tensor:
-        """The caption loss of each image, ``(B,)``."""
+        """Return the per-image caption loss, ``(B,)``."""
         logits, labels = self._read(selection, batch.target.caption)
         each = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
         return each.sum(1) / (labels != IGNORED).sum(1)
 
     def ranks(self, selection: Selection, batch: Batch) -> Tensor:
-        """How many words are put above the right answer, ``(B,)``; over its tokens the largest; NaN ranks last.
+        """Count the words above the right answer, ``(B,)``: the largest count over its tokens; NaN ranks last.
 
         Raises:
-            UsageError: the data ask no questions.
+            UsageError: The data have no questions.
         """
         if batch.target.question is None:
             raise UsageError(
@@ -105,30 +105,30 @@ class Captioning:
         return above.masked_fill(labels == IGNORED, 0).amax(1)
 
     def judged(self, selection: Selection, batch: Batch) -> tuple[Tensor, Tensor]:
-        """`losses` and `ranks`: two sequences, one after the other."""
+        """Return `losses` and `ranks`, which read two sequences, one after the other."""
         return self.losses(selection, batch), self.ranks(selection, batch)
 
     def attention(self, batch: Batch) -> None:
-        """None: what the projector reads has no class token."""
+        """Return None: there is no class token before the projector."""
 
     def available(self, count: int) -> int:
-        """How many of so many probe images there are."""
+        """Return ``count``, or the number of probe images if there are fewer."""
         return min(count, self.source.size)
 
     def with_new_scorer(self, seed: int, scorer: str | None = None, denoiser: str | None = None) -> "Captioning":
         """Return the task with a freshly initialised scorer and denoiser; the frozen model is shared.
 
         Args:
-            seed: of both.
-            scorer: name and fields; None: those that the task has.
-            denoiser: likewise; ``none`` for none.
+            seed: Of both.
+            scorer: Name and fields; None: those of the task.
+            denoiser: Likewise; ``none`` for none.
         """
         like = next(self.scorer.parameters())
         names, trained = freshly_trained(self.names, self.vlm.dim, seed, like, scorer, denoiser)
         return replace(self, names=names, **trained)
 
     def _read(self, selection: Selection, text: Text) -> tuple[Tensor, Tensor]:
-        """Logits ``(B, S'-1, V)`` of the next token at each place that is left, and what it should be."""
+        """Return logits ``(B, S'-1, V)`` of the next token at each kept position, and its label."""
         tokens = selection.tokens.to(next(self.vlm.model.parameters()).dtype)
         index = None if selection.index is None else list(selection.index)
         sequence = assemble(self.vlm, text.prompt, list(tokens), index)
@@ -141,20 +141,20 @@ class Captioning:
         return logits[:, :-1].to(selection.tokens.dtype), labels[:, 1:]
 
     def batch_of(self, examples: Sequence[Example]) -> Batch | RaggedBatch:
-        """Examples as the model reads them; those with equally many tokens together."""
-        found = sights(self.vlm, examples, self.names)
-        sizes = sorted({len(sight.tokens) for sight in found})
+        """Make a batch of examples; those with different numbers of tokens become parts of a ragged one."""
+        images = cached_features(self.vlm, examples, self.names)
+        sizes = sorted({len(image.tokens) for image in images})
         parts = []
         for size in sizes:
-            those = [i for i, sight in enumerate(found) if len(sight.tokens) == size]
-            parts.append(self._part([examples[i] for i in those], [found[i] for i in those]))
+            some = [i for i, image in enumerate(images) if len(image.tokens) == size]
+            parts.append(self._part([examples[i] for i in some], [images[i] for i in some]))
         return parts[0] if len(parts) == 1 else RaggedBatch(tuple(parts))
 
-    def _part(self, examples: Sequence[Example], found: Sequence[Sight]) -> Batch:
-        patches = torch.stack([sight.tokens for sight in found]).to(next(self.scorer.parameters()))
+    def _part(self, examples: Sequence[Example], images: Sequence[ImageFeatures]) -> Batch:
+        patches = torch.stack([image.tokens for image in images]).to(next(self.scorer.parameters()))
         with torch.no_grad():
-            target: Target = target_of(self.vlm, examples, found)
-        known = [_made(e.relevant) for e in examples]
+            target: Target = target_of(self.vlm, examples, images)
+        known = [e.relevant() if callable(e.relevant) else e.relevant for e in examples]
         relevant = None if any(k is None for k in known) else torch.from_numpy(np.stack(known)).to(patches.device)
         kinds = tuple(e.kind for e in examples if e.kind is not None)
         return Batch(
@@ -188,27 +188,27 @@ def captioning(
     image_size: int | str | tuple[int, int] | None = None,
     class_order: str | None = None,
 ) -> Captioning:
-    """A task from names: a vision-language model, captioned images, and a fresh scorer.
+    """Make a task from names: a vision-language model, captioned images, and a fresh scorer.
 
     Args:
         backbone: ``scenes-vlm``, a hub id, or a folder with a model of a known family.
-        weights: plays no part: a model's folder holds them.
-        data: a ``captions.jsonl`` or a folder of captioned images; None with ``scenes-vlm`` means its own pictures.
-        train_data: plays no part: a fixed part of ``data`` is held out for probes.
+        weights: Not possible: a model's folder holds them.
+        data: A ``captions.jsonl`` or a folder of captioned images; None with ``scenes-vlm``: its own pictures.
+        train_data: Not possible: a fixed part of ``data`` is held out for probes.
         layer: 0, before the projector.
         loss: ``ce``, of the caption.
         scorer: ``mlp`` or ``transformer``, with fields: ``transformer:depth=2,width=1024,heads=16``.
-        seed: of the scorer.
-        device: a torch device.
+        seed: Of the scorer.
+        device: A torch device.
         dtype: ``float32``, ``bfloat16`` or ``float16``, of the frozen model's weights; the scorer keeps float32.
-        denoiser: ``token``, ``global`` or ``none``: what is trained with a scorer, behind the operator.
-        weights_key: plays no part, like ``weights``.
-        image_size: plays no part: the processor decides it.
-        class_order: plays no part: there are no classes.
+        denoiser: ``token``, ``global`` or ``none``: trained with the scorer, behind the operator.
+        weights_key: Not possible, like ``weights``.
+        image_size: Not possible: the processor decides it.
+        class_order: Not possible: there are no classes.
 
     Raises:
-        UsageError: an unknown name, or a combination that means nothing.
-        GradprobeError: a model or data that cannot be read.
+        UsageError: An unknown name, or a combination that means nothing.
+        GradprobeError: A model or data that cannot be read.
 
     Example:
         >>> task = captioning("scenes-vlm")
@@ -217,15 +217,15 @@ def captioning(
     """
     if not isinstance(backbone, str):
         raise UsageError(f"{in_words(backbone)} is no name of a model; an open one makes a task by gp.vlm.task_of")
-    for given, option, remedy in (
+    for value, option, remedy in (
         (weights, "--weights", f"name a folder with the model's weights instead of {backbone}"),
         (train_data, "--train-data", "a fixed part of --data is held out for probes"),
         (weights_key, "--weights-key", "a model's folder holds one model"),
         (image_size, "--image-size", "its processor decides the size of the images"),
         (class_order, "--class-order", "captioned images have no classes"),
     ):
-        if given is not None:
-            raise UsageError(f"{option} {given} is not possible with a vision-language model: {remedy}")
+        if value is not None:
+            raise UsageError(f"{option} {value} is not possible with a vision-language model: {remedy}")
     if layer or loss != "ce":
         raise UsageError(
             f"--layer {layer} --loss {loss} is not possible with a vision-language model: tokens are selected before "
@@ -240,33 +240,29 @@ def captioning(
 def task_of(
     vlm: VLM, source: CaptionSource, names: Mapping[str, Any], *, scorer: str, denoiser: str, seed: int
 ) -> Captioning:
-    """A task over a model and data of one's own, with a fresh scorer and denoiser.
+    """Make a task of a model and data of one's own, with a fresh scorer and denoiser.
 
     Args:
-        vlm: the model.
-        source: images with captions.
-        names: what the question calls them: ``backbone``, ``weights``, ``data``, ``dtype``.
+        vlm: The model.
+        source: Images with captions.
+        names: Their names in the question: ``backbone``, ``weights``, ``data``, ``dtype``.
         scorer: ``mlp`` or ``transformer``, with fields.
         denoiser: ``token``, ``global`` or ``none``, with fields.
-        seed: of both.
+        seed: Of both.
 
     Raises:
-        UsageError: an unknown name or field.
+        UsageError: An unknown name or field.
     """
     spec, behind = label(part("scorer", scorer)), label(part("denoiser", denoiser))
     weight = next(vlm.model.parameters())
     like = torch.empty(0, device=weight.device, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)
-    known = {**names, "scorer": spec} | ({} if behind == "none" else {"denoiser": behind})
-    return Captioning(vlm, source, names=known, **both_trained(known, vlm.dim, seed, like))
+    own = {**names, "scorer": spec} | ({} if behind == "none" else {"denoiser": behind})
+    return Captioning(vlm, source, names=own, **both_trained(own, vlm.dim, seed, like))
 
 
 def _spread(bias: Tensor | None, visual: Tensor) -> Tensor | None:
-    """What is added for the visual tokens, ``(B, M)``, at their places in the sequences ``(B, S')``; 0 elsewhere."""
+    """Spread the biases of the visual tokens ``(B, M)`` over their places in the sequences ``(B, S')``; 0 elsewhere."""
     if bias is None:
         return None
     nth = (visual.cumsum(1) - 1).clamp(min=0)
     return torch.where(visual, bias.gather(1, nth), bias.new_zeros(()))
-
-
-def _made(value: Any) -> Any:
-    return value() if callable(value) else value

@@ -6,7 +6,7 @@ from typing import Any
 from gradprobe.errors import UsageError
 from gradprobe.vlm.families.base import Family
 
-FAMILIES = {
+FAMILIES = {  # a new family is a file and a line here
     "llava": "gradprobe.vlm.families.llava:Llava",
     "llava_next": "gradprobe.vlm.families.llava_next:LlavaNext",
     "qwen2_5_vl": "gradprobe.vlm.families.qwen2_5_vl:Qwen25VL",
@@ -14,14 +14,14 @@ FAMILIES = {
 
 
 def family_of(model_type: Any, name: str) -> Family:
-    """The adapter of a model.
+    """Return the adapter of a model.
 
     Args:
         model_type: ``config.model_type`` of the model.
-        name: what errors call the model.
+        name: Name of the model in errors.
 
     Raises:
-        UsageError: no adapter fits it.
+        UsageError: No adapter fits it.
 
     Example:
         >>> family_of("llava", "llava-hf/llava-1.5-7b-hf").name
@@ -30,7 +30,18 @@ def family_of(model_type: Any, name: str) -> Family:
     if model_type not in FAMILIES:
         raise UsageError(
             f"{name} is a model of type {model_type!r}, for which there is no adapter; possible: {', '.join(FAMILIES)} "
-            "(such as llava-hf/llava-1.5-7b-hf, llava-hf/llava-v1.6-mistral-7b-hf, Qwen/Qwen2.5-VL-7B-Instruct)"
+            f"(such as {', '.join(published_models())})"
         )
     module, _, attribute = FAMILIES[model_type].partition(":")
     return getattr(importlib.import_module(module), attribute)()
+
+
+def published_models() -> dict[str, Family]:
+    """Return the family of each model on the hub whose dimensions are known, by id.
+
+    Example:
+        >>> published_models()["Qwen/Qwen2.5-VL-7B-Instruct"].name
+        'qwen2_5_vl'
+    """
+    families = [family_of(model_type, model_type) for model_type in FAMILIES]
+    return {model: family for family in families for model in family.published}

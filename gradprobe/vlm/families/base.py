@@ -1,58 +1,143 @@
-"""What the rest of `gradprobe.vlm` must know of a family of vision-language models; one file a family."""
+"""Interface between `gradprobe.vlm` and a family of vision-language models; one file a family."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+Size = tuple[int, int]  # height and width
+IMAGE: Size = (672, 672)  # pixels of an image where its size matters and none is given: LLaVA-NeXT's in the paper
+TINY_TEXT: Mapping[str, Any] = {  # language model of the tiny models
+    "vocab_size": 64, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": None,
+}  # fmt: skip
+TINY_TOKEN = 60  # their placeholder of images
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Pixels that the vision tower reads of one image, and the visual tokens that it makes of them.
+
+    Attributes:
+        size: Height and width of the image.
+        seen: Height and width of the pixels that the tower reads; of tiles laid together, without their overview.
+        tiles: Pictures that the tower reads: 1, or LLaVA-NeXT's tiles and overview.
+        patches: Patches of each tile.
+        class_tokens: Positions of the tower beside the patches of a tile.
+        grids: Rows and columns of visual tokens, in the order in which the language model reads them.
+        newlines: Positions in the language model that are no visual tokens: LLaVA-NeXT ends each row of tiles with one.
+        windows: Patches of each window of windowed attention (Qwen); () without.
+    """
+
+    size: Size
+    seen: Size
+    tiles: int
+    patches: int
+    class_tokens: int
+    grids: tuple[Size, ...]
+    newlines: int
+    windows: tuple[int, ...] = ()
+
+    @property
+    def tokens(self) -> int:
+        """N, the number of visual tokens that can be kept or dropped."""
+        return sum(rows * columns for rows, columns in self.grids)
+
+    @property
+    def placeholders(self) -> int:
+        """Number of positions that the image takes in the language model."""
+        return self.tokens + self.newlines
+
+
+@dataclass(frozen=True)
+class View:
+    """Picture that a block of visual tokens covers, in raster order.
+
+    Attributes:
+        title: Name of the picture among those of an image; empty for the only one.
+        pixels: Normalised pixels as the tower reads them, ``(3, H, W)``.
+        grid: Rows and columns of tokens.
+    """
+
+    title: str
+    pixels: Tensor
+    grid: Size
+
 
 class Family(ABC):
-    """An adapter: where a model's visual tokens pass before the projector, and where its tokens stand.
+    """Adapter of a family: its modules by role, its visual tokens, and a tiny model on which all tests run.
 
-    It has no state; the model is an argument. A Hugging Face model of the family has ``model.model.language_model``,
-    ``model.model.get_image_features`` and ``model.config.image_token_id``.
+    An adapter has no state; the model or its configuration is an argument. Models of a family have
+    ``model.model.get_image_features``, ``config.image_token_id`` and ``config.vision_config.hidden_size``.
 
     Attributes:
         name: ``config.model_type`` of its models.
-        inputs: what ``get_image_features`` takes of what a processor returns, the pixels first.
-        axes: rows of a position id: 0 for a plain number, 3 for time, height and width.
+        inputs: Arguments of ``get_image_features`` among the outputs of a processor: the pixels, then those with one
+            row an image.
+        published: Configurations of models on the hub by id; entries that are left out have transformers' defaults.
     """
 
     name: str
     inputs: tuple[str, ...]
-    axes = 0
+    published: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     @abstractmethod
     def projector(self, model: Any) -> nn.Module:
-        """The module that maps visual tokens to the width of the language model."""
+        """Return the module that maps visual tokens to the width of the language model."""
 
     @abstractmethod
     def tower(self, model: Any) -> nn.Module:
-        """The vision tower."""
-
-    def group(self, model: Any) -> int:
-        """How many rows of the projector's input make one token."""
-        return 1
+        """Return the vision tower."""
 
     @abstractmethod
     def dim(self, model: Any) -> int:
-        """D, the width of a token before the projector."""
+        """Return D, the width of a token before the projector."""
+
+    @abstractmethod
+    def layout(self, config: Any, size: Size | None = None) -> Layout:
+        """Return the layout of an image; without a size: of a square one, or of the only size that the tower reads."""
+
+    @abstractmethod
+    def random_inputs(self, config: Any, layouts: Sequence[Layout]) -> dict[str, Tensor]:
+        """Draw images of Gaussian noise, in the form in which a processor returns several images."""
+
+    @abstractmethod
+    def views(self, config: Any, inputs: Mapping[str, Tensor]) -> tuple[View, ...]:
+        """Return the pictures that the tokens of one image cover, in the order of the tokens."""
+
+    @abstractmethod
+    def tiny(self) -> tuple[Any, Any]:
+        """Return the configuration of a model small enough for tests (`TINY_TEXT`), and its image processor."""
+
+    def language(self, model: Any) -> nn.Module:
+        """Return the language model without its head."""
+        return model.model.language_model
+
+    def group(self, model: Any) -> int:
+        """Return the number of rows of the projector's input that make one token."""
+        return 1
 
     def newline(self, model: Any) -> Tensor | None:
-        """What stands between the lines of an image's tokens ``(d_l,)``; None: nothing does."""
+        """Return the embedding between the lines of an image's tokens ``(d_l,)``; None: there is none."""
         return None
 
     def positions(self, model: Any, input_ids: Tensor, attention_mask: Tensor, inputs: Mapping[str, Any]) -> Tensor:
-        """Position ids ``(B, S)`` or ``(3, B, S)`` that the unpruned model generates with; 0 for padding."""
+        """Return the position ids of the unpruned model, ``(B, S)`` or ``(3, B, S)``; 0 for padding."""
         return attended_positions(attention_mask)
+
+    def vision_pairs(self, config: Any, layout: Layout) -> int:
+        """Count the pairs of a query and a key over all layers of the vision tower, in one tile."""
+        return config.vision_config.num_hidden_layers * (layout.patches + layout.class_tokens) ** 2
 
 
 def attended_positions(attention_mask: Tensor) -> Tensor:
-    """0, 1, 2, ... over the attended positions of each row ``(B, S)``; 0 for padding.
+    """Return the numbers 0, 1, 2, ... of the attended positions of each row ``(B, S)``; 0 for padding.
 
-    It is what ``generate`` uses. A plain ``forward`` with left padding counts the padding too; as these positions are
+    ``generate`` uses these. A plain ``forward`` with left padding counts the padding too; as these positions are
     rotary, only differences count, and both give the same logits up to rounding.
 
     Example:

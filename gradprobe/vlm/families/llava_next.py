@@ -1,10 +1,18 @@
-"""LLaVA-NeXT: the whole picture and its tiles; what is padding in the tiles is cut away, and lines end in a newline."""
+"""LLaVA-NeXT: the whole picture and its tiles; padding of the tiles is cut away, and lines end in a newline."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from gradprobe.vlm.families.llava import Llava
+from gradprobe.vlm.families.base import IMAGE, TINY_TEXT, TINY_TOKEN, Layout, Size, View
+from gradprobe.vlm.families.llava import TINY_CLIP, TINY_SQUARE, VICUNA_7B, Llava, square_of
+
+_MISTRAL_7B = VICUNA_7B | {
+    "model_type": "mistral", "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 32768,
+    "sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+}  # fmt: skip
 
 
 class LlavaNext(Llava):
@@ -16,7 +24,51 @@ class LlavaNext(Llava):
     """
 
     name = "llava_next"
+    published: ClassVar = {
+        "llava-hf/llava-v1.6-vicuna-7b-hf": {"text_config": VICUNA_7B},
+        "llava-hf/llava-v1.6-mistral-7b-hf": {"text_config": _MISTRAL_7B},
+    }
 
     def newline(self, model: Any) -> Tensor:
-        """The learned newline, already of the width of the language model."""
+        """Return the learned newline, already of the width of the language model."""
         return model.model.image_newline
+
+    def layout(self, config: Any, size: Size | None = None) -> Layout:
+        """Return an overview and the tiles of the best fitting grid, without the padding around the picture."""
+        from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape, unpad_image
+
+        size, (side, across, class_tokens) = size or IMAGE, square_of(config)
+        high, wide = get_anyres_image_grid_shape(size, config.image_grid_pinpoints, side)
+        rows, columns = unpad_image(torch.empty(1, high * across, wide * across), size).shape[1:]
+        grids = ((across, across), (rows, columns))
+        return Layout(size, (high * side, wide * side), 1 + high * wide, across**2, class_tokens, grids, rows)
+
+    def random_inputs(self, config: Any, layouts: Sequence[Layout]) -> dict[str, Tensor]:
+        """Draw as many tiles an image as the largest has; those beyond an image's own are 0."""
+        side = config.vision_config.image_size
+        pixels = torch.zeros(len(layouts), max(layout.tiles for layout in layouts), 3, side, side)
+        for tiles, layout in zip(pixels, layouts, strict=True):
+            tiles[: layout.tiles].normal_()
+        return {"pixel_values": pixels, "image_sizes": torch.tensor([layout.size for layout in layouts])}
+
+    def views(self, config: Any, inputs: Mapping[str, Tensor]) -> tuple[View, ...]:
+        """Return the overview, and the tiles laid together, as far as tokens cover them."""
+        (overview, *tiles), (height, width) = inputs["pixel_values"][0], inputs["image_sizes"][0].tolist()
+        layout, patch = self.layout(config, (height, width)), config.vision_config.patch_size
+        high, wide = (length // overview.shape[-1] for length in layout.seen)
+        lines = [torch.cat(tiles[row * wide : (row + 1) * wide], -1) for row in range(high)]
+        rows, columns = (length * patch for length in layout.grids[1])
+        top, left = (layout.seen[0] - rows) // 2, (layout.seen[1] - columns) // 2
+        detail = torch.cat(lines, 1)[:, top : top + rows, left : left + columns]
+        return View("overview", overview, layout.grids[0]), View("tiles", detail, layout.grids[1])
+
+    def tiny(self) -> tuple[Any, Any]:
+        """Return tiles of 4 x 4 tokens of width 32."""
+        from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextImageProcessor, MistralConfig
+
+        vision, text = CLIPVisionConfig(**TINY_CLIP), MistralConfig(**TINY_TEXT, sliding_window=None)
+        grids = [[28, 56], [56, 28], [56, 56], [28, 84]]
+        config = LlavaNextConfig(
+            vision_config=vision, text_config=text, image_token_index=TINY_TOKEN, image_grid_pinpoints=grids
+        )
+        return config, LlavaNextImageProcessor(**TINY_SQUARE, image_grid_pinpoints=grids)

@@ -119,7 +119,7 @@ def fit(
         raise GradprobeError(f"{vlm.name} changed during its training; no pruner was written: please report this")
     result = run.result(losses, gain)
     if main:
-        save(out, run.task.scorer, vlm.about | facts(result))
+        save(out, run.task.scorer, vlm.metadata | facts(result))
         with _disk_advice(out):
             atomic_write(out / "README.md", card(result, launch.command).encode())
     return result

@@ -1,4 +1,4 @@
-"""The cost of a pruned VLM -> tables for the terminal, and a figure of FLOPs and milliseconds."""
+"""Tables and a figure of the FLOPs and milliseconds of a pruned VLM."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,10 +25,10 @@ PAPER_TRAINABLE = 84_000_000  # appendix A
 
 
 def flops_table(rows: Sequence[Row]) -> Table:
-    """FLOPs of each part for each number of tokens kept, in the unit that suits the largest; fits 80 columns.
+    """Tabulate FLOPs of each part for each number of tokens kept, in 80 columns.
 
     Args:
-        rows: as ``VLMCost.rows`` makes them.
+        rows: As ``VLMCost.rows`` makes them.
     """
     scale, unit = _unit(max(row["total"] for row in rows))
     table = _table("kept", "length", *FLOPS)
@@ -43,16 +43,16 @@ def flops_table(rows: Sequence[Row]) -> Table:
 
 
 def time_table(rows: Sequence[Row]) -> Table | None:
-    """Milliseconds of each part beside the paper's; None where neither was measured nor reported."""
+    """Tabulate milliseconds of each part beside the paper's; None where neither was measured nor reported."""
     if not any(row["measured"] or row["paper_table_4"] for row in rows):
         return None
     scale, unit = _unit(max(row["total"] for row in rows))
     table = _table("", "kept", f"{unit}FLOPs", *PARTS, "prefill ×")
     first = next((row["paper_table_4"] for row in rows if row["paper_table_4"]), None)
     for row in rows:
-        if found := row["measured"]:
-            cells = [_ms(found[name]) for name in PARTS.values()]
-            value, low, high = (number(found[f"prefill_speedup{end}"]) for end in ("", "_low", "_high"))
+        if measured := row["measured"]:
+            cells = [_ms(measured[name]) for name in PARTS.values()]
+            value, low, high = (number(measured[f"prefill_speedup{end}"]) for end in ("", "_low", "_high"))
             times = f"{value} [{low}, {high}]" if row["pruned"] else value
             flops = number(row["paper"] / scale)
             table.add_row("here", _kept(row), flops, *cells, times)
@@ -69,30 +69,30 @@ def time_table(rows: Sequence[Row]) -> Table | None:
 
 
 def cost_tables(rows: Sequence[Row]) -> Group:
-    """Both tables, one above the other."""
+    """Put both tables one above the other."""
     return Group(*(table for table in (flops_table(rows), time_table(rows)) if table is not None))
 
 
-def told(found: Mapping[str, Any], rows: Sequence[Row], needed: int) -> list[str]:
-    """Sentences: what the image becomes, the parameters of each part, and what the scorer takes.
+def cost_lines(settings: Mapping[str, Any], rows: Sequence[Row], needed: int) -> list[str]:
+    """Describe the visual tokens of the image, the parameters of each part, and the share of the scorer.
 
     Args:
-        found: ``model``, ``family``, ``layout``, ``text_tokens``, ``scorer``, ``denoiser`` and ``parameters``.
-        rows: of the tables.
-        needed: the FFN width at which three blocks of width 1024 have the parameters that the paper says.
+        settings: ``model``, ``family``, ``layout``, ``text_tokens``, ``scorer``, ``denoiser`` and ``parameters``.
+        rows: Of the tables.
+        needed: FFN width at which three blocks of width 1024 have the parameters that the paper says.
     """
-    layout, sizes = found["layout"], found["parameters"]
+    model, layout, sizes = settings["model"], settings["layout"], settings["parameters"]
     size, seen = (" x ".join(map(str, layout[name])) for name in ("size", "seen"))
     tiles = "" if layout["tiles"] == 1 else f" in {layout['tiles'] - 1} tiles of it and an overview"
     newlines = f" and {layout['newlines']} newline tokens" if layout["newlines"] else ""
     lines = [
-        f"{found['model']}: an image of {size} is seen at {seen}{tiles}: {layout['tokens']} visual tokens{newlines}, "
-        f"with {found['text_tokens']} text tokens.",
+        f"{model}: an image of {size} is seen at {seen}{tiles}: {layout['tokens']} visual tokens{newlines}, "
+        f"with {settings['text_tokens']} text tokens.",
         "Parameters: " + ", ".join(f"{name} {_million(sizes[name])}" for name in sizes if sizes[name]) + ".",
     ]
     trained = sizes["scorer"] + sizes["denoiser"]
     lines.append(
-        f"Trained ({found['scorer']}, denoiser {found['denoiser']}): {_million(trained)}. The paper says about "
+        f"Trained ({settings['scorer']}, denoiser {settings['denoiser']}): {_million(trained)}. The paper says about "
         f"{PAPER_TRAINABLE // 10**6} M, which three blocks of width 1024 (37.8 M with the usual FFN of 4096) would "
         f"reach with an FFN of about {round(needed, -2):,}."
     )
@@ -109,16 +109,16 @@ def told(found: Mapping[str, Any], rows: Sequence[Row], needed: int) -> list[str
 
 
 def vlm_cost_figure(rows: Sequence[Row], title: str) -> Figure:
-    """FLOPs of each part for each number of tokens, and beside them milliseconds where they were measured.
+    """Draw FLOPs of each part for each number of tokens, and milliseconds where they were measured.
 
-    Black marks are what the paper reports: FLOPs by its own counting, and its time to the first token.
+    Black marks are the paper's numbers: FLOPs by its own counting, and time to the first token.
 
     Args:
-        rows: as ``VLMCost.rows`` makes them.
-        title: above the bars.
+        rows: As ``VLMCost.rows`` makes them.
+        title: Above the bars.
 
     Raises:
-        UsageError: no rows.
+        UsageError: No rows.
     """
     if not rows:
         raise UsageError("no cost to draw; give at least one number of tokens")
@@ -171,15 +171,8 @@ def _marks(axes: Axes, rows: Sequence[Row], what: str, scale: float) -> None:
     points = [(row["paper_table_4"][what] * scale, y) for y, row in enumerate(rows) if row["paper_table_4"]]
     if points:
         x, y = zip(*points, strict=True)
-        axes.plot(
-            x,
-            y,
-            "|",
-            color=BLACK,
-            markersize=13,
-            markeredgewidth=1.4,
-            label="Table 4, as the paper counts" if what == "flops" else "Table 4",
-        )
+        label = "Table 4, as the paper counts" if what == "flops" else "Table 4"
+        axes.plot(x, y, "|", color=BLACK, markersize=13, markeredgewidth=1.4, label=label)
         axes.set_xlim(right=max(axes.get_xlim()[1], 1.12 * max(x)))
 
 

@@ -1,7 +1,7 @@
 """Milliseconds of each part of a pruned VLM up to its first token, with random weights of the model's shape."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -18,13 +18,13 @@ from gradprobe.probes.cost.result import median
 from gradprobe.probes.questions import versions
 from gradprobe.ranges import check_number
 from gradprobe.training.workers import one_thread
-from gradprobe.vlm.dimensions import Layout
-from gradprobe.vlm.model import VLM
+from gradprobe.vlm.families.base import Layout
+from gradprobe.vlm.model import VLM, VisionFeatures
 from gradprobe.vlm.sequence import assemble
 
 PARTS = ("encoder", "pruner", "prefill")
-WARM_UP = 3  # passes that are not kept
-CPU_LIMIT = 1_000_000_000  # parameters of a model that is still timed on a CPU
+WARM_UP = 3  # passes that are thrown away
+CPU_LIMIT = 1_000_000_000  # parameters of the largest model that is timed on a CPU
 BEFORE = 35  # text tokens before the image: LLaVA-1.5's system prompt
 
 
@@ -33,11 +33,11 @@ class Timing:
     """Milliseconds of each part in each pass; in every pass all numbers of tokens are run once, in turns.
 
     Attributes:
-        milliseconds: tokens kept -> ``(passes, 3)``: encoder (vision tower, as the pruner reads it), pruner (scorer,
+        milliseconds: Tokens kept -> ``(passes, 3)``: encoder (vision tower, as the pruner reads it), pruner (scorer,
             top-K and gather), prefill (projector and language model). 0 stands for the unpruned model.
-        device: what they were measured on.
-        dtype: of the model.
-        environment: versions and the machine.
+        device: Name of the device.
+        dtype: Of the model.
+        environment: Versions and the machine.
     """
 
     milliseconds: dict[int, np.ndarray]
@@ -46,18 +46,18 @@ class Timing:
     environment: dict[str, Any]
 
     def row(self, kept: int) -> dict[str, Any]:
-        """Medians with 95 % intervals of each part and of their sum, and how many times faster than unpruned.
+        """Return medians with 95 % intervals of each part, of their sum, and of the speed-ups over unpruned.
 
         Args:
-            kept: tokens kept; 0 for the unpruned model.
+            kept: Tokens kept; 0 for the unpruned model.
         """
         full, own = self.milliseconds[0], self.milliseconds[kept]
-        found = {name: median(own[:, i]) for i, name in enumerate(PARTS)} | {"ttft": median(own.sum(1))}
-        found["prefill_speedup"] = median(full[:, 2] / own[:, 2])
-        found["ttft_speedup"] = median(full.sum(1) / own.sum(1))
+        estimates = {name: median(own[:, i]) for i, name in enumerate(PARTS)} | {"ttft": median(own.sum(1))}
+        estimates["prefill_speedup"] = median(full[:, 2] / own[:, 2])
+        estimates["ttft_speedup"] = median(full.sum(1) / own.sum(1))
         return {
             f"{name}{suffix}": getattr(estimate, field)
-            for name, estimate in found.items()
+            for name, estimate in estimates.items()
             for suffix, field in (("", "value"), ("_low", "low"), ("_high", "high"))
         }
 
@@ -76,71 +76,45 @@ def timed(
     """Time the parts of a model with random weights: CUDA events on a GPU, seconds that one thread computes on a CPU.
 
     Args:
-        config: of the model.
-        layout: what the image becomes.
-        kept: numbers of tokens, beside the unpruned model.
-        scorer: its name.
-        text_tokens: positions beside those of the image.
-        parameters: of the model.
+        config: Of the model.
+        layout: Of the image.
+        kept: Numbers of tokens, beside the unpruned model.
+        scorer: Its name.
+        text_tokens: Positions beside those of the image.
+        parameters: Of the model.
         device: ``cpu``, ``cuda``, ``cuda:1``.
-        passes: that are kept, at least 6.
+        passes: Timed passes, at least 6.
 
     Raises:
-        UsageError: a model too large for a CPU, too few passes, no such device.
-        GradprobeError: the device's memory is too small.
+        UsageError: A model too large for a CPU, too few passes, or no such device.
+        GradprobeError: The memory of the device is too small.
     """
     check_number("passes", passes)
     where = _device(device, parameters)
-    dtype = torch.float16 if where.type == "cuda" else torch.float32
+    on_gpu = where.type == "cuda"
     # The generators are left as found; a GPU other than `where` is not touched.
-    with torch.random.fork_rng(devices=[where] if where.type == "cuda" else []), one_thread():
+    with torch.random.fork_rng(devices=[where] if on_gpu else []), one_thread():
         torch.manual_seed(0)
         try:
-            run = _Run(config, layout, text_tokens, scorer, where, dtype)
-            found: dict[int, list[list[float]]] = {n: [] for n in (0, *kept)}
-            for round_ in range(-WARM_UP, passes):
-                for n, rows in found.items():
-                    took = run.once(n)
-                    if round_ >= 0:
-                        rows.append(took)
+            run = _Run(config, layout, text_tokens, scorer, where, torch.float16 if on_gpu else torch.float32)
+            times: dict[int, list[list[float]]] = {n: [] for n in (0, *kept)}
+            for _ in range(WARM_UP + passes):
+                for n, rows in times.items():
+                    rows.append(run.once(n))
         except torch.OutOfMemoryError:
             need = 2 * parameters / 1e9
             raise GradprobeError(
                 f"{device} ran out of memory: the weights alone take {need:.1f} GB in FP16; time a smaller model, a "
                 "smaller --image-size, or on a larger GPU"
             ) from None
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu, 1 thread"
-    arrays = {n: np.array(rows) for n, rows in found.items()}
-    return Timing(
-        arrays,
-        name,
-        str(dtype).removeprefix("torch."),
-        {"versions": versions() | {"transformers": version("transformers")}},
-    )
-
-
-def random_inputs(config: Any, layout: Layout, text_tokens: int, device: torch.device, dtype: torch.dtype) -> dict:
-    """One image of noise and a text, as a processor of the family would return them."""
-    before = min(BEFORE, text_tokens)
-    ids = torch.ones(1, text_tokens + layout.placeholders, dtype=torch.long)
-    ids[:, before : before + layout.placeholders] = config.image_token_id
-    vision, (height, width) = config.vision_config, layout.seen
-    if config.model_type == "qwen2_5_vl":
-        per = 3 * vision.temporal_patch_size * vision.patch_size**2
-        pixels = torch.randn(layout.patches, per)
-        grid = torch.tensor([[1, height // vision.patch_size, width // vision.patch_size]])
-        image: dict[str, Tensor] = {"image_grid_thw": grid, "mm_token_type_ids": (ids == config.image_token_id).long()}
-    elif config.model_type == "llava_next":
-        pixels = torch.randn(1, layout.tiles, 3, vision.image_size, vision.image_size)
-        image = {"image_sizes": torch.tensor([layout.size])}
-    else:
-        pixels, image = torch.randn(1, 3, height, width), {}
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels.to(dtype), **image}
-    return {name: value.to(device) for name, value in inputs.items()}
+    name = torch.cuda.get_device_name(where) if on_gpu else "cpu, 1 thread"
+    environment = {"versions": versions() | {"transformers": version("transformers")}}
+    arrays = {n: np.array(rows[WARM_UP:]) for n, rows in times.items()}
+    return Timing(arrays, name, "float16" if on_gpu else "float32", environment)
 
 
 class _Run:
-    """A model with random weights, one image, and a scorer."""
+    """Model with random weights, one image of noise, and a scorer."""
 
     def __init__(self, config: Any, layout: Layout, text: int, scorer: str, device: torch.device, dtype: torch.dtype):
         from transformers import AutoModelForImageTextToText
@@ -149,19 +123,26 @@ class _Run:
             model = AutoModelForImageTextToText.from_config(config, dtype=dtype, trust_remote_code=False).eval()
         self.vlm, self.device = VLM.of(model, name="random weights"), device
         self.scorer = part("scorer", scorer).make(self.vlm.dim, 0).to(device, dtype).eval()
-        self.inputs = random_inputs(config, layout, text, device, dtype)
+        before = min(BEFORE, text)
+        ids = torch.ones(1, text + layout.placeholders, dtype=torch.long)
+        ids[:, before : before + layout.placeholders] = config.image_token_id
+        inputs = {"input_ids": ids, **self.vlm.family.random_inputs(config, [layout])}
+        self.inputs = {
+            name: value.to(device, dtype if value.is_floating_point() else value.dtype)
+            for name, value in inputs.items()
+        }
 
     @torch.no_grad()
     def once(self, kept: int) -> list[float]:
-        """Milliseconds of the three parts with so many tokens kept; 0: all, without a scorer."""
-        seen: Any = None
+        """Return milliseconds of the three parts with so many tokens kept; 0: all, without a scorer."""
+        features = VisionFeatures((), ())
         tokens: list[Tensor] = []
         index: list[Tensor] | None = None
 
         def encode() -> None:
-            nonlocal seen, tokens
-            seen = self.vlm.see(self.inputs)
-            tokens = list(seen.tokens)
+            nonlocal features, tokens
+            features = self.vlm.vision_features(self.inputs)
+            tokens = list(features.tokens)
 
         def prune() -> None:
             nonlocal tokens, index
@@ -171,17 +152,17 @@ class _Run:
                 tokens, index = [selection.tokens[0]], [selection.index[0]]
 
         def prefill() -> None:
-            sequence = assemble(self.vlm, self.vlm.prompt(self.inputs, seen), tokens, index, pad="left")
+            sequence = assemble(self.vlm, self.vlm.prompt(self.inputs, features), tokens, index, pad="left")
             self.vlm.model(
                 inputs_embeds=sequence.embeds, attention_mask=sequence.attention_mask,
                 position_ids=sequence.positions, use_cache=True, logits_to_keep=1,
             )  # fmt: skip
 
-        return _took([encode, prune, prefill], self.device)
+        return _milliseconds([encode, prune, prefill], self.device)
 
 
-def _took(stages: Sequence[Any], device: torch.device) -> list[float]:
-    """Milliseconds of each of several stages, one after another; on a GPU without waiting in between."""
+def _milliseconds(stages: Sequence[Callable[[], None]], device: torch.device) -> list[float]:
+    """Time several stages, one after another; on a GPU without waiting in between."""
     if device.type != "cuda":
         marks = [time.thread_time()]
         for stage in stages:

@@ -1,4 +1,4 @@
-"""The embedded pictures as captioned examples: no files, a caption and one question each."""
+"""Embedded pictures as captioned examples: no files, a caption and one question each."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,13 +11,14 @@ from gradprobe.data.pictures_text import captions, prompt_of_caption, prompt_of_
 from gradprobe.errors import UsageError
 from gradprobe.vlm.captions import Captions, Example, open_captions
 from gradprobe.vlm.model import VLM
+from gradprobe.vlm.scenes import SCENES
 
 
 @dataclass(frozen=True)
 class PictureSource:
     """Pictures without end: probes read pictures of held-out digits, training reads pictures of the others.
 
-    A picture asks one question, of the kind ``id % 4``.
+    A picture comes with one question, of the kind ``id % 4``.
 
     Example:
         >>> one, two = PictureSource().probe(0, 2, seed=0)
@@ -30,14 +31,14 @@ class PictureSource:
     fingerprint: str = "pictures"
 
     def need(self, count: int) -> None:
-        """There are always enough pictures."""
+        """Accept any count: there are always enough pictures."""
 
     def probe(self, start: int, size: int, seed: int) -> list[Example]:
-        """Pictures ``start .. start + size`` of the seed's own million."""
+        """Return pictures ``start .. start + size`` of the seed's own million."""
         return _examples("heldout", range(seed * 1_000_000 + start, seed * 1_000_000 + start + size))
 
     def train(self, start: int, size: int, seed: int) -> list[Example]:
-        """The same of digits that the model was trained on, in pictures that it was not."""
+        """Return pictures of the digits that the model was trained on; the pictures themselves are new to it."""
         first = (seed + 1_000) * 1_000_000 + start
         return _examples("train", range(first, first + size))
 
@@ -45,22 +46,22 @@ class PictureSource:
 def _examples(split: str, ids: Sequence[int]) -> list[Example]:
     return [
         Example(
-            i, partial(_image, split, i), prompt_of_caption(), caption, prompt_of_question(asked.text), asked.answer,
-            asked.kind, _relevant(objects),
+            i, partial(_image, split, i), prompt_of_caption(), caption, prompt_of_question(question.text),
+            question.answer, question.kind, _relevant(objects),
         )
-        for i, objects, caption, asked in zip(
+        for i, objects, caption, question in zip(
             ids, objects_of(split, ids), captions(split, ids), questions(split, ids), strict=True
         )
     ]  # fmt: skip
 
 
 def _image(split: str, i: int) -> np.ndarray:
-    """Normalised, ``(3, 80, 80)``; drawn when it is looked at, since what the tower made of it may be known."""
+    """Draw a picture ``(3, 80, 80)``, normalised; late, since its features may be cached."""
     return pictures(split, [i]).images[0]
 
 
 def _relevant(objects: Sequence[Object]) -> np.ndarray:
-    """The patches of objects, ``(100,)``."""
+    """Mark the patches of objects, ``(100,)``."""
     there = np.zeros((GRID, GRID), bool)
     for o in objects:
         there[o.row : o.row + SIDE, o.column : o.column + SIDE] = True
@@ -68,13 +69,13 @@ def _relevant(objects: Sequence[Object]) -> np.ndarray:
 
 
 def source_of(name: str, data: str | None, vlm: VLM) -> PictureSource | Captions:
-    """Where examples come from: a captions file or folder, or the embedded pictures of ``scenes-vlm``.
+    """Open a captions file or folder, or the embedded pictures of ``scenes-vlm``.
 
     Raises:
-        UsageError: another model without data, or data that cannot be used.
+        UsageError: Another model without data, or data that cannot be used.
     """
     if data is not None:
         return open_captions(data, processor=vlm.processor)
-    if name != "scenes-vlm":
+    if name != SCENES:
         raise UsageError(f"--task {name} needs captioned images: give --data captions.jsonl or a folder of them")
     return PictureSource()

@@ -1,0 +1,1 @@
+"""Cost of a pruned vision-language model up to its first token."""

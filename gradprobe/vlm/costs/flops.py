@@ -1,0 +1,259 @@
+"""FLOPs and parameters of each part of a pruned VLM up to its first token, from the configuration alone.
+
+A multiply-add counts 2. A linear layer or convolution of w weights on T tokens takes ``2 w T``; an attention layer of
+H heads of width d takes ``4 H d`` for each pair of a query and a key. Norms, activations, softmax and embeddings are
+not counted, as in torch's FlopCounterMode, to which these forms are equal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from gradprobe.errors import UsageError
+from gradprobe.operators.registry import part
+from gradprobe.probes.cost.measure import counted
+from gradprobe.ranges import check_number
+from gradprobe.vlm.costs.dimensions import TABLE_4, config_of, layout_of, one_line_errors, skeleton
+from gradprobe.vlm.costs.timing import Timing, timed
+from gradprobe.vlm.families import family_of
+from gradprobe.vlm.families.base import Family, Layout
+
+SCORER = "transformer:depth=2,width=1024,heads=16"  # DiffPrune, appendix A
+DENOISER = "token"
+TEXT = 97  # the text tokens with which linear layers alone give both FLOPs of Table 4
+RATIO = 1 / 9  # K = 64 of 576, 320 of 2880
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs up to the first token with some of the visual tokens kept.
+
+    Attributes:
+        kept: Visual tokens that the language model reads.
+        pruned: False where all are kept and no scorer runs.
+        sequence: Positions that it reads: visual, newline and text tokens.
+        vision: The vision tower.
+        scorer: On all N tokens; 0 without pruning.
+        projector: On the whole output of the tower or, pruned, on the K kept.
+        linear: The language model's linear layers but for its head.
+        attention: Its two attention products where a query has a key (causal half).
+        attention_full: On whole squares, as FlopCounterMode counts and as an eager implementation computes.
+        head: ``lm_head`` on the last position.
+        head_all: On all positions.
+    """
+
+    kept: int
+    pruned: bool
+    sequence: int
+    vision: int
+    scorer: int
+    projector: int
+    linear: int
+    attention: int
+    attention_full: int
+    head: int
+    head_all: int
+
+    @property
+    def paper(self) -> int:
+        """The language model's linear layers and ``lm_head``, on all positions: reproduces Table 4."""
+        return self.linear + self.head_all
+
+    @property
+    def prefill(self) -> int:
+        """The language model's part of the first token."""
+        return self.linear + self.attention + self.head
+
+    @property
+    def total(self) -> int:
+        """Sum of all parts up to the first token."""
+        return self.vision + self.scorer + self.projector + self.prefill
+
+    def row(self) -> dict[str, Any]:
+        """Return plain numbers, ready for JSON."""
+        return asdict(self) | {
+            "paper": self.paper, "prefill": self.prefill, "total": self.total, "scorer_share": self.scorer / self.total,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VLMCost:
+    """FLOPs and parameters of a VLM and its pruner, and milliseconds where they were measured.
+
+    Attributes:
+        model: Its name, as given.
+        family: ``config.model_type``.
+        layout: Of an image.
+        text_tokens: Positions beside those of the image.
+        scorer: Its name.
+        denoiser: Its name.
+        parameters: Of each part; ``language model`` with its embeddings and head.
+        flops: Unpruned first, then for each number kept.
+        timing: None where nothing was measured.
+    """
+
+    model: str
+    family: str
+    layout: Layout
+    text_tokens: int
+    scorer: str
+    denoiser: str
+    parameters: dict[str, int]
+    flops: tuple[Flops, ...]
+    timing: Timing | None = None
+
+    def measured(self, device: str = "cpu", passes: int = 30) -> "VLMCost":
+        """Time each part too, with random weights of the model's shape.
+
+        Args:
+            device: ``cpu`` (float32), ``cuda`` or ``cuda:1`` (FP16).
+            passes: Timed passes, after warm-up; at least 6.
+
+        Raises:
+            UsageError: A model too large for a CPU, too few passes, or no such device.
+            GradprobeError: The memory of the device is too small.
+        """
+        config, kept = config_of(self.model), [each.kept for each in self.flops if each.pruned]
+        parameters = sum(self.parameters[name] for name in ("vision tower", "projector", "language model"))
+        timing = timed(
+            config, self.layout, kept, self.scorer, self.text_tokens, parameters=parameters, device=device,
+            passes=passes,
+        )  # fmt: skip
+        return replace(self, timing=timing)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row for each number kept, with the paper's numbers where Table 4 has some, ready for JSON."""
+        rows = [each.row() for each in self.flops]
+        for row in rows:
+            kept = row["kept"] if row["pruned"] else 0
+            row["paper_table_4"] = TABLE_4.get((self.model, kept))
+            row["measured"] = None if self.timing is None else self.timing.row(kept)
+        return rows
+
+
+def cost(
+    model: str,
+    *,
+    k: Sequence[int] = (),
+    ratio: Sequence[float] = (),
+    text_tokens: int = TEXT,
+    image_size: tuple[int, int] | None = None,
+    scorer: str = SCORER,
+    denoiser: str = DENOISER,
+) -> VLMCost:
+    """Count FLOPs and parameters of each part of a VLM, unpruned and with K visual tokens.
+
+    Args:
+        model: A hub id of the paper's models, ``scenes-vlm``, or a folder with ``config.json``.
+        k: Numbers of tokens kept.
+        ratio: Shares of N kept; without either, 1/9, the paper's strongest pruning.
+        text_tokens: Length of the prompt, special tokens included.
+        image_size: Height and width, where the number of tokens depends on it.
+        scorer: Its name, as for training.
+        denoiser: Its name; only its parameters count, as it is not deployed.
+
+    Raises:
+        UsageError: An unknown model, or K above N.
+
+    Source: DiffPrune, section 5.3 and Table 4.
+
+    Example:
+        >>> report = cost("llava-hf/llava-1.5-7b-hf", k=[64])
+        >>> [f"{each.paper / 1e12:.2f} T" for each in report.flops]
+        ['8.89 T', '2.13 T']
+    """
+    check_number("text-tokens", text_tokens)
+    config = config_of(model)
+    with one_line_errors(model):
+        layout = layout_of(config, image_size)
+        budgets = _budgets(k, ratio, layout.tokens)
+        shape = _Shape(config, layout, skeleton(config), family_of(config.model_type, model))
+        tower, projector, dim = shape.tower, shape.projector, shape.family.dim(shape.model)
+    with torch.device("meta"):
+        networks = {kind: part(kind, name).make(dim, 0) for kind, name in (("scorer", scorer), ("denoiser", denoiser))}
+    with torch.no_grad(), counted() as counter:
+        networks["scorer"](torch.empty(1, layout.tokens, dim, device="meta"))
+    parameters = {"vision tower": _size(tower) - shape.inside * _size(projector), "projector": _size(projector)}
+    parameters["language model"] = _size(shape.model) - sum(parameters.values())
+    parameters |= {kind: 0 if network is None else _size(network) for kind, network in networks.items()}
+    flops = [_flops(shape, n, text_tokens, counter.get_total_flops()) for n in (None, *budgets)]
+    return VLMCost(model, config.model_type, layout, text_tokens, scorer, denoiser, parameters, tuple(flops))
+
+
+def ffn_for(total: int, width: int = 1024, blocks: int = 3) -> int:
+    """Return the FFN width with which blocks of a width have so many weights: ``total = blocks (4 d^2 + 2 d f)``.
+
+    Example:
+        >>> ffn_for(84_000_000)  # what the paper's "approximately 84M" would need; 4096 is usual
+        11624
+    """
+    return round((total / blocks - 4 * width**2) / (2 * width))
+
+
+def _budgets(k: Sequence[int], ratio: Sequence[float], tokens: int) -> list[int]:
+    if wrong := [r for r in ratio if not 0 < r <= 1]:
+        raise UsageError(f"--ratio {wrong[0]:g} is not possible; give a share in (0, 1], e.g. --ratio 0.111")
+    shares = ratio or (() if k else (RATIO,))
+    budgets = sorted({*k, *(max(1, round(share * tokens)) for share in shares)}, reverse=True)
+    if wrong := [n for n in budgets if not 1 <= n <= tokens]:
+        raise UsageError(f"--k {wrong[0]} is not possible with {tokens} visual tokens; give --k 1 to --k {tokens}")
+    return budgets
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _weights(module: nn.Module, *kinds: type[nn.Module]) -> int:
+    """Count the weights of the layers of some kinds, without biases."""
+    layers: list[Any] = [each for each in module.modules() if isinstance(each, kinds)]
+    return sum(layer.weight.numel() for layer in layers)
+
+
+@dataclass(frozen=True)
+class _Shape:
+    """Configuration, its model without weights, and the layout of an image in it."""
+
+    config: Any
+    layout: Layout
+    model: Any
+    family: Family
+
+    @property
+    def tower(self) -> nn.Module:
+        return self.family.tower(self.model)
+
+    @property
+    def projector(self) -> nn.Module:
+        return self.family.projector(self.model)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the projector is a part of the tower (Qwen's merger)."""
+        return any(module is self.projector for module in self.tower.modules())
+
+
+def _flops(shape: _Shape, kept: int | None, text: int, scorer: int) -> Flops:
+    """Count FLOPs with ``kept`` visual tokens; None: all, without a scorer."""
+    config, layout, family = shape.config, shape.layout, shape.family
+    language, head = family.language(shape.model), 2 * shape.model.get_output_embeddings().weight.numel()
+    projector, tiles = _weights(shape.projector, nn.Linear), layout.tiles
+    vision = 2 * tiles * layout.patches * _weights(shape.tower, nn.Conv2d, nn.Conv3d)
+    linear = _weights(shape.tower, nn.Linear) - shape.inside * projector
+    vision += 2 * tiles * (layout.patches + layout.class_tokens) * linear
+    vision += 4 * tiles * config.vision_config.hidden_size * family.vision_pairs(config, layout)
+    n = layout.tokens if kept is None else kept
+    projected = tiles * layout.patches // family.group(shape.model)  # padding of tiles too, which is cut away later
+    length = n + layout.newlines + text
+    reader = config.get_text_config()
+    head_dim = getattr(reader, "head_dim", None) or reader.hidden_size // reader.num_attention_heads
+    pair = 4 * reader.num_hidden_layers * reader.num_attention_heads * head_dim
+    return Flops(
+        kept=n, pruned=kept is not None, sequence=length, vision=vision, scorer=0 if kept is None else scorer,
+        projector=2 * projector * (projected if kept is None else kept),
+        linear=2 * length * _weights(language, nn.Linear), attention=pair * (length * (length + 1) // 2),
+        attention_full=pair * length**2, head=head, head_all=head * length,
+    )  # fmt: skip

@@ -1,0 +1,124 @@
+"""Cache of vision-tower features, so that repeated images skip the tower."""
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradprobe.data.reader import PictureError
+from gradprobe.errors import GradprobeError
+from gradprobe.vlm.captions import Example, check_of
+from gradprobe.vlm.model import VLM
+
+BATCH = 32  # images in one pass of the tower
+LIMIT = 2 << 30  # bytes of the cache
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """One image before the projector.
+
+    Attributes:
+        tokens: ``(N, D)``, in the order in which the language model reads them.
+        slots: Number of the token at each placeholder, ``(L,)``; -1 for a newline.
+        inputs: Size or grid of the image, by the processor's names.
+    """
+
+    tokens: Tensor
+    slots: Tensor
+    inputs: Mapping[str, Tensor]
+
+
+class FeatureCache:
+    """Features by key, at most so many bytes of them; the oldest are dropped first."""
+
+    def __init__(self, limit: int):
+        self.limit, self.size = limit, 0
+        self._features: OrderedDict[tuple, ImageFeatures] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def get(self, keys: Sequence[tuple]) -> dict[tuple, ImageFeatures]:
+        """Return the features of those keys that are cached."""
+        with self._lock:
+            return {key: self._features[key] for key in keys if key in self._features}
+
+    def add(self, key: tuple, image: ImageFeatures) -> None:
+        """Cache a copy, which does not keep the whole batch in memory."""
+        copy = ImageFeatures(image.tokens.clone(), image.slots, image.inputs)
+        with self._lock:
+            if key not in self._features:
+                self._features[key] = copy
+                self.size += copy.tokens.nbytes
+            while self.size > self.limit:
+                _, old = self._features.popitem(last=False)
+                self.size -= old.tokens.nbytes
+
+
+CACHE = FeatureCache(LIMIT)
+
+
+def cached_features(vlm: VLM, examples: Sequence[Example], names: Mapping[str, Any]) -> list[ImageFeatures]:
+    """Return the features of each image, from the cache where they are in it.
+
+    Args:
+        vlm: The frozen model; it needs its processor unless images are normalised arrays ``(3, H, W)``.
+        examples: One image each.
+        names: Names of model, data and precision in the task's question: the key beside an example's id and caption.
+    """
+    device = str(next(vlm.model.parameters()).device)
+    same = (device, *(str(names.get(name)) for name in ("backbone", "weights", "data", "dtype")))
+    keys = [(*same, e.id, e.caption) for e in examples]  # a training picture may have a probe's number
+    features = CACHE.get(keys)
+    missing = [i for i, key in enumerate(keys) if key not in features]
+    for start in range(0, len(missing), BATCH):
+        some = missing[start : start + BATCH]
+        for i, image in zip(some, _features(vlm, [examples[i] for i in some]), strict=True):
+            features[keys[i]] = image
+            CACHE.add(keys[i], image)
+    return [features[key] for key in keys]
+
+
+def _features(vlm: VLM, examples: Sequence[Example]) -> list[ImageFeatures]:
+    images = [e.image() if callable(e.image) else e.image for e in examples]
+    if all(isinstance(image, np.ndarray) and image.dtype == np.float32 for image in images):
+        inputs = {vlm.family.inputs[0]: torch.from_numpy(np.stack(images))}
+    else:
+        assert vlm.processor is not None
+        try:
+            inputs = dict(vlm.processor.image_processor(images=images, return_tensors="pt"))
+        except (ValueError, TypeError):
+            _name_refused(vlm.processor, examples, images)
+            raise
+    weight = next(vlm.model.parameters())
+    inputs = {
+        name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+        for name, value in inputs.items()
+        if isinstance(value, Tensor)
+    }
+    with torch.no_grad():
+        features = vlm.vision_features(inputs)
+    own = [{name: inputs[name][i] for name in vlm.family.inputs[1:] if name in inputs} for i in range(len(images))]
+    return [ImageFeatures(*parts) for parts in zip(features.tokens, features.slots, own, strict=True)]
+
+
+def _name_refused(processor: Any, examples: Sequence[Example], images: Sequence[Any]) -> None:
+    """Name the first image that the processor refuses.
+
+    Raises:
+        GradprobeError: There is one.
+    """
+    check = check_of(processor)
+    for example, image in zip(examples, images, strict=True):
+        try:
+            check(image)
+        except PictureError as error:
+            fault = f"the image of the caption {example.caption[:60]!r} {error}"
+            raise GradprobeError(f"{fault}; leave it out, or open the captions with processor=") from None
