@@ -63,7 +63,8 @@ def test_a_difference_is_tangos_over_the_unpruned_accuracy_and_turns_round(gaine
     assert (found.low, found.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
     assert found.low < found.value < found.high
     gap, unpruned = tango(Pairs(gained, lost, n)), wilson(n - 5, n)
-    assert found.low <= gap.low + 1e-9 or gap.low > 0
+    assert (found.low > 0) == (gap.low > 0)
+    assert min(found.low, 0) <= min(gap.low, 0) + 1e-9
     assert found.value == pytest.approx(gap.value / unpruned.value)
 
 

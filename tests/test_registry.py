@@ -176,8 +176,10 @@ def test_a_broken_plug_in_is_one_line_that_names_package_and_entry_point(name, p
 
 
 def test_two_packages_with_one_name_are_both_named(plugins):
-    with pytest.raises(GradprobeError, match=r"sick 1\.2 \(broken_ops:Empty\).*rival 1\.2|rival 1\.2.*sick 1\.2"):
+    with pytest.raises(GradprobeError) as caught:
         registry.build("lapsum+twice")
+    for offer in ("sick 1.2 (broken_ops:Empty)", "rival 1.2 (broken_ops:Scale)"):
+        assert offer in str(caught.value)
     assert "fine" in registry.names("throttle")
 
 
@@ -190,4 +192,4 @@ def test_a_broken_plug_in_hides_no_other_name(plugins, capsys):
         assert f"\n  {name} " in shown.out
     assert shown.out.count("cannot be used: ") == 7
     assert "'scale' of sick 1.2 is hidden by the built-in" in shown.err
-    assert registry.label(registry.build("lapsum+fine")) in ("lapsum+fine", "lapsum+scale")
+    assert registry.label(registry.build("lapsum+fine")) == "lapsum+scale"  # it is the built-in class
