@@ -395,8 +395,8 @@ def hard_topk(patches: Tensor, scores: Tensor, k: int) -> Selection:
     Source: DiffPrune, Eq. 3.
     """
     index = top_k(scores, k)
-    kept = patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
-    return Selection(kept, torch.zeros_like(scores).scatter(-1, index, 1.0), index=index)
+    tokens = patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
+    return Selection(tokens, torch.zeros_like(scores).scatter(-1, index, 1.0), index=index)
 
 
 def top_k_mask(values: Tensor, k: int) -> Tensor:

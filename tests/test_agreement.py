@@ -1,4 +1,4 @@
-"""The statistics of fidelity: noise does not bias them, and their intervals hold what they promise."""
+"""Statistics of fidelity: free of bias by noise, with intervals that cover as promised."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def drawn(rng, images, size, draws, cos, noise, heavy):
 
 
 def measured(a, b):
-    """The cosine as the probe makes it."""
+    """Return the cosine as the probe computes it."""
     (aa, va), (bb, vb) = different(products_of(a)), different(products_of(b))
     n = len(aa)
     noise = 1.96 * np.sqrt(va.sum()) / n, 1.96 * np.sqrt(vb.sum()) / n
@@ -51,10 +51,10 @@ def test_a_single_draw_has_no_noise():
 
 def test_noise_pulls_the_plain_cosine_to_zero_and_not_this_one():
     rng = RNG(1)
-    found = [drawn(rng, 64, 50, 4, 0.6, (3, 3), 0) for _ in range(40)]
-    ours = [measured(a, b).value.value for a, b in found]
+    draws = [drawn(rng, 64, 50, 4, 0.6, (3, 3), 0) for _ in range(40)]
+    ours = [measured(a, b).value.value for a, b in draws]
     plain = []
-    for a, b in found:
+    for a, b in draws:
         a, b = a.mean(0), b.mean(0)
         plain.append((a * b).sum() / np.sqrt(np.square(a).sum() * np.square(b).sum()))
     assert abs(np.mean(ours) - 0.6) < 0.02
@@ -88,11 +88,11 @@ def test_a_gradient_of_nothing_but_noise_has_no_cosine():
 
 def test_group_sums_leave_out_rows_and_columns():
     matrix = RNG(4).normal(size=(5, 5))
-    found = group_sum(matrix)
-    assert found.value == pytest.approx(matrix.sum())
+    total = group_sum(matrix)
+    assert total.value == pytest.approx(matrix.sum())
     for g in range(5):
         rest = np.delete(np.delete(matrix, g, 0), g, 1)
-        assert found.left_out[g] == pytest.approx(rest.sum())
+        assert total.left_out[g] == pytest.approx(rest.sum())
 
 
 def test_intervals_are_students_for_gaussian_numbers_and_wider_where_one_image_is_all():
@@ -119,9 +119,9 @@ REGIMES = {  # images, size, draws, cos, noise of both, heavy
 def coverage(regime, trials, seed):
     rng, hits, defined = RNG(seed), 0, 0
     for _ in range(trials):
-        found = measured(*drawn(rng, *regime)).value
-        if found is not None:
-            interval = estimate(found)
+        cosine = measured(*drawn(rng, *regime)).value
+        if cosine is not None:
+            interval = estimate(cosine)
             hits += interval.low <= regime[3] <= interval.high
             defined += 1
     assert defined > 0.9 * trials
@@ -174,9 +174,10 @@ def test_a_row_holds_what_it_is_made_of():
 
 
 def test_bias_counts_length_and_the_best_scale_does_not():
-    found = toy(cos=1.0)
-    double = fidelity_row(Products(**{**vars(found), "ab": 2 * found.ab, "aa": 4 * found.aa, "power": 4 * found.power}))
-    one, two = fidelity_row(found)["sigmas"][0], double["sigmas"][0]
+    products = toy(cos=1.0)
+    longer = {"ab": 2 * products.ab, "aa": 4 * products.aa, "power": 4 * products.power}
+    double = fidelity_row(Products(**{**vars(products), **longer}))
+    one, two = fidelity_row(products)["sigmas"][0], double["sigmas"][0]
     assert two["bias2"] > 0.9 > 0.3 > one["bias2"]
     assert two["bias2_scaled"] == pytest.approx(one["bias2_scaled"])
     assert two["scale"] == pytest.approx(one["scale"] / 2)

@@ -51,8 +51,8 @@ def test_outcomes_within_the_noise_are_ties(values, noise):
     pairs = list(combinations(range(len(values)), 2))
     signs = [0 if abs(values[j] - values[i]) <= noise else np.sign(values[j] - values[i]) for i, j in pairs]
     untied = np.count_nonzero(signs)
-    found = a.kendall(x, values, noise)
-    assert np.isnan(found) if not untied else found == pytest.approx(sum(signs) / np.sqrt(len(pairs) * untied))
+    tau = a.kendall(x, values, noise)
+    assert np.isnan(tau) if not untied else tau == pytest.approx(sum(signs) / np.sqrt(len(pairs) * untied))
 
 
 # --- resampling ---
@@ -62,10 +62,10 @@ def test_a_replicate_keeps_throttles_together_and_seeds_the_same_for_all():
     """A measure that names throttle, operator and seed shows what was drawn."""
     throttle = list("aabbbcdd")
     outcome = np.arange(16.0)
-    found = a.bootstrap(units(outcome, outcome, throttle, seeds=2), ("m",), replicates=300)["m"]
-    assert np.nanmin(found) == pytest.approx(1)  # without noise a unit keeps its pair of numbers
+    correlations = a.bootstrap(units(outcome, outcome, throttle, seeds=2), ("m",), replicates=300)["m"]
+    assert np.nanmin(correlations) == pytest.approx(1)  # without noise a unit keeps its pair of numbers
     same = a.bootstrap(units(outcome, outcome, throttle, seeds=2), ("m",), replicates=300)["m"]
-    assert np.array_equal(found, same, equal_nan=True)
+    assert np.array_equal(correlations, same, equal_nan=True)
 
 
 def test_the_noise_of_images_widens_an_interval():
@@ -90,16 +90,16 @@ def test_the_difference_of_a_measure_with_itself_is_nothing():
     rng = RNG(1)
     u = units(rng.normal(size=16), rng.normal(size=16), list("aabbccdd"), seeds=2)
     u.measures["other"] = u.measures["m"]
-    found = a.difference(u, "m", "other", replicates=100)
-    assert (found.value, found.low, found.high) == (0, 0, 0)
+    gap = a.difference(u, "m", "other", replicates=100)
+    assert (gap.value, gap.low, gap.high) == (0, 0, 0)
 
 
 def test_a_difference_is_of_the_units_that_have_both():
     x = np.array([1.0, 2, 3, 4, 5, 6, 7, 8])
     u = units(x, x)
     u.measures["other"] = np.where(x > 6, np.nan, -x)
-    found = a.difference(u, "m", "other", replicates=50)
-    assert found.value == 2
+    gap = a.difference(u, "m", "other", replicates=50)
+    assert gap.value == 2
     assert a.associations(u, replicates=50)["other"].units == 6
 
 
@@ -137,10 +137,10 @@ def test_the_permutation_test_is_wrong_once_in_twenty_where_throttles_share_an_e
 def test_leaving_a_throttle_out_is_the_correlation_of_the_rest():
     rng = RNG(5)
     x, y, throttle = rng.normal(size=9), rng.normal(size=9), list("aaabbbccc")
-    found = a.associations(units(x, y, throttle), replicates=20)["m"]
+    result = a.associations(units(x, y, throttle), replicates=20)["m"]
     for t in "abc":
         rest = [i for i, other in enumerate(throttle) if other != t]
-        assert found.without[t] == pytest.approx(spearmanr(x[rest], y[rest]).statistic)
+        assert result.without[t] == pytest.approx(spearmanr(x[rest], y[rest]).statistic)
 
 
 def test_seed_noise_is_that_of_a_difference_of_two_trainings():
@@ -154,5 +154,5 @@ def test_seed_noise_is_that_of_a_difference_of_two_trainings():
 @pytest.mark.parametrize("outcome", [np.ones(6), np.arange(6.0)])
 def test_what_does_not_vary_has_no_correlation(outcome):
     measure = np.ones(6) if np.ptp(outcome) else np.arange(6.0)
-    found = a.associations(units(measure, outcome), replicates=20)["m"]
-    assert np.isnan([found.rho.value, found.rho.low, found.tau, found.p]).all()
+    result = a.associations(units(measure, outcome), replicates=20)["m"]
+    assert np.isnan([result.rho.value, result.rho.low, result.tau, result.p]).all()

@@ -24,8 +24,8 @@ FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 def theta(dtype, seed=0):
     rng = torch.Generator().manual_seed(seed)
     real = dtype if not dtype.is_complex else torch.empty(0, dtype=dtype).real.dtype
-    found = {"w": torch.randn(3, 4, 2, generator=rng), "b": torch.randn(3, 2, generator=rng), "s": torch.randn(2)}
-    wide = {name: x if dtype.is_complex else x[..., 0] for name, x in found.items()}
+    numbers = {"w": torch.randn(3, 4, 2, generator=rng), "b": torch.randn(3, 2, generator=rng), "s": torch.randn(2)}
+    wide = {name: x if dtype.is_complex else x[..., 0] for name, x in numbers.items()}
     return {
         n: torch.view_as_complex(x.to(real).contiguous()) if dtype.is_complex else x.to(real) for n, x in wide.items()
     }
@@ -67,10 +67,10 @@ def test_real_and_imaginary_parts_both_move_and_differently(dtype):
 @pytest.mark.parametrize("dtype", COMPLEX)
 def test_pca_cosine_and_checkpoints_see_both_parts(dtype):
     trajectory = [theta(dtype, seed) for seed in range(5)]
-    found, wanted = pca_directions(trajectory), pca_directions([reals(p) for p in trajectory])
-    np.testing.assert_allclose(found.coordinates, wanted.coordinates, rtol=1e-6)
-    np.testing.assert_allclose(found.residual, wanted.residual, rtol=1e-5, atol=1e-7)
-    for one, other in zip(found.directions, wanted.directions, strict=True):
+    pca, wanted = pca_directions(trajectory), pca_directions([reals(p) for p in trajectory])
+    np.testing.assert_allclose(pca.coordinates, wanted.coordinates, rtol=1e-6)
+    np.testing.assert_allclose(pca.residual, wanted.residual, rtol=1e-5, atol=1e-7)
+    for one, other in zip(pca.directions, wanted.directions, strict=True):
         assert one["w"].dtype == dtype
         torch.testing.assert_close(torch.view_as_real(one["w"]), other["w"])
     a, b = trajectory[:2]
@@ -102,13 +102,13 @@ def test_a_plane_of_a_complex_model_is_that_of_its_real_twin():
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = gp.plane(
+        losses = gp.plane(
             lambda p: F.cross_entropy(gp.functional_call(model, p, x), y), params, *d, gp.axis(1, 3), gp.axis(1, 3)
         )
         parts = lambda p: {n: torch.view_as_real(x) if x.is_complex() else x for n, x in p.items()}  # noqa: E731
         wanted = gp.plane(twin, parts(params), *map(parts, d), gp.axis(1, 3), gp.axis(1, 3))
-    np.testing.assert_allclose(found, wanted, rtol=1e-6)
-    assert np.unique(found).size == 9
+    np.testing.assert_allclose(losses, wanted, rtol=1e-6)
+    assert np.unique(losses).size == 9
 
 
 UNMOVABLE = {
@@ -167,9 +167,9 @@ class Spectral(nn.Module):
 
 
 def test_a_landscape_of_a_complex_scorer_moves_both_parts():
-    found = landscape(Toy(scorer=Spectral()), gp.build("vpnoise"), 3, grid="3x3", images=3)
-    assert np.unique(found.surface).size == 9
-    size = found.directions
+    result = landscape(Toy(scorer=Spectral()), gp.build("vpnoise"), 3, grid="3x3", images=3)
+    assert np.unique(result.surface).size == 9
+    size = result.directions
     assert size["parameters"] == 20 and size["theta"] == pytest.approx(
         float(Spectral().weight.detach().abs().square().sum() ** 0.5)
     )

@@ -1,4 +1,4 @@
-"""Coverage of every printed interval in simulation, at the edges too: what docs/statistics.md says of each.
+"""Coverage of every printed interval in simulation, at the edges too, as in docs/statistics.md.
 
 Bounds are those of the table: 0.93 to 0.97, or the deviation that is stated there. Each case prints its coverage
 (``-s``), so that the table can be made again.
@@ -32,9 +32,9 @@ MOST = 0.975  # 0.97 and two standard errors of a simulation
 
 def share(name, hits, low, high):
     """Check a coverage against its bounds."""
-    found = float(np.mean(hits))
-    print(f"\n{name}: {found:.3f} of {len(hits)}")
-    assert low <= found <= high, (name, found)
+    coverage = float(np.mean(hits))
+    print(f"\n{name}: {coverage:.3f} of {len(hits)}")
+    assert low <= coverage <= high, (name, coverage)
 
 
 def holds(estimate, truth):
@@ -81,9 +81,9 @@ def total(g):
 def test_coherence(signal, batches, size, heavy, low, high):
     rng = RNG(7)
     truth = mean_cosine(rng, signal, size, heavy)
-    found = [st.of_cosine(total(gradients(rng, batches, signal, size, heavy))) for _ in range(3000)]
-    assert all(-1 <= each.low <= each.high <= 1 for each in found)
-    share(f"coherence {truth:.2f}, {batches} batches, heavy {heavy}", [holds(e, truth) for e in found], low, high)
+    intervals = [st.of_cosine(total(gradients(rng, batches, signal, size, heavy))) for _ in range(3000)]
+    assert all(-1 <= each.low <= each.high <= 1 for each in intervals)
+    share(f"coherence {truth:.2f}, {batches} batches, heavy {heavy}", [holds(e, truth) for e in intervals], low, high)
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_differences_and_ratios_of_coherence(signals, batches, low, high):
 )  # fmt: skip
 def test_fidelity(images, draws, cos, noise, heavy):
     rng = RNG(9)
-    found = [measured(*drawn(rng, images, 30, draws, cos, noise, heavy)).value for _ in range(2000)]
-    ends = [cut_estimate(each) for each in found if each is not None]
+    cosines = [measured(*drawn(rng, images, 30, draws, cos, noise, heavy)).value for _ in range(2000)]
+    ends = [cut_estimate(each) for each in cosines if each is not None]
     assert all(-1 <= e.low <= e.value <= e.high <= 1 and e.low < e.high for e in ends)
     most = 0.99 if cos == 1 else MOST
     share(f"fidelity {cos}, {images} images, noise {noise}", [holds(e, cos) for e in ends], 0.93, most)
@@ -155,8 +155,8 @@ def tables(rng, n, unpruned, kept, gained, trials):
     ],
 )
 def test_retention_over_images(images, unpruned, kept, gained, low, high):
-    found, truth = tables(RNG(1), images, unpruned, kept, gained, 4000)
-    share(f"retention {truth:.4f}, {images} images", [holds(paired_ratio(c), truth) for c in found], low, high)
+    counts, truth = tables(RNG(1), images, unpruned, kept, gained, 4000)
+    share(f"retention {truth:.4f}, {images} images", [holds(paired_ratio(c), truth) for c in counts], low, high)
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_retention_over_kinds_of_questions(kept, images, low, high):
     rng = RNG(2)
     kinds = [tables(rng, images, 0.997, each, 0.2, 3000) for each in kept]
     truth = np.mean([t for _, t in kinds])
-    found = [mean_of([paired_ratio(c) for c in row]) for row in zip(*(t for t, _ in kinds), strict=True)]
-    share(f"kinds {kept}, {images} each", [holds(e, truth) for e in found], low, high)
+    means = [mean_of([paired_ratio(c) for c in row]) for row in zip(*(t for t, _ in kinds), strict=True)]
+    share(f"kinds {kept}, {images} each", [holds(e, truth) for e in means], low, high)
 
 
 @pytest.mark.parametrize(
@@ -185,14 +185,14 @@ def test_retention_over_kinds_of_questions(kept, images, low, high):
     ],
 )  # fmt: skip
 def test_differences_of_retention_over_images(images, unpruned, ours, theirs, alike, low, high):
-    rng, found = RNG(3), []
+    rng, hits = RNG(3), []
     for _ in range(3000):
         known, one = rng.random(images) < unpruned, rng.random(images)
         other = np.where(rng.random(images) < alike, one, rng.random(images))
         a, b = known & (one < ours), known & (other < theirs)
         pairs = Pairs(int((a & ~b).sum()), int((b & ~a).sum()), images)
-        found.append(holds(retained_difference(pairs, int(known.sum())), ours - theirs))
-    share(f"difference {ours} - {theirs}, {images} images", found, low, high)
+        hits.append(holds(retained_difference(pairs, int(known.sum())), ours - theirs))
+    share(f"difference {ours} - {theirs}, {images} images", hits, low, high)
 
 
 # --- retention over seeds ---
@@ -226,22 +226,22 @@ def trainings(rng, seeds, images, unpruned, mean, spread, shared):
     ],
 )
 def test_retention_over_seeds(seeds, images, unpruned, mean, spread, shared, low, high):
-    rng, found = RNG(4), []
+    rng, hits = RNG(4), []
     for _ in range(2000):
         counts = trainings(rng, seeds, images, unpruned, mean, spread, shared)
         each = [paired_ratio(c) for c in counts]
         variances = [((c.both + 1) / (c.both + c.theirs + 1)) ** 2 * relative_variance(c) for c in counts]
         interval = over_seeds([e.value for e in each], variances, each, shared, 1 / unpruned)
         assert 0 <= interval.low <= interval.high <= 1 / unpruned + 1e-9 and interval.low < interval.high
-        found.append(holds(interval, mean))
-    share(f"{seeds} seeds of {mean} -+ {spread}, {images} images, shared {shared}", found, low, high)
+        hits.append(holds(interval, mean))
+    share(f"{seeds} seeds of {mean} -+ {spread}, {images} images, shared {shared}", hits, low, high)
 
 
 @pytest.mark.parametrize(
     ("spreads", "low", "high"), [((0.05, 0.05), 0.93, MOST), ((0.2, 0.02), 0.93, MOST), ((0.0, 0.0), 0.95, 1)]
 )
 def test_differences_over_seeds(spreads, low, high):
-    rng, found = RNG(5), []
+    rng, hits = RNG(5), []
     for _ in range(3000):
         values, variances = [], []
         for _ in range(5):
@@ -250,8 +250,8 @@ def test_differences_over_seeds(spreads, low, high):
             differ = int((right[0] != right[1]).sum())
             values.append(float(right[0].mean() - right[1].mean()))
             variances.append((differ + 1) / 500**2)
-        found.append(holds(seeds_difference(values, variances, False, 1.0), 0.1))
-    share(f"difference over 5 seeds, spreads {spreads}", found, low, high)
+        hits.append(holds(seeds_difference(values, variances, False, 1.0), 0.1))
+    share(f"difference over 5 seeds, spreads {spreads}", hits, low, high)
 
 
 # --- the rest ---
@@ -261,8 +261,8 @@ def test_differences_over_seeds(spreads, low, high):
     ("p", "n", "low", "high"), [(0.001, 400, 0.92, 1), (0.5, 64, 0.93, MOST), (0.99, 400, 0.93, 0.99)]
 )
 def test_accuracies(p, n, low, high):
-    found = [holds(wilson(int(x), n), p) for x in RNG(6).binomial(n, p, 5000)]
-    share(f"accuracy {p} of {n}", found, low, high)
+    hits = [holds(wilson(int(x), n), p) for x in RNG(6).binomial(n, p, 5000)]
+    share(f"accuracy {p} of {n}", hits, low, high)
 
 
 @pytest.mark.parametrize(("rounds", "high"), [(6, 0.98), (9, MOST), (21, MOST)])
@@ -270,9 +270,9 @@ def test_times(rounds, high):
     rng = RNG(7)
     one, two = (rng.gamma(4, size=(4000, rounds)) for _ in range(2))
     truth = float(np.median(rng.gamma(4, size=1_000_000)))
-    found = [median(row) for row in one]
-    share(f"median of {rounds}", [holds(e, truth) for e in found], 0.93, high)
-    ratios = [over(a, median(b)) for a, b in zip(found, two, strict=True)]
+    medians = [median(row) for row in one]
+    share(f"median of {rounds}", [holds(e, truth) for e in medians], 0.93, high)
+    ratios = [over(a, median(b)) for a, b in zip(medians, two, strict=True)]
     share(f"ratio of medians of {rounds}", [holds(e, 1.0) for e in ratios], 0.93, 0.995)
 
 

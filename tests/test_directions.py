@@ -101,12 +101,12 @@ def test_directions_are_gaussian_and_independent_over_many_seeds():
     total = sum(float(n.sum()) for n in norms.values())
     expected = math.sqrt(sum(float(n.square().sum()) / params[name][0].numel() for name, n in norms.items())) / total
     seeds = 400
-    found = np.array(
+    cosines = np.array(
         [cosine(filter_normalized(params, 2 * s), filter_normalized(params, 2 * s + 1)) for s in range(seeds)]
     )
     assert expected == pytest.approx(1 / math.sqrt(16 * 25), rel=0.1)  # 1 / sqrt(P): filters of about one norm
-    assert np.sqrt((found**2).mean()) == pytest.approx(expected, rel=4 / math.sqrt(2 * seeds))
-    assert abs(found.mean()) < 4 * expected / math.sqrt(seeds)
+    assert np.sqrt((cosines**2).mean()) == pytest.approx(expected, rel=4 / math.sqrt(2 * seeds))
+    assert abs(cosines.mean()) < 4 * expected / math.sqrt(seeds)
     long = filter_normalized({"w": torch.ones(1, 40_000)}, 0)["w"].double()
     assert abs(float(long.mean())) < 0.03  # uniform numbers would give 0.87
     assert float((long**4).mean() / (long**2).mean() ** 2) == pytest.approx(3, abs=0.15)
@@ -131,7 +131,7 @@ def test_counters_stay_out():
 
 
 @pytest.mark.parametrize(
-    "ask, told",
+    "ask, message",
     [
         (lambda p: filter_normalized(p, 0, one_d="zeros"), "did you mean 'zero'"),
         (lambda p: filter_normalized(p, -1), "seed=-1"),
@@ -153,8 +153,8 @@ def test_counters_stay_out():
         (lambda p: cosine(p, {"scale": torch.ones(3)}), "'scale'"),
     ],
 )
-def test_wrong_input_is_one_clear_line(ask, told):
-    with pytest.raises(UsageError, match=told) as error:
+def test_wrong_input_is_one_clear_line(ask, message):
+    with pytest.raises(UsageError, match=message) as error:
         ask(theta())
     assert "\n" not in str(error.value)
 
@@ -215,37 +215,37 @@ def test_pca_equals_numpys_svd(steps, tail):
     flat = np.array([np.concatenate([p.numpy().ravel() for p in c.values()]) for c in checkpoints])
     offsets = flat - flat[-1]
     _, s, vt = np.linalg.svd(offsets, full_matrices=False)
-    found = pca_directions(checkpoints)
-    d = np.array([np.concatenate([p.numpy().ravel() for p in each.values()]) for each in found.directions])
+    pca = pca_directions(checkpoints)
+    d = np.array([np.concatenate([p.numpy().ravel() for p in each.values()]) for each in pca.directions])
     twin = offsets @ vt[:2].T
     signs = np.sign(np.take_along_axis(twin, np.abs(twin).argmax(0)[None], 0))
     scale = np.linalg.norm(offsets, axis=1).max()
     assert np.abs(d @ d.T - np.eye(2)).max() < 1e-13
     assert np.abs(d - vt[:2] * signs.T).max() < 1e-9
-    assert np.abs(found.coordinates - twin * signs).max() < 1e-9 * scale
-    assert np.allclose(found.explained, s[:2] ** 2 / (s**2).sum(), atol=1e-12)
+    assert np.abs(pca.coordinates - twin * signs).max() < 1e-9 * scale
+    assert np.allclose(pca.explained, s[:2] ** 2 / (s**2).sum(), atol=1e-12)
     off = np.linalg.norm(offsets - twin @ vt[:2], axis=1)
     distance = np.linalg.norm(offsets, axis=1)
-    assert np.abs(found.residual[:-1] - (off / distance.clip(1e-300))[:-1]).max() < 1e-12
-    assert (found.coordinates[-1] == 0).all() and found.residual[-1] == 0
-    assert (np.abs(found.coordinates).argmax(0) == found.coordinates.argmax(0)).all()
+    assert np.abs(pca.residual[:-1] - (off / distance.clip(1e-300))[:-1]).max() < 1e-12
+    assert (pca.coordinates[-1] == 0).all() and pca.residual[-1] == 0
+    assert (np.abs(pca.coordinates).argmax(0) == pca.coordinates.argmax(0)).all()
 
 
 def test_pca_of_a_nearly_straight_path_is_orthonormal_all_the_same():
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.randn(50_000, generator=generator, dtype=torch.float64) for _ in range(2))
-    found = pca_directions([{"w": t * u + 2e-6 * math.sin(9 * t) * v} for t in np.linspace(0, 1, 8)])
-    first, second = (d["w"] for d in found.directions)
+    pca = pca_directions([{"w": t * u + 2e-6 * math.sin(9 * t) * v} for t in np.linspace(0, 1, 8)])
+    first, second = (d["w"] for d in pca.directions)
     assert abs(float(first @ second)) < 1e-14
-    assert abs(float(second.norm()) - 1) < 1e-14 and 1e-13 < found.explained[1] < 1e-10
+    assert abs(float(second.norm()) - 1) < 1e-14 and 1e-13 < pca.explained[1] < 1e-10
 
 
 def test_pca_of_single_precision_is_drawn_in_it():
-    found, twin = pca_directions(trajectory(9, torch.float32)), pca_directions(trajectory(9))
-    assert all(d.dtype == torch.float32 for each in found.directions for d in each.values())
-    assert abs(cosine(*found.directions)) < 1e-6
-    assert np.allclose(found.coordinates, twin.coordinates, rtol=1e-5, atol=1e-4)
-    assert np.allclose(found.residual, twin.residual, atol=1e-6)
+    pca, twin = pca_directions(trajectory(9, torch.float32)), pca_directions(trajectory(9))
+    assert all(d.dtype == torch.float32 for each in pca.directions for d in each.values())
+    assert abs(cosine(*pca.directions)) < 1e-6
+    assert np.allclose(pca.coordinates, twin.coordinates, rtol=1e-5, atol=1e-4)
+    assert np.allclose(pca.residual, twin.residual, atol=1e-6)
     half = pca_directions(trajectory(9, torch.bfloat16))
     assert abs(cosine(*half.directions)) < 1e-6 and all(d.dtype == torch.float32 for d in half.directions[0].values())
     assert all(p.dtype == torch.bfloat16 for p in along(half.origin, half.directions, half.coordinates[0]).values())
@@ -253,10 +253,10 @@ def test_pca_of_single_precision_is_drawn_in_it():
 
 def test_pca_plane_comes_back_to_the_checkpoints_that_lie_in_it():
     checkpoints = trajectory(5, tail=0.0)
-    found = pca_directions(checkpoints)
-    assert found.residual.max() < 1e-12 and found.explained.sum() == pytest.approx(1)
-    for checkpoint, coordinates in zip(checkpoints, found.coordinates, strict=True):
-        point = along(found.origin, found.directions, coordinates)
+    pca = pca_directions(checkpoints)
+    assert pca.residual.max() < 1e-12 and pca.explained.sum() == pytest.approx(1)
+    for checkpoint, coordinates in zip(checkpoints, pca.coordinates, strict=True):
+        point = along(pca.origin, pca.directions, coordinates)
         assert all(torch.allclose(point[name], p, atol=1e-12) for name, p in checkpoint.items())
 
 

@@ -22,7 +22,7 @@ def backbone_of(kind, layer=1):
 
 
 def some_weights(n=16, seed=2):
-    """Between 0 and 1, and some of them at the ends."""
+    """Weights between 0 and 1, some of them at the ends."""
     weights = torch.rand(3, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return weights.scatter(1, DROPPED, 0.0).scatter(1, DROPPED + (DROPPED == 15) * -1 + (DROPPED != 15), 1.0)
 
@@ -35,12 +35,12 @@ def selected(patches, weights, throttle=None):
     return (throttle or DynamicViT())(patches, weights, 8, NOISE)
 
 
-def by_hand(backbone, tokens, seen):
-    """Eq. 10 and 11: ``A_ij = e^{P_ij} G_ij / sum_k e^{P_ik} G_ik``; G_ij is how much j is seen by i != j, G_ii = 1."""
+def by_hand(backbone, tokens, visible):
+    """Eq. 10 and 11: ``A_ij = e^{P_ij} G_ij / sum_k e^{P_ik} G_ik``; G_ij is the visibility of j, G_ii = 1."""
     model, prefix = backbone.model, tokens.prefix.shape[1]
     x = torch.cat([tokens.prefix, tokens.patches], 1)
     b, n, _ = x.shape
-    g = torch.cat([torch.ones(b, prefix, dtype=x.dtype), seen], 1)[:, None, None, :].repeat(1, 1, n, 1)
+    g = torch.cat([torch.ones(b, prefix, dtype=x.dtype), visible], 1)[:, None, None, :].repeat(1, 1, n, 1)
     for i in range(n):
         g[:, :, i, i] = 1
     for block in model.blocks[backbone.layer :]:
@@ -54,7 +54,7 @@ def by_hand(backbone, tokens, seen):
     x = model.norm(x)
     if model.global_pool == "token":
         return model.forward_head(x)
-    pooled = (x[:, prefix:] * seen[..., None]).sum(1) / seen.sum(1, keepdim=True)
+    pooled = (x[:, prefix:] * visible[..., None]).sum(1) / visible.sum(1, keepdim=True)
     return model.head(model.fc_norm(pooled))
 
 
@@ -135,14 +135,14 @@ def test_keeping_all_adds_nothing(kind, dtype):
 
 
 def last_tokens(backbone, tokens, selection):
-    """What leaves the last block."""
-    seen = []
-    handle = backbone.model.norm.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    """Return the output of the last block."""
+    inputs = []
+    handle = backbone.model.norm.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
     try:
         backbone.encode(tokens.prefix, selection)
     finally:
         handle.remove()
-    return seen[0][:, tokens.prefix.shape[1] :]
+    return inputs[0][:, tokens.prefix.shape[1] :]
 
 
 def test_only_the_dropped_tokens_themselves_are_other_than_with_attention():

@@ -45,10 +45,10 @@ def test_imle_with_a_normed_step_is_that_of_the_step_as_long_as_the_scores_are_w
 
 @pytest.mark.parametrize("k", [2, 5])
 def test_the_noise_of_imle_has_its_moments_and_sums_to_nearly_a_gumbel_number(k, monkeypatch):
-    seen = []
-    monkeypatch.setattr(imle, "top_k_mask", lambda t, k: seen.append(t) or torch.zeros_like(t))
+    calls = []
+    monkeypatch.setattr(imle, "top_k_mask", lambda t, k: calls.append(t) or torch.zeros_like(t))
     ours("imle", torch.zeros(DRAWS, 2 * k, dtype=torch.float64), k)
-    eps = seen[0].detach()
+    eps = calls[0].detach()
     terms = range(1, 11)
     mean, variance = (sum(1 / i for i in terms) - math.log(10)) / k, sum(1 / i**2 for i in terms) / k
     assert_mean(eps.flatten()[:, None], mean)

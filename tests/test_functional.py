@@ -1,4 +1,4 @@
-"""Whatever calls a model with other parameters leaves it as it was, also one with a submodule on two paths."""
+"""Calls of a model with other parameters leave it unchanged, also if it has a submodule on two paths."""
 
 import copy
 import threading
@@ -109,17 +109,17 @@ def made(name, train=False):
 
 def state(model):
     """Every tensor that a submodule holds anywhere: the object, its bits, its flag; and the submodule's mode."""
-    found = {}
+    tensors = {}
     for name, module in model.named_modules(remove_duplicate=False):
         places = {"parameter": module._parameters, "buffer": module._buffers, "attribute": module.__dict__}
         for kind, place in places.items():
             for key, value in place.items():
                 if isinstance(value, torch.Tensor):
-                    found[name, kind, key] = id(value), type(value), value.tolist(), value.requires_grad
+                    tensors[name, kind, key] = id(value), type(value), value.tolist(), value.requires_grad
                 elif value is None:
-                    found[name, kind, key] = None
-        found[name, "mode"] = module.training
-    return found
+                    tensors[name, kind, key] = None
+        tensors[name, "mode"] = module.training
+    return tensors
 
 
 X, Y = torch.randn(16, DIM, generator=torch.Generator().manual_seed(1)).double(), torch.arange(16.0).double()
@@ -171,9 +171,9 @@ def test_lines_and_planes_leave_the_model_as_it_was(name, function, train, given
 def test_the_losses_are_those_of_a_model_whose_parameters_were_moved(name):
     model, theta = made(name), dict(made(name).named_parameters())
     d = gp.filter_normalized(theta, 0, one_d="element")
-    found = gp.line(loss_by(CALLS["torch"], model), dict(model.named_parameters()), d, gp.axis(0.5, 3))
-    assert (gp.line(loss_by(CALLS["gp"], model), theta, d, gp.axis(0.5, 3)) == found).all()
-    for a, loss in zip((-0.5, 0.0, 0.5), found, strict=True):
+    losses = gp.line(loss_by(CALLS["torch"], model), dict(model.named_parameters()), d, gp.axis(0.5, 3))
+    assert (gp.line(loss_by(CALLS["gp"], model), theta, d, gp.axis(0.5, 3)) == losses).all()
+    for a, loss in zip((-0.5, 0.0, 0.5), losses, strict=True):
         moved = made(name)
         with torch.no_grad():
             for key, p in moved.named_parameters():
@@ -276,6 +276,6 @@ def test_torchs_own_function_is_what_the_guard_is_for():
 def test_a_copy_of_a_buffer_is_what_a_model_in_training_mode_updates():
     model = made("shared BatchNorm", train=True)
     before, plain = state(model), copy.deepcopy(model)
-    found = gp.functional_call(model, dict(model.named_parameters()), X)
-    assert torch.equal(found, plain(X)) and state(model) == before
+    output = gp.functional_call(model, dict(model.named_parameters()), X)
+    assert torch.equal(output, plain(X)) and state(model) == before
     assert plain.norm.num_batches_tracked == 2

@@ -114,13 +114,13 @@ TRANSFORMS = {
 @pytest.mark.filterwarnings("ignore")  # of torch's compiler
 def test_the_check_looks_through_transforms_and_the_compiler(name):
     values = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 4.0]])
-    found = TRANSFORMS[name](values)
+    output = TRANSFORMS[name](values)
     slope = torch.tensor([[6.0, 0.0, 4.0], [0.0, 10.0, 8.0]])
     wanted = {
         "vmap": torch.tensor([13.0, 41.0]), "grad": slope, "vmap of grad": slope, "grad of vmap": slope,
         "hessian": torch.diag_embed((slope > 0).flatten() * 2.0).reshape(2, 3, 2, 3), "jvp": torch.tensor(108.0),
     }.get(name, torch.tensor(54.0))  # fmt: skip
-    assert torch.equal(found, wanted)
+    assert torch.equal(output, wanted)
     values[1, 0] = torch.nan
     with pytest.raises(GradprobeError, match="NaN has no rank"):
         TRANSFORMS[name](values)
@@ -159,12 +159,12 @@ def test_rankings_without_a_scorer_refuse_it():
 def test_a_cell_whose_scores_are_nan_has_a_nan_loss_and_the_others_are_as_without_it(op):
     """Far out the scorer overflows: the landscape says so there, whatever the operator would make of it."""
     task = Toy(scorer=Overflowing())
-    found = landscape(task, build(op), 3, grid="5", images=3, reach=2.0)
-    undefined = np.isnan(found.losses)
+    result = landscape(task, build(op), 3, grid="5", images=3, reach=2.0)
+    undefined = np.isnan(result.losses)
     assert undefined.any() and not undefined.all() and not undefined[0, 2].any()
     near = landscape(Toy(scorer=Overflowing(limit=torch.inf)), build(op), 3, grid="5", images=3, reach=2.0)
     assert np.isfinite(near.losses).all()
-    assert np.array_equal(found.losses[~undefined], near.losses[~undefined])
+    assert np.array_equal(result.losses[~undefined], near.losses[~undefined])
 
 
 class Overflowing(nn.Module):

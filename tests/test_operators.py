@@ -1,4 +1,4 @@
-"""What is special about single operators, and that any relaxation goes with any throttle.
+"""Every relaxation with every throttle, and the special properties of single operators.
 
 What every operator promises is in `gradprobe.testing`, and tests/test_testing.py holds each of them to it.
 """

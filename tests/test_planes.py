@@ -1,4 +1,4 @@
-"""Planes and lines: the peers' faults as tests, and how rough a line is."""
+"""Planes and lines, tested for the faults of the peers."""
 
 import math
 import random
@@ -88,12 +88,12 @@ def generators():
 )
 def test_plane_of_a_quadratic_is_its_closed_form_in_every_cell(bowl, a, b):
     params, d1, d2 = (tensors(seed) for seed in (0, 1, 2))
-    found = plane(bowl, params, d1, d2, a, b)
-    assert found.shape == (len(a), len(b)) and found.dtype == np.float64
+    losses = plane(bowl, params, d1, d2, a, b)
+    assert losses.shape == (len(a), len(b)) and losses.dtype == np.float64
     for i, x in enumerate(a):
         for j, y in enumerate(b):
             point = {name: p + x * d1[name] + y * d2[name] for name, p in params.items()}
-            assert found[i, j] == pytest.approx(float(bowl(point)), rel=1e-12)
+            assert losses[i, j] == pytest.approx(float(bowl(point)), rel=1e-12)
     bends = np.diff(plane(bowl, params, d1, d2, axis(1.0, 6), axis(1.0, 6)), 2, axis=0)
     assert np.abs(bends - bends.flat[0]).max() < 1e-11  # one curvature in all rows
 
@@ -124,18 +124,18 @@ def test_centre_is_the_plain_loss_bit_for_bit(net, dtype):
         return F.cross_entropy(functional_call(model, params, (x.to(dtype),)), y)
 
     params = dict(model.named_parameters())
-    found = plane(loss, params, filter_normalized(params, 0), filter_normalized(params, 1), axis(0.3, 3), axis(0.3, 5))
+    losses = plane(loss, params, filter_normalized(params, 0), filter_normalized(params, 1), axis(0.3, 3), axis(0.3, 5))
     with torch.no_grad():
         plain = float(loss(params))
-        assert found[1, 2] == plain == float(F.cross_entropy(model(x.to(dtype)), y))
-    assert np.isfinite(found).all() and len(np.unique(found)) > 3  # bfloat16 tells no more apart
+        assert losses[1, 2] == plain == float(F.cross_entropy(model(x.to(dtype)), y))
+    assert np.isfinite(losses).all() and len(np.unique(losses)) > 3  # bfloat16 tells no more apart
 
 
 def test_centre_sees_theta_itself_not_theta_plus_nothing():
     params = {"x": torch.tensor([-0.0, 1.0])}
     wild = {"x": torch.tensor([math.inf, math.nan])}
-    found = plane(lambda p: (1 / p["x"]).sum(), params, wild, wild, axis(1, 3), axis(1, 3))
-    assert found[1, 1] == -math.inf and np.isnan(found[0]).all()
+    losses = plane(lambda p: (1 / p["x"]).sum(), params, wild, wild, axis(1, 3), axis(1, 3))
+    assert losses[1, 1] == -math.inf and np.isnan(losses[0]).all()
 
 
 @pytest.mark.parametrize("points", [3, 31, 75, 99, 135, 201])
@@ -148,9 +148,9 @@ def test_axis_has_its_centre_and_is_symmetric(points, reach):
 
 def test_nan_infinite_and_negative_losses_stay_what_they_are():
     params, d = {"x": torch.tensor(0.0)}, {"x": torch.tensor(1.0)}
-    found = line(lambda p: p["x"].log() / (p["x"] != 2), params, d, [-1.0, 0.0, 0.5, 1.0, 2.0])
-    assert np.isnan(found[0]) and found[1] == -math.inf and found[2] == pytest.approx(math.log(0.5)) and found[3] == 0
-    assert found[4] == math.inf
+    losses = line(lambda p: p["x"].log() / (p["x"] != 2), params, d, [-1.0, 0.0, 0.5, 1.0, 2.0])
+    assert np.isnan(losses[0]) and losses[2] == pytest.approx(math.log(0.5))
+    assert losses[[1, 3, 4]].tolist() == [-math.inf, 0, math.inf]
     assert (line(lambda p: p["x"] * math.nan, params, d, [0.0, 1.0]).view(np.int64) != 0).all()
     assert (line(lambda p: -1 - p["x"].square(), params, d, [0.0, 1.0]) == [-1, -2]).all()
     assert line(lambda p: p["x"], params | {"broken": torch.tensor(math.nan)}, d, [0.0, 1.0]).tolist() == [0, 1]
@@ -277,12 +277,12 @@ def test_noise_that_is_fixed_is_common_to_all_points():
         torch.manual_seed(3)
         return params["x"] + torch.randn(())
 
-    found = line(loss, {"x": torch.tensor(1.0).double()}, {"x": torch.tensor(1.0)}, axis(1, 5))
-    assert np.allclose(np.diff(found), 0.5, rtol=1e-6)
+    losses = line(loss, {"x": torch.tensor(1.0).double()}, {"x": torch.tensor(1.0)}, axis(1, 5))
+    assert np.allclose(np.diff(losses), 0.5, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "value, told",
+    "value, message",
     [
         (lambda p: p["x"].expand(4), r"torch.float32 tensor of shape \(4,\).*mean"),
         (lambda p: p["x"].expand(1), r"shape \(1,\)"),
@@ -293,20 +293,20 @@ def test_noise_that_is_fixed_is_common_to_all_points():
         (lambda p: 1j, "complex"),
     ],
 )
-def test_a_loss_that_is_no_number_is_told(value, told):
-    with pytest.raises(GradprobeError, match=told) as error:
+def test_a_loss_that_is_no_number_is_told(value, message):
+    with pytest.raises(GradprobeError, match=message) as error:
         line(value, {"x": torch.tensor(1.0)}, {"x": torch.tensor(1.0)}, axis(1, 3))
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", [float, np.float32, np.float64, int, lambda v: v.long(), lambda v: v.bfloat16()])
 def test_any_real_number_is_a_loss(kind):
-    found = line(lambda p: kind(p["x"]), {"x": torch.tensor(1.0)}, {"x": torch.tensor(1.0)}, [1.0, 2.0])
-    assert found.tolist() == [2.0, 3.0]
+    losses = line(lambda p: kind(p["x"]), {"x": torch.tensor(1.0)}, {"x": torch.tensor(1.0)}, [1.0, 2.0])
+    assert losses.tolist() == [2.0, 3.0]
 
 
 @pytest.mark.parametrize(
-    "ask, told",
+    "ask, message",
     [
         (lambda f, p, d: line(f, p, d, []), "a has 0 points"),
         (lambda f, p, d: line(f, p, d, [0.5]), "a has 1 point;"),
@@ -325,11 +325,11 @@ def test_any_real_number_is_a_loss(kind):
         (lambda f, p, d: axis(0.0, 3), "reach=0"),
     ],
 )
-def test_wrong_grids_and_directions_cost_no_evaluation(ask, told):
+def test_wrong_grids_and_directions_cost_no_evaluation(ask, message):
     def never(params):
         raise AssertionError("evaluated")
 
-    with pytest.raises(UsageError, match=told) as error:
+    with pytest.raises(UsageError, match=message) as error:
         ask(never, {"x": torch.tensor(1.0)}, {"x": torch.tensor(1.0)})
     assert "\n" not in str(error.value)
 
@@ -338,23 +338,23 @@ def test_checkpoints_are_met_at_their_corners(net):
     model, loss, *_ = net
     a = dict(model.named_parameters())
     b, c = ({name: p.detach() + 0.1 * (i + 1) for name, p in a.items()} for i in range(2))
-    found = plane(loss, a, *checkpoint_directions(a, b, c), [0.0, 1.0], [0.0, 1.0])
+    losses = plane(loss, a, *checkpoint_directions(a, b, c), [0.0, 1.0], [0.0, 1.0])
     with torch.no_grad():
-        assert [found[0, 0], found[1, 0], found[0, 1]] == [float(loss(each)) for each in (a, b, c)]
+        assert [losses[0, 0], losses[1, 0], losses[0, 1]] == [float(loss(each)) for each in (a, b, c)]
 
 
 def test_losses_of_a_trajectory_in_its_own_plane(bowl):
     corner, u, v = (tensors(seed) for seed in (0, 1, 2))
     checkpoints = [along(corner, [u, v], [t, t * t]) for t in (2.0, 1.0, 0.5, 0.0)]
-    found = pca_directions(checkpoints)
-    losses = losses_at(bowl, found.origin, found.directions, found.coordinates)
+    pca = pca_directions(checkpoints)
+    losses = losses_at(bowl, pca.origin, pca.directions, pca.coordinates)
     assert losses == pytest.approx([float(bowl(each)) for each in checkpoints], rel=1e-11)
 
 
 def test_progress_counts_every_point_once(bowl):
-    params, told = tensors(0), []
-    plane(bowl, params, tensors(1), tensors(2), axis(1, 3), axis(1, 5), progress=lambda *each: told.append(each))
-    assert told == [("loss", i, 15) for i in range(1, 16)]
+    params, calls = tensors(0), []
+    plane(bowl, params, tensors(1), tensors(2), axis(1, 3), axis(1, 5), progress=lambda *each: calls.append(each))
+    assert calls == [("loss", i, 15) for i in range(1, 16)]
 
 
 class PackageLoss:
@@ -373,9 +373,9 @@ def test_a_metric_of_the_package_is_a_loss(net, training):
     model.train(training)
     params = dict(model.named_parameters())
     d, before = filter_normalized(params, 0), snapshot(model)
-    found = line(from_metric(PackageLoss(F.cross_entropy, x, y), model), params, d, axis(1, 5))
+    losses = line(from_metric(PackageLoss(F.cross_entropy, x, y), model), params, d, axis(1, 5))
     assert snapshot(model) == before  # running statistics too
-    assert (found == line(loss, params, d, axis(1, 5))).all()
+    assert (losses == line(loss, params, d, axis(1, 5))).all()
 
 
 def test_a_metric_that_wants_to_change_the_model_is_told(net):
@@ -392,8 +392,8 @@ def test_a_metric_of_the_package_itself_is_a_loss():
     model, x, y = nn.Linear(3, 2), torch.randn(5, 3), torch.tensor([0, 1, 0, 1, 1])
     params = {name: p.detach() for name, p in model.named_parameters()}
     d1, d2 = (filter_normalized(params, seed) for seed in (0, 1))
-    found = plane(from_metric(metrics.Loss(F.cross_entropy, x, y), model), params, d1, d2, axis(1, 3), axis(1, 5))
+    losses = plane(from_metric(metrics.Loss(F.cross_entropy, x, y), model), params, d1, d2, axis(1, 3), axis(1, 5))
     wanted = plane(
         lambda p: F.cross_entropy(functional_call(model, p, (x,)), y), params, d1, d2, axis(1, 3), axis(1, 5)
     )
-    assert found.tolist() == wanted.tolist()
+    assert losses.tolist() == wanted.tolist()

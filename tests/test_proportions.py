@@ -32,12 +32,12 @@ def pairs_of(draw, most=400):
 @given(st.integers(1, 3000), st.floats(0, 1))
 def test_wilsons_ends_are_where_the_score_test_is_just_passed(n, share):
     right = round(share * n)
-    found = p.wilson(right, n)
-    assert 0 <= found.low <= found.value <= found.high <= 1
-    for end in {found.low, found.high} - {0.0, 1.0}:
+    interval = p.wilson(right, n)
+    assert 0 <= interval.low <= interval.value <= interval.high <= 1
+    for end in {interval.low, interval.high} - {0.0, 1.0}:
         assert abs(right - n * end) == pytest.approx(Z * sqrt(n * end * (1 - end)), rel=1e-9)
     mirrored = p.wilson(n - right, n)
-    assert (mirrored.low, mirrored.high) == pytest.approx((1 - found.high, 1 - found.low), abs=1e-12)
+    assert (mirrored.low, mirrored.high) == pytest.approx((1 - interval.high, 1 - interval.low), abs=1e-12)
 
 
 def test_none_right_is_an_interval_too():
@@ -61,25 +61,25 @@ def test_the_constrained_likelihood_is_at_its_largest(pairs, difference):
 
     ends = max(0, -difference), (1 - difference) / 2
     best = minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 1e-13})
-    found = p.least_lost(pairs, difference)
-    assert ends[0] - 1e-12 <= found <= ends[1] + 1e-12
-    assert cost(min(max(found, ends[0]), ends[1])) <= best.fun + 1e-7
-    assert found == pytest.approx(best.x, abs=1e-5)
+    chance = p.least_lost(pairs, difference)
+    assert ends[0] - 1e-12 <= chance <= ends[1] + 1e-12
+    assert cost(min(max(chance, ends[0]), ends[1])) <= best.fun + 1e-7
+    assert chance == pytest.approx(best.x, abs=1e-5)
 
 
 @settings(deadline=None)
 @given(pairs_of(), st.sampled_from([0.9, 0.95, 0.99]))
 def test_tangos_interval_is_all_differences_that_the_score_does_not_refuse(pairs, level):
-    found, z = p.tango(pairs, level), norm.ppf((1 + level) / 2)
-    assert -1 <= found.low <= found.value <= found.high <= 1
+    interval, z = p.tango(pairs, level), norm.ppf((1 + level) / 2)
+    assert -1 <= interval.low <= interval.value <= interval.high <= 1
     for d in np.linspace(-1, 1, 81):
-        if min(abs(d - found.low), abs(d - found.high)) > 1e-9:
-            assert (found.low < d < found.high) == (abs(p.score(pairs, d)) < z)
+        if min(abs(d - interval.low), abs(d - interval.high)) > 1e-9:
+            assert (interval.low < d < interval.high) == (abs(p.score(pairs, d)) < z)
 
 
 def test_no_image_that_differs_is_still_an_interval():
-    found = p.tango(Pairs(0, 0, 100))
-    assert (found.low, found.high) == pytest.approx((-(Z**2) / (100 + Z**2), Z**2 / (100 + Z**2)))
+    interval = p.tango(Pairs(0, 0, 100))
+    assert (interval.low, interval.high) == pytest.approx((-(Z**2) / (100 + Z**2), Z**2 / (100 + Z**2)))
 
 
 @given(pairs_of())
@@ -105,9 +105,9 @@ def test_mcnemar_is_a_sum_of_binomial_probabilities(gained, lost):
 @settings(deadline=None)
 @given(pairs_of(), st.sampled_from([0.01, 0.05, 0.2]))
 def test_the_two_one_sided_tests_are_the_90_percent_interval_within_the_margin(pairs, margin):
-    inside, found = p.tango(pairs, 0.9), p.tost(pairs, margin)
-    if abs(found - 0.05) > 1e-6:
-        assert (found < 0.05) == (-margin < inside.low and inside.high < margin)
+    inside, p_value = p.tango(pairs, 0.9), p.tost(pairs, margin)
+    if abs(p_value - 0.05) > 1e-6:
+        assert (p_value < 0.05) == (-margin < inside.low and inside.high < margin)
 
 
 def every_table(n, gained, lost):
@@ -139,8 +139,8 @@ def test_coverage_in_simulation(n, chances):
     rng = np.random.default_rng(0)
     true, hits, draws = chances[0] - chances[1], 0, 4000
     for gained, lost, _ in rng.multinomial(n, [*chances, 1 - sum(chances)], draws):
-        found = p.tango(Pairs(int(gained), int(lost), n))
-        hits += found.low <= true <= found.high
+        interval = p.tango(Pairs(int(gained), int(lost), n))
+        hits += interval.low <= true <= interval.high
     assert hits / draws > 0.935
     if n * sum(chances) > 8:  # where hardly an image differs nobody can tell, and the interval is rightly wide
         assert hits / draws < 0.97
@@ -189,11 +189,11 @@ def test_what_no_number_of_images_would_show_needs_infinitely_many():
     ],
 )
 def test_a_verdict_for_each_outcome_of_the_two_tests(pairs, verdict, needs):
-    found = compare(pairs, 0.01)
-    assert found.verdict == verdict
-    assert (found.tost < 0.05) == (verdict in ("equivalent", "small gap"))
-    assert (not found.difference.low <= 0 <= found.difference.high) == (verdict in ("small gap", "different"))
-    assert (found.needed is not None) == needs
+    versus = compare(pairs, 0.01)
+    assert versus.verdict == verdict
+    assert (versus.tost < 0.05) == (verdict in ("equivalent", "small gap"))
+    assert (not versus.difference.low <= 0 <= versus.difference.high) == (verdict in ("small gap", "different"))
+    assert (versus.needed is not None) == needs
 
 
 def test_a_gap_above_the_margin_is_never_shown_to_be_below_it():
@@ -208,19 +208,19 @@ def test_undecided_is_decided_by_whichever_comes_first():
 
 
 def test_the_verdict_and_the_p_that_is_printed_agree():
-    found = compare(Pairs(40, 60, 1000), 0.01)
-    assert found.difference.high < 0  # by a hair
-    assert found.mcnemar == pytest.approx(0.0569, abs=1e-4) and found.verdict == "undecided"
+    versus = compare(Pairs(40, 60, 1000), 0.01)
+    assert versus.difference.high < 0  # by a hair
+    assert versus.mcnemar == pytest.approx(0.0569, abs=1e-4) and versus.verdict == "undecided"
 
 
 @settings(deadline=None)
 @given(pairs_of(), st.sampled_from([0.01, 0.05]))
 def test_a_gap_is_seen_where_mcnemars_p_is_below_5_percent_and_the_interval_leaves_0_out_then(pairs, margin):
-    found = compare(pairs, margin)
-    assert (found.verdict in ("different", "small gap")) == (found.mcnemar < 0.05)
-    if found.mcnemar < 0.05:
-        assert not found.difference.low <= 0 <= found.difference.high
-    assert (found.verdict in ("equivalent", "small gap")) == (found.tost < 0.05)
+    versus = compare(pairs, margin)
+    assert (versus.verdict in ("different", "small gap")) == (versus.mcnemar < 0.05)
+    if versus.mcnemar < 0.05:
+        assert not versus.difference.low <= 0 <= versus.difference.high
+    assert (versus.verdict in ("equivalent", "small gap")) == (versus.tost < 0.05)
 
 
 @given(pairs_of())

@@ -1,4 +1,4 @@
-"""Intervals of retention: against the published formula, at the edges, and what seeds and images each add."""
+"""Intervals of retention: against the published formula, at the edges, and with the shares of seeds and images."""
 
 from math import sqrt
 
@@ -38,14 +38,14 @@ def bonett_price(both, ours, theirs):
 
 @given(COUNTS.filter(lambda c: c.both + c.ours and c.both + c.theirs))
 def test_the_ratio_is_bonett_and_prices(counts):
-    found = paired_ratio(counts)
-    assert (found.low, found.high) == pytest.approx(bonett_price(*counts), rel=1e-9)
-    assert 0 <= found.low < found.value < found.high
+    ratio = paired_ratio(counts)
+    assert (ratio.low, ratio.high) == pytest.approx(bonett_price(*counts), rel=1e-9)
+    assert 0 <= ratio.low < ratio.value < ratio.high
 
 
 def test_all_alike_has_a_width_and_none_right_is_undefined():
-    found = paired_ratio(Paired(400, 0, 0))
-    assert found.value == 1 and found.low == pytest.approx(1 / found.high) and 0.99 < found.low < 0.996
+    ratio = paired_ratio(Paired(400, 0, 0))
+    assert ratio.value == 1 and ratio.low == pytest.approx(1 / ratio.high) and 0.99 < ratio.low < 0.996
     assert np.isnan(paired_ratio(Paired(0, 5, 0)).value)
     zero = paired_ratio(Paired(0, 0, 300))
     assert (zero.value, zero.low) == (0, 0) and 0 < zero.high < 0.03
@@ -59,13 +59,13 @@ def test_exchanging_the_two_inverts_the_ratio(counts):
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(60, 400))
 def test_a_difference_is_tangos_over_the_unpruned_accuracy_and_turns_round(gained, lost, n):
-    found, other = (retained_difference(Pairs(*each, n), n - 5) for each in ((gained, lost), (lost, gained)))
-    assert (found.low, found.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
-    assert found.low < found.value < found.high
+    difference, other = (retained_difference(Pairs(*each, n), n - 5) for each in ((gained, lost), (lost, gained)))
+    assert (difference.low, difference.high) == pytest.approx((-other.high, -other.low), abs=1e-12)
+    assert difference.low < difference.value < difference.high
     gap, unpruned = tango(Pairs(gained, lost, n)), wilson(n - 5, n)
-    assert (found.low > 0) == (gap.low > 0)
-    assert min(found.low, 0) <= min(gap.low, 0) + 1e-9
-    assert found.value == pytest.approx(gap.value / unpruned.value)
+    assert (difference.low > 0) == (gap.low > 0)
+    assert min(difference.low, 0) <= min(gap.low, 0) + 1e-9
+    assert difference.value == pytest.approx(gap.value / unpruned.value)
 
 
 def test_four_seeds_have_no_interval_and_five_have_one_in_range():
@@ -81,13 +81,13 @@ def test_four_seeds_have_no_interval_and_five_have_one_in_range():
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=20))
 def test_no_interval_of_a_cosine_leaves_its_range(values):
-    found = of_cosine(Jackknifed(float(np.mean(values)), np.array(values)))
-    assert -1 <= found.low <= found.value <= found.high <= 1
+    interval = of_cosine(Jackknifed(float(np.mean(values)), np.array(values)))
+    assert -1 <= interval.low <= interval.value <= interval.high <= 1
 
 
 def test_one_odd_batch_does_not_stretch_the_interval_below_zero():
-    found = of_cosine(Jackknifed(0.86, np.array([0.8555] * 31 + [0.999])))
-    assert 0 < found.low < 0.86 < found.high < 1
+    interval = of_cosine(Jackknifed(0.86, np.array([0.8555] * 31 + [0.999])))
+    assert 0 < interval.low < 0.86 < interval.high < 1
 
 
 def test_cosines_of_one_exactly_are_one():
@@ -98,15 +98,15 @@ def test_cosines_of_one_exactly_are_one():
 
 @given(st.floats(-2, 2), st.floats(0.01, 2))
 def test_a_disattenuated_cosine_is_cut_and_keeps_a_width(value, spread):
-    found = cut_estimate(Jackknifed(value, value + spread * np.array([-0.5, 0.1, 0.4, -0.2, 0.2])))
-    assert -1 <= found.low <= found.value <= found.high <= 1 and found.low < found.high
-    assert found.value == np.clip(value, -1, 1)
+    interval = cut_estimate(Jackknifed(value, value + spread * np.array([-0.5, 0.1, 0.4, -0.2, 0.2])))
+    assert -1 <= interval.low <= interval.value <= interval.high <= 1 and interval.low < interval.high
+    assert interval.value == np.clip(value, -1, 1)
 
 
 def test_a_difference_of_cosines_stays_within_two_and_of_one_with_itself_is_nothing():
     high, low = (Jackknifed(v, v + v / 50 * np.array([-2, 1, 1, 0])) for v in (0.95, -0.95))
-    found = paired_difference(high, low, of_cosine)
-    assert -2 <= found.low < 1.9 < found.high <= 2
+    difference = paired_difference(high, low, of_cosine)
+    assert -2 <= difference.low < 1.9 < difference.high <= 2
     assert paired_difference(high, high, of_cosine) == Estimate(0, 0, 0)
     assert mover(Estimate(1, 0, 1), Estimate(-1, -1, 0)).high == pytest.approx(2)
 

@@ -1,4 +1,4 @@
-"""Names -> operators -> names, and what is said about names that are wrong."""
+"""Names to operators and back, and the errors about wrong names."""
 
 import textwrap
 from importlib.metadata import EntryPoint
@@ -169,10 +169,10 @@ def plugins(tmp_path, monkeypatch):
 def test_a_broken_plug_in_is_one_line_that_names_package_and_entry_point(name, plugins):
     with pytest.raises(GradprobeError) as caught:
         registry.build(f"lapsum+{name}")
-    told = str(caught.value)
-    assert "\n" not in told
-    assert "sick 1.2" in told
-    assert f"'{name}'" in told
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "sick 1.2" in message
+    assert f"'{name}'" in message
 
 
 def test_two_packages_with_one_name_are_both_named(plugins):

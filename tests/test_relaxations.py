@@ -159,15 +159,15 @@ def kept_under_gauss(s: Tensor, k: int, sigma: float) -> Tensor:
     """``P(i in topK(s + sigma z))``: over token i's own noise, the chance that fewer than K others are above it."""
     z = torch.linspace(-9, 9, 361, dtype=torch.float64)
     density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi) * (z[1] - z[0])
-    found = []
+    chances = []
     for i in range(len(s)):
         count = torch.zeros(len(z), k, dtype=torch.float64)  # P(so many above), up to K - 1
         count[:, 0] = 1
         for j in set(range(len(s))) - {i}:
             above = CDFS["probit"]((s[j] - s[i]) / sigma - z)[:, None]
             count = count * (1 - above) + F.pad(count[:, :-1], (1, 0)) * above
-        found.append((density * count.sum(1)).sum())
-    return torch.stack(found)
+        chances.append((density * count.sum(1)).sum())
+    return torch.stack(chances)
 
 
 @pytest.mark.parametrize("samples", [2, 5])

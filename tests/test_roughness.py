@@ -1,4 +1,4 @@
-"""Roughness of a line against its definitions, and what tells a smooth function from a staircase."""
+"""Roughness of a line against its definitions, and its power to separate a smooth function from a staircase."""
 
 import json
 import math
@@ -17,12 +17,12 @@ def test_roughness_equals_its_definitions():
     losses = np.random.default_rng(0).normal(size=200)
     losses[50:60] = 1.0
     steps = [abs(losses[i + 1] - losses[i]) for i in range(199)]
-    found = roughness(losses, 0.01)
-    assert found.mean == pytest.approx(sum(steps) / 199) and found.total == pytest.approx(sum(steps))
-    assert found.median == sorted(steps)[99] and found.largest == max(steps) and found.zero_share == 9 / 199
+    rough = roughness(losses, 0.01)
+    assert rough.mean == pytest.approx(sum(steps) / 199) and rough.total == pytest.approx(sum(steps))
+    assert rough.median == sorted(steps)[99] and rough.largest == max(steps) and rough.zero_share == 9 / 199
     bends = [abs(losses[i + 1] - 2 * losses[i] + losses[i - 1]) for i in range(1, 199)]
-    assert found.second_difference == pytest.approx(sum(bends) / 198)
-    assert (found.step, found.points) == (0.01, 200)
+    assert rough.second_difference == pytest.approx(sum(bends) / 198)
+    assert (rough.step, rough.points) == (0.01, 200)
     pooled = roughness(losses.reshape(4, 50), 0.01)
     rows = [roughness(row, 0.01) for row in losses.reshape(4, 50)]
     assert pooled.mean == pytest.approx(np.mean([r.mean for r in rows]))
@@ -34,8 +34,8 @@ def test_roughness_equals_its_definitions():
 def test_what_is_not_finite_is_not_hidden(bad):
     losses = np.linspace(0, 1, 9)
     losses[[3, 4]] = bad
-    found = roughness(losses, 0.1)
-    numbers = (found.mean, found.median, found.largest, found.total, found.zero_share, found.second_difference)
+    rough = roughness(losses, 0.1)
+    numbers = (rough.mean, rough.median, rough.largest, rough.total, rough.zero_share, rough.second_difference)
     assert all(math.isnan(value) for value in numbers)
     assert math.isnan(tv_exponent(losses, 2).exponent)
     losses[4] = 0
@@ -74,9 +74,9 @@ def test_total_variation_of_a_smooth_function_is_constant_over_grids_and_a_stair
 def test_exponent_of_known_paths(p, tolerance):
     rng, n = np.random.default_rng(0), 8 * 2000 + 1
     path = {0.0: np.sin(np.linspace(0, 7, n)), 0.5: rng.normal(size=n).cumsum(), 1.0: rng.normal(size=n)}[p]
-    found = tv_exponent(path, 8)
-    assert found.exponent == pytest.approx(p, abs=tolerance)
-    assert found.fine == np.abs(np.diff(path)).sum() and found.coarse == np.abs(np.diff(path[::8])).sum()
+    variation = tv_exponent(path, 8)
+    assert variation.exponent == pytest.approx(p, abs=tolerance)
+    assert variation.fine == np.abs(np.diff(path)).sum() and variation.coarse == np.abs(np.diff(path[::8])).sum()
 
 
 def test_exponent_at_the_edges():
@@ -85,7 +85,7 @@ def test_exponent_at_the_edges():
 
 
 @pytest.mark.parametrize(
-    "ask, told",
+    "ask, message",
     [
         (lambda: roughness([1.0, 2.0], 0.1), "at least 3"),
         (lambda: roughness(1.0, 0.1), r"shape \(\)"),
@@ -97,8 +97,8 @@ def test_exponent_at_the_edges():
         (lambda: tv_exponent(np.ones(5), 4), "give 9 points"),
     ],
 )
-def test_roughness_refuses_what_is_no_line(ask, told):
-    with pytest.raises(UsageError, match=told):
+def test_roughness_refuses_what_is_no_line(ask, message):
+    with pytest.raises(UsageError, match=message):
         ask()
 
 

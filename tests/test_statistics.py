@@ -39,11 +39,11 @@ def brute(g, same_batch, same_draw):
 @pytest.mark.parametrize("r", [2, 3])
 def test_coherence_equals_the_mean_over_all_pairs(r):
     g = gradients(r=r)
-    found = st.coherence(gram_of(g), 16)
-    assert found.total.value == pytest.approx(brute(g, False, False), abs=1e-13)
-    assert found.data.value == pytest.approx(brute(g, False, True), abs=1e-13)
-    assert found.op.value == pytest.approx(brute(g, True, False), abs=1e-13)
-    assert found.norm.value == pytest.approx(np.linalg.norm(g, axis=-1).mean(), abs=1e-12)
+    statistics = st.coherence(gram_of(g), 16)
+    assert statistics.total.value == pytest.approx(brute(g, False, False), abs=1e-13)
+    assert statistics.data.value == pytest.approx(brute(g, False, True), abs=1e-13)
+    assert statistics.op.value == pytest.approx(brute(g, True, False), abs=1e-13)
+    assert statistics.norm.value == pytest.approx(np.linalg.norm(g, axis=-1).mean(), abs=1e-12)
 
 
 def test_gram_streaming_and_brute_force_coherence_agree():
@@ -63,10 +63,10 @@ def test_gram_streaming_and_brute_force_coherence_agree():
 def test_left_out_values_equal_recomputing_without_the_batch_but_for_their_spread():
     gram = gram_of(gradients())
     matrix = st.pairings(st.cosines(gram))[0]
-    found = st.pair_mean(matrix).left_out
+    replicates = st.pair_mean(matrix).left_out
     again = np.array([st.pair_mean(np.delete(np.delete(matrix, i, 0), i, 1)).value for i in range(len(matrix))])
-    scale = (found - found.mean()) / (again - again.mean())
-    assert found.mean() == pytest.approx(again.mean(), rel=1e-12)
+    scale = (replicates - replicates.mean()) / (again - again.mean())
+    assert replicates.mean() == pytest.approx(again.mean(), rel=1e-12)
     assert np.allclose(scale, scale[0])
     assert scale[0] < 1  # noise of pairs is not counted twice
 
@@ -113,16 +113,16 @@ def test_noise_scale_and_coherence_obey_their_relation_for_equal_norms():
     mean = np.zeros(20_000)
     mean[0] = 1.0
     g = mean + rng.normal(size=(40, 2, 20_000)) * np.sqrt(3 / 20_000)  # |mean|^2 = 1, tr Cov = 3
-    found = st.coherence(gram_of(g), 8)
-    assert found.noise_scale.value == pytest.approx(24, rel=0.1)
-    assert found.total.value == pytest.approx(1 / (1 + found.noise_scale.value / 8), rel=0.02)
+    statistics = st.coherence(gram_of(g), 8)
+    assert statistics.noise_scale.value == pytest.approx(24, rel=0.1)
+    assert statistics.total.value == pytest.approx(1 / (1 + statistics.noise_scale.value / 8), rel=0.02)
 
 
 def test_a_deterministic_operator_has_operator_part_one():
     g = np.repeat(gradients(r=1), 2, axis=1)
-    found = st.coherence(gram_of(g), 16)
-    assert found.op.value == pytest.approx(1, abs=1e-14)
-    assert found.total.value == pytest.approx(found.data.value, abs=1e-14)
+    statistics = st.coherence(gram_of(g), 16)
+    assert statistics.op.value == pytest.approx(1, abs=1e-14)
+    assert statistics.total.value == pytest.approx(statistics.data.value, abs=1e-14)
 
 
 def test_a_zero_gradient_stays_visible():
@@ -164,7 +164,7 @@ def test_a_negative_coherence_over_a_sound_baseline_has_a_negative_ratio():
 
 @cache
 def coverage(signal: float, batches: int) -> float:
-    """How often the 95 % interval holds the truth, of 4000 simulated probes."""
+    """Return the share of 4000 simulated probes whose 95 % interval holds the truth."""
     p, r, replicates = 60, 2, 4000
     rng = np.random.default_rng(7)
     direction = np.zeros(p)
@@ -176,8 +176,8 @@ def coverage(signal: float, batches: int) -> float:
     many = sample(200_000)
     unit = many / np.linalg.norm(many, axis=-1, keepdims=True)
     truth = unit[:, 0].mean(0) @ unit[:, 1].mean(0)  # cosine of independent batches with independent draws
-    found = (st.coherence(gram_of(sample(batches)), 16).total.estimate() for _ in range(replicates))
-    share = sum(each.low <= truth <= each.high for each in found) / replicates
+    intervals = (st.coherence(gram_of(sample(batches)), 16).total.estimate() for _ in range(replicates))
+    share = sum(each.low <= truth <= each.high for each in intervals) / replicates
     print(f"\ncoverage at C = {truth:.3f}, {batches} batches: {share:.3f}")
     return share
 

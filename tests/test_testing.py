@@ -1,4 +1,4 @@
-"""The contract: every built-in keeps it, and each property finds the fault that is planted for it."""
+"""Contract of operators: every built-in keeps it, and each property detects the fault planted for it."""
 
 import random
 import threading
@@ -33,7 +33,7 @@ def test_every_built_in_keeps_every_promise(spec):
 
 
 def exact(patches, scores, k, noise):
-    """What the faults are planted in: nothing wrong with it."""
+    """Operator without a fault, in which faults are planted."""
     weights = soft_topk(scores, k)
     return Selection(patches * weights[..., None], weights)
 
@@ -43,7 +43,7 @@ EXACT = About("alpha_i x_i", "exact", budget=1e-9)
 
 @dataclass(frozen=True)
 class Planted:
-    """An operator that is `exact` but for one thing."""
+    """Operator that is `exact` but for one fault."""
 
     act: Callable = exact
     about: About | None = EXACT
@@ -253,22 +253,22 @@ def test_an_exception_is_told_with_its_line_and_its_input():
             raise ValueError("ties")
         return exact(patches, scores, k, noise)
 
-    found = {f.property: f for f in examine(Planted(tied))}
-    assert found["call"].status == "passed"
-    assert found["weights"].case.startswith("zeros, ")
+    findings = {f.property: f for f in examine(Planted(tied))}
+    assert findings["call"].status == "passed"
+    assert findings["weights"].case.startswith("zeros, ")
 
 
 def test_the_input_that_is_named_is_the_one_that_fails():
-    found = {f.property: f for f in examine(Planted(then(nowhere_finite)))}
-    assert found["finite"].case.startswith("zeros, float64, N = 17, K = 1")
+    findings = {f.property: f for f in examine(Planted(then(nowhere_finite)))}
+    assert findings["finite"].case.startswith("zeros, float64, N = 17, K = 1")
 
 
 def test_without_a_declaration_what_needs_one_is_skipped_and_says_what_to_declare():
-    found = {f.property: f for f in examine(Planted(about=None))}
-    skipped = {name for name, f in found.items() if f.status == "skipped"}
+    findings = {f.property: f for f in examine(Planted(about=None))}
+    skipped = {name for name, f in findings.items() if f.status == "skipped"}
     assert skipped == {"budget", "fresh noise", "gradient"}
-    assert all("gradprobe.About(" in found[name].remedy for name in skipped)
-    assert "it looks exact" in found["gradient"].told
+    assert all("gradprobe.About(" in findings[name].remedy for name in skipped)
+    assert "it looks exact" in findings["gradient"].told
     check_operator(Planted(about=None))
     steps = Planted(lambda p, s, k, noise: exact(p, s.float().to(s), k, noise), None)
     assert "it looks biased" in {f.property: f for f in examine(steps)}["gradient"].told
@@ -276,7 +276,7 @@ def test_without_a_declaration_what_needs_one_is_skipped_and_says_what_to_declar
 
 @dataclass(frozen=True)
 class Half:
-    """A relaxation with something wrong."""
+    """Relaxation with a fault."""
 
     act: Callable
     about: About
@@ -286,10 +286,10 @@ class Half:
 
 
 def test_a_relaxation_is_examined_by_itself():
-    """Behind ``zero`` any gradient is biased; only by itself does its own declaration show to be wrong."""
+    """Behind ``zero`` any gradient is biased; only alone is a relaxation's own declaration seen to be wrong."""
     wrong = Half(lambda s, k, noise: soft_topk(2 * s - s.detach(), k), About("", "exact", budget=1e-9))
-    found = {f.property for f in examine(Operator(wrong, registry.part("throttle", "zero"))) if f.status == "failed"}
-    assert found == {"relaxation: gradient"}
+    failed = {f.property for f in examine(Operator(wrong, registry.part("throttle", "zero"))) if f.status == "failed"}
+    assert failed == {"relaxation: gradient"}
 
 
 def perturbed(change=lambda weights, scores: weights):
@@ -308,8 +308,8 @@ def gradient_of(operator):
 
 
 def test_a_sampled_gradient_that_is_right_in_the_mean_passes():
-    found = gradient_of(Planted(perturbed(), UNBIASED))
-    assert found.status == "passed", found
+    finding = gradient_of(Planted(perturbed(), UNBIASED))
+    assert finding.status == "passed", finding
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.6, 1.4])
@@ -317,9 +317,9 @@ def test_a_sampled_gradient_of_the_wrong_size_is_found(factor):
     def scaled(weights, scores):
         return weights.detach() + factor * (weights - weights.detach())
 
-    found = gradient_of(Planted(perturbed(scaled), UNBIASED))
-    assert found.status == "failed"
-    assert "standard errors" in found.told
+    finding = gradient_of(Planted(perturbed(scaled), UNBIASED))
+    assert finding.status == "failed"
+    assert "standard errors" in finding.told
 
 
 @pytest.mark.parametrize("spec", ["gumbel-ste", "gumbel-ste:backward=soft", "decoupled-ste", "shiva", "imle"])
@@ -355,8 +355,8 @@ def independent(scores, k, noise):
 
 def test_a_wrong_log_probability_is_found():
     gather = registry.part("throttle", "gather")
-    found = {f.property: f for f in examine(Operator(Scored(independent), gather))}
-    assert found["gradient"].status == "failed"
+    findings = {f.property: f for f in examine(Operator(Scored(independent), gather))}
+    assert findings["gradient"].status == "failed"
 
 
 GATHER = registry.part("throttle", "gather")
@@ -376,43 +376,43 @@ def declared(gradient, log_prob):
 
 @pytest.mark.parametrize("log_prob", [independent, half_of_it])
 def test_an_approximate_log_probability_that_is_declared_biased_passes(log_prob):
-    found = gradient_of(declared("biased", log_prob))
-    assert (found.status, found.told.partition(":")[0]) == ("passed", "a score function's, biased as declared")
+    finding = gradient_of(declared("biased", log_prob))
+    assert (finding.status, finding.told.partition(":")[0]) == ("passed", "a score function's, biased as declared")
     check_operator(declared("biased", log_prob))
 
 
 def test_an_exact_log_probability_that_is_declared_biased_passes_and_hears_that_it_is_not():
-    found = gradient_of(declared("biased", registry.part("relaxation", "plackett-luce").log_prob))
-    assert found.status == "passed"
-    assert found.told.endswith("it may be declared unbiased")
+    finding = gradient_of(declared("biased", registry.part("relaxation", "plackett-luce").log_prob))
+    assert finding.status == "passed"
+    assert finding.told.endswith("it may be declared unbiased")
 
 
 @pytest.mark.parametrize("gradient", ["exact", "none"])
 def test_a_score_function_is_neither_exact_nor_none_and_the_remedy_is_a_way_out(gradient):
     """Its hard weights have derivative zero, which is what differences find: that does not make it exact."""
-    found = gradient_of(declared(gradient, independent))
-    assert found.status == "failed"
-    assert 'declare gradient="unbiased", or "biased"' in found.remedy
+    finding = gradient_of(declared(gradient, independent))
+    assert finding.status == "failed"
+    assert 'declare gradient="unbiased", or "biased"' in finding.remedy
 
 
 def test_a_score_function_that_declares_nothing_hears_what_it_can_be():
-    found = gradient_of(declared(None, independent))
-    assert found.status == "skipped"
-    assert "score function" in found.told
+    finding = gradient_of(declared(None, independent))
+    assert finding.status == "skipped"
+    assert "score function" in finding.told
 
 
 def test_a_log_probability_without_a_graph_is_found():
-    found = gradient_of(declared("biased", lambda scores, k, noise: scores.sum(-1).detach()))
-    assert (found.status, found.remedy) == ("failed", "keep the graph from scores to log_prob")
+    finding = gradient_of(declared("biased", lambda scores, k, noise: scores.sum(-1).detach()))
+    assert (finding.status, finding.remedy) == ("failed", "keep the graph from scores to log_prob")
 
 
 def test_a_gradient_that_is_zero_everywhere_is_not_exact():
-    found = gradient_of(Planted(lambda patches, scores, k, noise: zero_slope(patches, scores, k)))
-    assert (found.status, found.told) == ("failed", "the gradient is zero everywhere")
+    finding = gradient_of(Planted(lambda patches, scores, k, noise: zero_slope(patches, scores, k)))
+    assert (finding.status, finding.told) == ("failed", "the gradient is zero everywhere")
 
 
 def zero_slope(patches, scores, k):
-    """Hard top-K joined to the scores by a graph that carries nothing."""
+    """Hard top-K joined to the scores by a graph with zero gradient."""
     weights = torch.zeros_like(scores).scatter(-1, scores.topk(k).indices, 1.0) + 0 * scores
     return Selection(patches * weights[..., None], weights)
 
@@ -440,10 +440,10 @@ def test_a_budget_missed_in_float32_alone_says_how_to_meet_it():
         weights = bisected(scores.double(), k).to(scores.dtype)
         return Selection(patches * weights[..., None], weights)
 
-    found = {f.property: f for f in examine(Planted(careless, about))}["budget"]
-    assert found.status == "failed"
-    assert "float32" in found.case
-    assert "scores.double() and return weights.to(scores.dtype), or renormalise" in found.remedy
+    finding = {f.property: f for f in examine(Planted(careless, about))}["budget"]
+    assert finding.status == "failed"
+    assert "float32" in finding.case
+    assert "scores.double() and return weights.to(scores.dtype), or renormalise" in finding.remedy
     assert {f.property: f for f in examine(Planted(careful, about))}["budget"].status == "passed"
     short = Planted(lambda p, s, k, noise: careful(p, s, max(1, k - 1), noise), about)
     assert "float64" not in {f.property: f for f in examine(short)}["budget"].remedy
@@ -470,7 +470,7 @@ def test_only_an_operator_can_be_examined():
 
 
 def test_progress_is_told():
-    seen = []
-    examine("lapsum+scale", progress=lambda *told: seen.append(told))
-    assert [done for _, done, _ in seen] == list(range(1, len(PROPERTIES) + 4))
-    assert {total for *_, total in seen} == {len(PROPERTIES) + 3}
+    calls = []
+    examine("lapsum+scale", progress=lambda *call: calls.append(call))
+    assert [done for _, done, _ in calls] == list(range(1, len(PROPERTIES) + 4))
+    assert {total for *_, total in calls} == {len(PROPERTIES) + 3}

@@ -1,4 +1,4 @@
-"""What tests of relaxations share: ours and a slow twin side by side, and means of many draws."""
+"""Shared parts of the tests of relaxations: slow twins, and means of many draws."""
 
 import itertools
 import math
@@ -82,7 +82,7 @@ CDFS = {
 
 def budgeted(scores: Tensor, k: int, tau: float, cdf) -> Tensor:
     """``F((s - b) / tau)``, b by root finding and differentiated by one Newton step from there."""
-    found = []
+    weights = []
     for row in scores:
         fixed = row.detach()
         ends = float(fixed.min()) - 40 * tau, float(fixed.max()) + 40 * tau
@@ -90,5 +90,5 @@ def budgeted(scores: Tensor, k: int, tau: float, cdf) -> Tensor:
         b = torch.tensor(b, dtype=torch.float64, requires_grad=True)
         (slope,) = torch.autograd.grad(cdf((fixed - b) / tau).sum(), b)
         b = b.detach()
-        found.append(cdf((row - (b - (cdf((row - b) / tau).sum() - k) / (slope if slope else 1))) / tau))
-    return torch.stack(found)
+        weights.append(cdf((row - (b - (cdf((row - b) / tau).sum() - k) / (slope if slope else 1))) / tau))
+    return torch.stack(weights)

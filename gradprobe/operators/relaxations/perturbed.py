@@ -47,8 +47,8 @@ class Perturbed:
             return top_k_mask(scores, k)
         wide = scores if scores.dtype == torch.float64 else scores.float()
         z = noise.normal((self.samples, scores.shape[-1]), like=wide)
-        kept = (wide.detach()[:, None] + self.sigma * z).topk(k, dim=-1, sorted=False).indices
-        masks = torch.zeros_like(z).scatter_(-1, kept, 1.0)
+        indices = (wide.detach()[:, None] + self.sigma * z).topk(k, dim=-1, sorted=False).indices
+        masks = torch.zeros_like(z).scatter_(-1, indices, 1.0)
         alpha = masks.mean(1)
         along = (z @ wide[..., None]).squeeze(-1) / (self.sigma * (self.samples - 1))
         moved = ((masks - alpha[:, None]) * along[..., None]).sum(1)

@@ -54,6 +54,6 @@ class Shiva:
         mask = top_k_mask(t, k)
         wide = t if t.dtype == torch.float64 else t.float()
         rank = torch.sigmoid((wide[:, None, :] - wide[:, :, None]) / self.tau_r).sum(-1) + 0.5  # the token itself: 0.5
-        kept = torch.sigmoid((k - rank) / self.tau_s).to(scores.dtype)
-        surrogate = torch.where(mask > 0, kept, -kept)
+        soft = torch.sigmoid((k - rank) / self.tau_s).to(scores.dtype)
+        surrogate = torch.where(mask > 0, soft, -soft)
         return mask + (surrogate - surrogate.detach())

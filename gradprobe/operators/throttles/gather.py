@@ -20,5 +20,5 @@ class Gather:
 
     def __call__(self, patches: Tensor, weights: Tensor, k: int, noise: Noise) -> Selection:
         index = top_k(weights.detach(), k)
-        kept = patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
-        return Selection(kept * weights.gather(1, index)[..., None], weights, index=index)
+        tokens = patches.gather(1, index[..., None].expand(-1, -1, patches.shape[-1]))
+        return Selection(tokens * weights.gather(1, index)[..., None], weights, index=index)
