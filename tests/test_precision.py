@@ -9,6 +9,7 @@ import torch
 import gradprobe.training.train_scenes as scenes
 import gradprobe.vlm.training.pictures as pictures
 from gradprobe.errors import UsageError
+from gradprobe.training.checkpoint import Checkpoint
 from gradprobe.training.precision import PRECISIONS, autocast, chosen, seconds_by_precision
 from gradprobe.vlm.training import pictures_card
 
@@ -81,7 +82,7 @@ def test_products_are_in_the_precision():
 def test_timing_leaves_no_trace_in_what_is_trained(kind, tmp_path):
     module, recipe = KINDS[kind]
     state = torch.get_rng_state()
-    precision, line = module.precision_for(recipe, tmp_path / "none.pt", True, "auto")
+    precision, line = module.trainer(recipe).choose_precision(tmp_path / "none.safetensors", True, "auto")
     assert precision in PRECISIONS and line.startswith(f"precision: {precision}, the faster one here (")
     assert torch.equal(state, torch.get_rng_state()) and not list(tmp_path.iterdir())
 
@@ -91,36 +92,41 @@ def test_precisions_train_different_weights_and_a_checkpoint_keeps_its_own(kind,
     module, recipe = KINDS[kind]
     made = {}
     for precision in PRECISIONS:
-        file = tmp_path / f"{precision}.pt"
-        list(module.training(recipe, file, precision=precision))
-        made[precision] = torch.load(file, weights_only=True)
-        assert made[precision]["precision"] == precision
-        assert module.precision_for(recipe, file, True, "auto")[0] == precision
-    assert any(not torch.equal(x, made["bfloat16"]["model"][n]) for n, x in made["float32"]["model"].items())
+        file = tmp_path / f"{precision}.safetensors"
+        list(module.trainer(recipe).run(file, precision=precision))
+        made[precision] = Checkpoint.read(file)
+        assert made[precision].progress["precision"] == precision
+        assert module.trainer(recipe).choose_precision(file, True, "auto")[0] == precision
+    assert any(not torch.equal(x, made["bfloat16"].tensors[n]) for n, x in made["float32"].tensors.items())
     with pytest.raises(UsageError, match="begun in float32, not bfloat16"):
-        list(module.training(recipe, tmp_path / "float32.pt", precision="bfloat16"))
-    assert module.precision_for(recipe, tmp_path / "float32.pt", False, "bfloat16")[0] == "bfloat16"  # --restart
+        list(module.trainer(recipe).run(tmp_path / "float32.safetensors", precision="bfloat16"))
+    assert (
+        module.trainer(recipe).choose_precision(tmp_path / "float32.safetensors", False, "bfloat16")[0] == "bfloat16"
+    )  # --restart
 
 
 @kinds
-def test_a_checkpoint_from_before_goes_on_in_bfloat16(kind, tmp_path):
+def test_a_checkpoint_of_an_earlier_version_is_told_and_left(kind, tmp_path):
     module, recipe = KINDS[kind]
-    file = tmp_path / "old.pt"
-    list(module.training(recipe, file))
-    saved = torch.load(file, weights_only=True)
-    del saved["precision"]
-    torch.save(saved, file)
-    assert module.precision_for(recipe, file, True, "auto")[0] == "bfloat16"
+    older = tmp_path / "old.pt"
+    torch.save({"model": {}, "done": 1}, older)
+    file = older.with_suffix(".safetensors")
+    with pytest.raises(UsageError, match=r"old\.pt is of an earlier version and cannot be resumed; delete it"):
+        list(module.trainer(recipe).run(file))
+    with pytest.raises(UsageError, match="earlier version"):
+        module.trainer(recipe).choose_precision(file, True, "auto")
+    assert module.trainer(recipe).choose_precision(file, False, "float32")[0] == "float32"  # --restart
+    assert [path.name for path in tmp_path.iterdir()] == ["old.pt"]
 
 
 def test_resumed_without_a_word_it_ends_with_the_same_weights_as_in_one_go(tmp_path, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    cards = [scenes.pretrain(SCENES, whole, held_out=4, precision="float32")]
+    cards = [scenes.train_scenes(SCENES, whole, held_out=4, precision="float32")]
     parts.mkdir()
-    for step in scenes.training(SCENES, parts / "scenes.checkpoint.pt", precision="float32"):
+    for step in scenes.trainer(SCENES).run(parts / scenes.CHECKPOINT, precision="float32"):
         if step.done == 1:
             break
-    cards.append(scenes.pretrain(SCENES, parts, held_out=4))
+    cards.append(scenes.train_scenes(SCENES, parts, held_out=4))
     assert "precision: float32, as asked" in (told := capsys.readouterr().err)
     assert "precision: float32, as the checkpoint has it" in told
     assert cards[0]["sha256"] == cards[1]["sha256"] and {card["precision"] for card in cards} == {"float32"}
@@ -128,6 +134,6 @@ def test_resumed_without_a_word_it_ends_with_the_same_weights_as_in_one_go(tmp_p
 
 
 def test_the_card_of_the_pictures_names_it(tmp_path, capsys):
-    card = pictures_card.pretrain(replace(PICTURES, seed=2), tmp_path, held_out=8, precision="float32")
+    card = pictures_card.train_pictures(replace(PICTURES, seed=2), tmp_path, held_out=8, precision="float32")
     assert card["precision"] == "float32" and "--precision float32" in card["command"]
     assert "precision: float32, as asked" in capsys.readouterr().err

@@ -14,11 +14,12 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-import gradprobe.training.train_scenes as pretrain_module
+import gradprobe.training.train_scenes as module
 from gradprobe.data.scenes import COLOURS, MEAN, NO_COLOUR, NO_DIGIT, STD, _bank, scenes, split_samples
 from gradprobe.embedded.scenes_model import CARD, WEIGHTS, load_scenes_model, scenes_sha256
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.training.train_scenes import Recipe, evaluate, training
+from gradprobe.training.checkpoint import Checkpoint
+from gradprobe.training.train_scenes import Recipe, evaluate, trainer
 
 SPLITS = ("train", "heldout")
 
@@ -234,7 +235,7 @@ TINY = Recipe(steps=3, seed=1, batch=4, warmup=1, save_every=1)
 
 
 def weights_after(checkpoint):
-    return torch.load(checkpoint, weights_only=True)["model"]
+    return {name: value for name, value in Checkpoint.read(checkpoint).tensors.items() if name.startswith("model.")}
 
 
 def equal(one, other):
@@ -242,44 +243,44 @@ def equal(one, other):
 
 
 def test_training_killed_and_resumed_ends_with_the_same_bits(tmp_path):
-    whole, broken = tmp_path / "whole.pt", tmp_path / "broken.pt"
-    losses = [step.loss for step in training(TINY, whole)]
+    whole, broken = tmp_path / "whole.safetensors", tmp_path / "broken.safetensors"
+    losses = [step.loss for step in trainer(TINY).run(whole)]
     code = (
         "import os, signal, sys, pathlib\n"
-        "from gradprobe.training.train_scenes import Recipe, training\n"
-        f"for step in training({TINY!r}, pathlib.Path(sys.argv[1])):\n"
+        "from gradprobe.training.train_scenes import Recipe, trainer\n"
+        f"for step in trainer({TINY!r}).run(pathlib.Path(sys.argv[1])):\n"
         "    if step.done == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     run = subprocess.run([sys.executable, "-c", code, str(broken)], check=False, env=environment)
     assert run.returncode < 0
-    rest = list(training(TINY, broken))
+    rest = list(trainer(TINY).run(broken))
     assert [step.done for step in rest] == [3]
     assert rest[0].loss == losses[2]
     assert equal(weights_after(whole), weights_after(broken))
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob("*.new"))
 
 
 def test_a_seed_is_a_training(tmp_path):
-    one, other = tmp_path / "one.pt", tmp_path / "other.pt"
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     short = replace(TINY, steps=1)
     before = torch.random.get_rng_state()
-    list(training(short, one))
+    list(trainer(short).run(one))
     assert torch.equal(before, torch.random.get_rng_state())
-    list(training(replace(short, seed=2), other))
+    list(trainer(replace(short, seed=2)).run(other))
     assert not equal(weights_after(one), weights_after(other))
 
 
 def test_a_checkpoint_of_another_recipe_is_refused_and_left(tmp_path):
-    file = tmp_path / "one.pt"
-    list(training(replace(TINY, steps=1), file))
+    file = tmp_path / "one.safetensors"
+    list(trainer(replace(TINY, steps=1)).run(file))
     before = file.read_bytes()
-    with pytest.raises(UsageError, match="steps=1"):
-        list(training(TINY, file))
+    with pytest.raises(UsageError, match=r"steps 1 there, 3 here\); give another --out, or --restart"):
+        list(trainer(TINY).run(file))
     assert file.read_bytes() == before
     file.write_bytes(before[:1000])
-    with pytest.raises(GradprobeError, match="--restart"):
-        list(training(TINY, file))
+    with pytest.raises(GradprobeError, match="is no checkpoint that can be read"):
+        list(trainer(TINY).run(file))
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"seed": -1}, {"save_every": 0}])
@@ -291,8 +292,8 @@ def test_recipes_that_cannot_be_trained(wrong):
 def test_the_command_writes_weights_that_load_and_a_card_of_them(tmp_path, monkeypatch):
     from gradprobe.cli.scenes import train_scenes
 
-    original = pretrain_module.pretrain
-    monkeypatch.setattr(pretrain_module, "pretrain", lambda *a, **k: original(*a, **k, held_out=8))
+    original = module.train_scenes
+    monkeypatch.setattr(module, "train_scenes", lambda *a, **k: original(*a, **k, held_out=8))
     out = tmp_path / "new" / "folder"
     train_scenes(out=out, steps=1, seed=3)
     card = json.loads((out / "scenes.json").read_text())

@@ -19,10 +19,11 @@ def train_scenes(
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; ignore the checkpoint in --out.")] = False,
 ) -> None:
     """Train the embedded scenes model from nothing (about 15 minutes on 2 cores); stopped, it goes on where it was."""
-    from gradprobe.training.train_scenes import Recipe, pretrain
+    from gradprobe.training.train_scenes import Recipe
+    from gradprobe.training.train_scenes import train_scenes as train
 
     with options.working_in(out):
-        card = pretrain(Recipe(steps=steps, seed=seed), out, resume=not restart, precision=precision)
+        card = train(Recipe(steps=steps, seed=seed), out, resume=not restart, precision=precision)
     for rule, share in card["accuracy"].items():
         kept = "all tokens" if rule == "unpruned" else f"{card['k']} tokens, {rule}"
         say(f"{kept}: {share:.1%} of {card['held_out_scenes']} held-out scenes")

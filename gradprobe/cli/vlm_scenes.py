@@ -19,11 +19,11 @@ def train_scenes(
 ) -> None:
     """Train the embedded vision-language model from nothing (40 minutes on 2 cores); stopped, it goes on."""
     from gradprobe.vlm.training.pictures import Recipe
-    from gradprobe.vlm.training.pictures_card import pretrain
+    from gradprobe.vlm.training.pictures_card import train_pictures
 
     with options.working_in(out):
-        card = pretrain(Recipe(seed=seed), out, resume=not restart, precision=precision)
+        card = train_pictures(Recipe(seed=seed), out, resume=not restart, precision=precision)
     for rule, shares in card["accuracy"].items():
-        told = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
-        say(f"{rule}: {told} of {card['held_out_pictures']} held-out pictures")
+        accuracy = ", ".join(f"{kind} {share:.1%}" for kind, share in shares.items())
+        say(f"{rule}: {accuracy} of {card['held_out_pictures']} held-out pictures")
     say(f"wrote {out / 'model.safetensors'} and {out / 'card.json'}")

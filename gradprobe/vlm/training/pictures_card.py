@@ -1,11 +1,11 @@
-"""What the embedded vision-language model can do, with all visual tokens and with few, and the folder it comes in."""
+"""Card of the embedded vision-language model, its accuracy with all visual tokens and with few, and its folder."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -14,76 +14,89 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gradprobe.data.pictures import pictures
 from gradprobe.data.pictures_text import KINDS, questions
+from gradprobe.training.from_scratch import Step
 from gradprobe.training.precision import AUTO
-from gradprobe.training.train_scenes import load_checkpoint
 from gradprobe.vlm.scenes import scenes_processor
-from gradprobe.vlm.training.pictures import Recipe, fresh_model, precision_for, training
+from gradprobe.vlm.training.pictures import Recipe, trainer
 from gradprobe.vlm.training.pictures_loss import CELLS, TOLD, WHICH_WAY, captioned, lines_of, told_loss, visual_tokens
 
 BUDGETS = (33, 22, 11)
-REPORT_EVERY = 25
-CHECKPOINT = "scenes_vlm.checkpoint.pt"
+CHECKPOINT = "scenes_vlm.checkpoint.safetensors"
 _CHANCE = 8  # first word of the seed of a picture's random ranking
 
 
-def pretrain(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 4000, precision: str = AUTO) -> dict:
-    """Train with a progress bar, then write the model's folder with its card ``card.json``.
+def train_pictures(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 4000, precision: str = AUTO) -> dict:
+    """Train with a progress bar, and write the model's folder (weights in half precision) with its card ``card.json``.
 
     Args:
-        recipe: what to train.
-        out: the folder, made if needed; holds the checkpoint too, until all is written.
-        resume: go on from the checkpoint in ``out`` where there is one.
-        held_out: pictures of held-out digits that the card's accuracies are measured on; a quarter of each kind.
+        recipe: Recipe of the training.
+        out: Folder, made if needed; holds the checkpoint too, until everything is written.
+        resume: Whether to resume from the checkpoint in ``out`` where there is one.
+        held_out: Number of pictures of held-out digits for the card's accuracies, a quarter of each kind.
         precision: ``float32``, ``bfloat16`` or ``auto``: that of the checkpoint, else the faster one.
 
     Returns:
         The card.
 
     Raises:
-        UsageError: the checkpoint in ``out`` is of another recipe or precision.
-        GradprobeError: the checkpoint cannot be read, or the loss is not finite.
+        UsageError: The checkpoint in ``out`` is of another recipe or precision.
+        GradprobeError: The checkpoint cannot be read, or the loss is not finite.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True)
-    precision, reason = precision_for(recipe, out / CHECKPOINT, resume, precision)
-    console.print(reason, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console) as bar:
-        task = bar.add_task("training", total=recipe.steps)
-        loss, labels, told = 0.0, torch.zeros(2, 4), torch.zeros(2, len(TOLD))
-        for step in training(recipe, out / CHECKPOINT, resume, precision):
-            loss, labels, told = loss + step.loss, labels + step.labels, told + step.told
-            bar.update(task, completed=step.done)
-            if step.done % REPORT_EVERY == 0:
-                shares = [*(labels[0] / labels[1]).tolist(), *(told[0] / told[1]).tolist()]
-                names = ("digit", "colour", "row", "column", *TOLD)
-                asked = [(name, x) for name, x in zip(names, shares, strict=True) if not math.isnan(x)]
-                read = ", ".join(f"{name} {x:.1%}" for name, x in asked)
-                line = f"step {step.done}: loss {loss / REPORT_EVERY:.3f}, {read}, {step.seconds:.0f} s"
-                bar.console.print(line, highlight=False, soft_wrap=True)
-                loss, labels, told = 0.0, torch.zeros(2, 4), torch.zeros(2, len(TOLD))
-    console.print(f"measuring on {held_out} held-out pictures", highlight=False)
-    return write(recipe, out, held_out)
+    training = trainer(recipe)
+    progress = training.run_with_bar(out / CHECKPOINT, resume, precision, _report)
+    Console(stderr=True).print(f"measuring on {held_out} held-out pictures", highlight=False)
+    _save_model(training.model, out)
+    from transformers import LlavaForConditionalGeneration
+
+    saved = LlavaForConditionalGeneration.from_pretrained(out, dtype=torch.float32, local_files_only=True).eval()
+    accuracy = evaluate(saved, held_out)
+    weights = out / "model.safetensors"
+    card = {
+        "model": "scenes-vlm",
+        "command": f"gradprobe vlm train-scenes --seed {recipe.seed} --precision {progress['precision']} "
+        "--out gradprobe/embedded/scenes_vlm",
+        "recipe": asdict(recipe),
+        "steps_done": progress["done"],
+        "precision": progress["precision"],
+        "seconds": round(progress["seconds"]),
+        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")},
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "bytes": weights.stat().st_size,
+        "parameters": sum(p.numel() for p in saved.parameters()),
+        "visual_tokens": CELLS,
+        "held_out_pictures": held_out,
+        "accuracy": {rule: {n: round(x, 4) for n, x in shares.items()} for rule, shares in accuracy.items()},
+    }
+    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    (out / CHECKPOINT).unlink()
+    return card
+
+
+def _report(steps: Sequence[Step]) -> str:
+    labels, told = (sum(counts[1:], counts[0]) for counts in zip(*(step.counts for step in steps), strict=True))
+    shares = [*(labels[0] / labels[1]).tolist(), *(told[0] / told[1]).tolist()]
+    named = zip(("digit", "colour", "row", "column", *TOLD), shares, strict=True)
+    read = ", ".join(f"{name} {share:.1%}" for name, share in named if not math.isnan(share))
+    return f"loss {sum(step.loss for step in steps) / len(steps):.3f}, {read}"
 
 
 def evaluate(model: Any, count: int, budgets: tuple[int, ...] = BUDGETS, batch: int = 50) -> dict[str, dict]:
-    """The share of answers and of the captions' words that are right on held-out pictures.
+    """Return the accuracy of answers and of the captions' words on held-out pictures.
 
     Rules: ``unpruned``; ``random_K``; ``relevant_K``, patches of objects first (in random order), then any. Kept tokens
-    have their original order and positions. A caption's words are told one by one, the right ones before given.
+    have their original order and positions. Each word of a caption is predicted from the right ones before it.
 
     Args:
-        model: the whole model, in evaluation mode.
-        count: pictures of the "heldout" split, from id 0 on; each with its caption and one question.
-        budgets: visual tokens kept, K.
-        batch: pictures at a time.
+        model: Model in evaluation mode.
+        count: Number of pictures of the "heldout" split, each with its caption and one question.
+        budgets: Visual tokens kept, K.
+        batch: Pictures at a time.
 
     Returns:
-        By rule: share right of each kind, ``caption`` and ``average`` (of the kinds).
+        By rule: accuracy of each kind, ``caption`` and ``average`` (of the kinds).
     """
     rules: dict[str, tuple[int, bool]] = {"unpruned": (CELLS, False)}
     rules |= {f"random_{k}": (k, False) for k in budgets} | {f"relevant_{k}": (k, True) for k in budgets}
@@ -103,67 +116,17 @@ def evaluate(model: Any, count: int, budgets: tuple[int, ...] = BUDGETS, batch: 
                 scores = torch.from_numpy(chance + data.relevant if relevant else chance)
                 where = scores.topk(k, dim=1).indices.sort(dim=1).values
                 tally[rule] += told_loss(model, tokens.take_along_dim(where[..., None], dim=1), where, text)[1]
-    found = {}
+    accuracy = {}
     for rule, (right, told) in tally.items():
         shares = dict(zip(TOLD, (right / told).tolist(), strict=True))
         del shares[TOLD[WHICH_WAY]]  # an exercise only
-        found[rule] = shares | {"average": float((right / told)[: len(KINDS)].mean())}
-    return found
+        accuracy[rule] = shares | {"average": float((right / told)[: len(KINDS)].mean())}
+    return accuracy
 
 
-def write(recipe: Recipe, out: Path, held_out: int, note: str | None = None) -> dict:
-    """Write the folder of the model in the checkpoint (weights in half precision), measure it, and write its card.
-
-    Args:
-        recipe: what was trained.
-        out: the folder, with the checkpoint in it.
-        held_out: pictures to measure on.
-        note: more for the card.
-
-    Returns:
-        The card. The checkpoint is removed when it is of the last step.
-    """
-    saved = load_checkpoint(out / CHECKPOINT, recipe)
-    model = fresh_model(recipe.seed)
-    model.load_state_dict(saved["model"])
-    save_model(model, out)
-    from transformers import LlavaForConditionalGeneration
-
-    kept = LlavaForConditionalGeneration.from_pretrained(out, dtype=torch.float32, local_files_only=True).eval()
-    accuracy = evaluate(kept, held_out)
-    weights = out / "model.safetensors"
-    card = {
-        "model": "scenes-vlm",
-        "command": f"gradprobe vlm train-scenes --seed {recipe.seed} --precision {saved['precision']} "
-        "--out gradprobe/embedded/scenes_vlm",
-        "recipe": asdict(recipe),
-        "steps_done": saved["done"],
-        "precision": saved["precision"],
-        "seconds": round(saved["seconds"]),
-        "versions": {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy", "scikit-learn")},
-        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        "bytes": weights.stat().st_size,
-        "parameters": sum(p.numel() for p in kept.parameters()),
-        "visual_tokens": CELLS,
-        "held_out_pictures": held_out,
-        "accuracy": _rounded(accuracy),
-    }
-    card |= {"note": note} if note else {}
-    (out / "card.json").write_text(json.dumps(card, indent=2) + "\n")
-    if saved["done"] == recipe.steps:
-        (out / CHECKPOINT).unlink()
-    return card
-
-
-def save_model(model: Any, out: Path) -> None:
-    """The files that transformers opens: model in half precision (opened in single), tokenizer and processor."""
+def _save_model(model: Any, out: Path) -> None:
+    """Write the files that transformers opens: model in half precision (opened in single), tokenizer and processor."""
     half = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     half.pop("lm_head.weight", None)  # tied to the words
     model.save_pretrained(out, state_dict=half)
-    processor = scenes_processor()
-    processor.save_pretrained(out)
-
-
-def _rounded(found: dict[str, dict]) -> dict[str, dict]:
-    rounded: Callable[[dict], dict] = lambda shares: {name: round(share, 4) for name, share in shares.items()}  # noqa: E731
-    return {rule: rounded(shares) for rule, shares in found.items()}
+    scenes_processor().save_pretrained(out)
