@@ -39,12 +39,12 @@ def test_coherence_prints_stores_and_draws(run, tmp_path):
         "C_data",
         "m-coh",
         "RANDOM WEIGHTS",
-        "stored: runs/coherence-",
+        "stored: runs/coherence/",
     ):
         assert words in out
     assert "ratio of C to gumbel-ste+gather unbounded" in out
     assert (tmp_path / "bars.png").stat().st_size > 5000
-    assert len(list((tmp_path / "runs").glob("coherence-*/arrays.npz"))) == 2
+    assert len(list((tmp_path / "runs").glob("coherence/*.npz"))) == 2
 
 
 def test_the_same_question_is_answered_from_the_store(run):
@@ -203,7 +203,7 @@ def test_a_wrong_input_is_one_line_and_leaves_nothing(run, tmp_path, arguments, 
     assert len(lines) == 1, err
     assert words in lines[0]
     assert "Traceback" not in err + out
-    assert not list(tmp_path.glob("runs/*/run.json"))
+    assert not list(tmp_path.glob("runs/*/*.npz"))
 
 
 def test_debug_shows_the_traceback(monkeypatch, tmp_path):
@@ -236,4 +236,4 @@ def test_a_stopped_run_keeps_what_was_answered(run, tmp_path, monkeypatch):
     code, _, err = run("coherence", "--op", "scale", *SMALL, *RANDOM)
     assert code == 130
     assert "stopped" in err
-    assert len(list(tmp_path.glob("runs/*/run.json"))) == 1
+    assert len(list(tmp_path.glob("runs/*/*.npz"))) == 1

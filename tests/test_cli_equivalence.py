@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from stored import run_of
 
 from gradprobe import cli
 
@@ -38,7 +39,7 @@ def test_operators_are_measured_against_hard_top_k_stored_and_drawn(run, tmp_pat
     assert max(len(line) for line in out.splitlines() if "stored" not in line) <= 80
     for words in ("K = 49 of 196", "K = 98 of 196", "top-5 [95 %]", "against", "undecided", "stored: runs/"):
         assert words in out
-    assert len(list((tmp_path / "runs").glob("equivalence-*/arrays.npz"))) == 2 * 2
+    assert len(list((tmp_path / "runs").glob("equivalence/*.npz"))) == 2 * 2
     assert (tmp_path / "f.png").stat().st_size > 10_000
     assert (tmp_path / "p.png").stat().st_size > 10_000
     assert run("equivalence", *asked)[1].count("from the store") == 4
@@ -141,10 +142,10 @@ def test_a_preset_is_answered_by_the_same_probe_and_drawn(run, tmp_path):
     assert svg.count("<image") == 2 * 7  # a row of pictures for each K
     rows = rows_of(run("equivalence", *SMALL, "--op", "vpnoise", "--json"))
     assert [row["path"] for row in rows] == [
-        str(path.parent.relative_to(tmp_path))
+        str(path.relative_to(tmp_path))
         for op in ("hard+gather", "lapsum:tau=0.01+vpnoise")
-        for path in tmp_path.glob("runs/*/run.json")
-        if json.loads(path.read_text())["question"] | {"op": op, "k": 58} == json.loads(path.read_text())["question"]
+        for path in tmp_path.glob("runs/*/*.npz")
+        if run_of(path)["question"] | {"op": op, "k": 58} == run_of(path)["question"]
     ]
 
 
@@ -204,4 +205,4 @@ def test_a_wrong_input_is_one_line_and_leaves_nothing_of_it(run, tmp_path, argum
     assert len(lines) == 1, err
     assert words in lines[0]
     assert "Traceback" not in err + out
-    assert len(list(tmp_path.glob("runs/*/run.json"))) == (1 if "wrong.py:Explodes" in arguments else 0)  # the baseline
+    assert len(list(tmp_path.glob("runs/*/*.npz"))) == (1 if "wrong.py:Explodes" in arguments else 0)  # the baseline

@@ -19,12 +19,12 @@ def test_it_prints_stores_draws_and_remembers(run, tmp_path):  # noqa: F811
     for words in ("cos [95 %]", "cos θ [95 %]", "reference 0.3", "no gradient reaches", "RANDOM WEIGHTS", "their own"):
         assert words in " ".join(out.split())
     assert (tmp_path / "f.png").stat().st_size > 5000
-    assert len(list((tmp_path / "runs").glob("fidelity-*/arrays.npz"))) == 3
-    assert len(list((tmp_path / "runs").glob("reference-*/arrays.npz"))) == 1
+    assert len(list((tmp_path / "runs").glob("fidelity/*.npz"))) == 3
+    assert len(list((tmp_path / "runs").glob("reference/*.npz"))) == 1
     told = json.loads(run(*asked, "--json")[1])
     assert told["settings"]["sigmas"] == "0.3,1" and told["settings"]["baseline"] == "gumbel-ste+gather"
     soft, hard = told["rows"][1:]
-    assert not list((tmp_path / "runs").glob("*.partial"))
+    assert not list(tmp_path.glob("runs/*/*.partial"))
     assert [at["sigma"] for at in soft["sigmas"]] == [0.3, 1] and "cosine_difference" in soft["sigmas"][0]
     assert [at["step"] for at in soft["ladder"]] == [0.001, 0.1] and soft["ladder"][1]["rate"] is not None
     assert hard["gradient"] == "none" and hard["ladder"][0]["rate"] is None
@@ -75,4 +75,4 @@ def test_a_budget_ends_it_and_is_told(run):  # noqa: F811
 def test_wrong_input_is_one_clear_line_and_nothing_is_stored(run, tmp_path, arguments, words):  # noqa: F811
     code, out, err = run("fidelity", "--op", "softtopk", *SMALL, *arguments)
     assert code == 2 and words in err and err.count("\n") == 1 and not out
-    assert not list(tmp_path.glob("runs/*/run.json"))
+    assert not list(tmp_path.glob("runs/*/*.npz"))

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 from safetensors.torch import save_file
+from stored import array_bytes
 from test_cli import run  # noqa: F401  # a fixture
 
 import gradprobe as gp
@@ -23,7 +24,7 @@ def test_a_plane_prints_stores_and_draws(run, tmp_path):  # noqa: F811
         "landscape", "--op", "vpnoise", *SMALL, "--grid", "5x7", "--figure", "f.png", "--surface", "s.svg"
     )  # fmt: skip
     assert code == 0
-    for words in ("along d2", "along d1", "exponent", "cos(d1, d2)", "RANDOM WEIGHTS", "stored: runs/landscape-"):
+    for words in ("along d2", "along d1", "exponent", "cos(d1, d2)", "RANDOM WEIGHTS", "stored: runs/landscape/"):
         assert words in out
     assert re.search(
         r"lapsum\+vpnoise: mean step along d2 is .* times that of gumbel-ste\+gather, .*5x7 grid",
@@ -45,7 +46,7 @@ def test_json_is_one_object_and_the_store_answers_again(run, tmp_path):  # noqa:
     key = run("list", "--json")[1]
     shown = run("show", json.loads(key)[0]["key"])[1]
     assert "stepwise" in shown or "along d2" in shown
-    assert not list(tmp_path.glob("runs/*.partial"))
+    assert not list(tmp_path.glob("runs/*/*.partial"))
 
 
 def test_a_trajectory_and_checkpoints(run, tmp_path):  # noqa: F811
@@ -70,17 +71,17 @@ def test_a_killed_run_goes_on_to_the_same_bytes_whatever_the_workers(tmp_path):
 
     killed = subprocess.Popen(command("a", 2), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     for _ in range(6000):
-        journals = list(tmp_path.glob("a/*.partial/*.journal"))
+        journals = list(tmp_path.glob("a/*/*.partial/*.journal"))
         if killed.poll() is not None or (journals and journals[0].stat().st_size > 32 + 3 * 88):  # three rows
             break
         time.sleep(0.01)
     killed.kill()
     killed.wait()
-    assert list(tmp_path.glob("a/*.partial")) and not list(tmp_path.glob("a/*/run.json")), "not killed half-way"
+    assert list(tmp_path.glob("a/*/*.partial")) and not list(tmp_path.glob("a/*/*.npz")), "not killed half-way"
     for where, workers in (("a", 1), ("b", 2)):
         subprocess.run(command(where, workers), check=True, capture_output=True)
-    one, other = (next(tmp_path.glob(f"{where}/landscape-*/arrays.npz")) for where in "ab")
-    assert one.read_bytes() == other.read_bytes() and not list(tmp_path.glob("a/*.partial"))
+    one, other = (next(tmp_path.glob(f"{where}/landscape/*.npz")) for where in "ab")
+    assert array_bytes(one) == array_bytes(other) and not list(tmp_path.glob("a/*/*.partial"))
     with np.load(one) as file:
         assert file["losses"].shape == (40, 3, 3)
 
@@ -106,4 +107,4 @@ def test_a_killed_run_goes_on_to_the_same_bytes_whatever_the_workers(tmp_path):
 def test_wrong_input_is_one_clear_line_and_nothing_is_stored(run, tmp_path, arguments, words):  # noqa: F811
     code, out, err = run(*LINE, "--op", "scale", *arguments)
     assert code == 2 and words in err and err.count("\n") == 1 and not out
-    assert not list(tmp_path.glob("runs/*/run.json"))
+    assert not list(tmp_path.glob("runs/*/*.npz"))

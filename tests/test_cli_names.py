@@ -51,8 +51,8 @@ def test_coherence_list_and_show(run, outside, tmp_path):  # noqa: F811
     rows = json.loads(checked(run(*arguments, "--json")))["rows"]
     assert rows[0]["op"] == f"{OP}:Op"  # as it was typed
     checked(run("list", "--results", "r[/y]\x1b[31m"))
-    (stored,) = (tmp_path / "r[").glob("*/coherence-*")
-    checked(run("show", stored.name.rpartition("-")[2], "--results", "r[/y]\x1b[31m"))
+    (stored,) = (tmp_path / "r[").glob("*/coherence/*.npz")
+    checked(run("show", stored.stem, "--results", "r[/y]\x1b[31m"))
 
 
 def test_landscape_and_its_page(run, outside, tmp_path):  # noqa: F811

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 from PIL import Image
+from stored import array_bytes
 from test_cli import run  # noqa: F401  # a fixture
 
 import gradprobe as gp
@@ -31,7 +32,7 @@ def test_it_prints_stores_draws_and_what_it_names_can_be_deployed(run, tmp_path)
     path, k = re.search(r'load_scorer\("(.+)"\)\s+pruned = gp\.prune\(vit, scorer, k=(\d+)\)', out).groups()
     vit = gp.classification("scenes", weights="none").backbone.model
     assert gp.prune(vit, gp.load_scorer(path), k=int(k))(torch.zeros(1, 3, 112, 112)).shape == (1, 10)
-    assert len(list(tmp_path.glob("runs/retention-*/run.json"))) == 2 * (2 + 4)
+    assert len(list(tmp_path.glob("runs/retention/*.npz"))) == 2 * (2 + 4)
 
 
 def test_json_is_one_object_and_the_store_answers_again(run):  # noqa: F811
@@ -89,7 +90,7 @@ def test_stopped_it_goes_on_from_what_was_kept(run, tmp_path, monkeypatch):  # n
 
     monkeypatch.setattr(ScorerTrainer, "run", stopped)
     code, _, err = run(*asked)
-    assert code == 130 and "goes on from it" in err and not list(tmp_path.glob("runs/*/run.json"))
+    assert code == 130 and "goes on from it" in err and not list(tmp_path.glob("runs/*/*.npz"))
     steps = []
 
     def counted(self):
@@ -101,8 +102,8 @@ def test_stopped_it_goes_on_from_what_was_kept(run, tmp_path, monkeypatch):  # n
     assert run(*asked)[0] == 0 and steps == [4, 5, 6]
     monkeypatch.setattr(ScorerTrainer, "run", original)
     assert run(*asked, "--results", "other")[0] == 0
-    one, other = (next(tmp_path.glob(f"{where}/retention-*/arrays.npz")) for where in ("runs", "other"))
-    assert one.read_bytes() == other.read_bytes() and not list(tmp_path.glob("runs/*.partial"))
+    one, other = (next(tmp_path.glob(f"{where}/retention/*.npz")) for where in ("runs", "other"))
+    assert array_bytes(one) == array_bytes(other) and not list(tmp_path.glob("runs/*/*.partial"))
 
 
 def photos(path, count=6):
@@ -163,4 +164,4 @@ def test_wrong_input_is_one_clear_line_and_nothing_is_stored(run, tmp_path, argu
     lines = [line for line in err.splitlines() if line.startswith("gradprobe: ")]
     assert got == code and not out, err
     assert len(lines) == 1 and words in lines[0], err
-    assert "Traceback" not in err and not list(tmp_path.glob("runs/*/run.json"))
+    assert "Traceback" not in err and not list(tmp_path.glob("runs/*/*.npz"))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from stored import array_bytes
 from toy import Toy
 
 from gradprobe.core import Noise, Selection, apply
@@ -94,10 +95,10 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
     paths = [
         Store(tmp_path / name).save(coherence(Toy(), registry.build("vpnoise"), 4, seed=1, **SIZES)) for name in "ab"
     ]
-    first, second = (path / "arrays.npz" for path in paths)
-    assert first.read_bytes() == second.read_bytes()
+    first, second = (array_bytes(path) for path in paths)
+    assert first == second
     other = Store(tmp_path / "c").save(coherence(Toy(), registry.build("vpnoise"), 4, seed=2, **SIZES))
-    assert first.read_bytes() != (other / "arrays.npz").read_bytes()
+    assert first != array_bytes(other)
 
 
 def test_the_probe_leaves_scorer_and_generators_as_found():

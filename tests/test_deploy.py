@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save
+from stored import result
 from toy import Toy
 from vits import digest
 
@@ -18,6 +19,7 @@ from gradprobe.models.scorer_file import Scorer, load_scorer, save_scorer
 from gradprobe.models.scorers import MLP, Transformer
 from gradprobe.operators.registry import build, label
 from gradprobe.probes.retention.measure import retention
+from gradprobe.store.results import Store
 from gradprobe.tasks import classification
 from gradprobe.training.train import Recipe
 
@@ -60,8 +62,16 @@ def test_the_bytes_of_a_retention_of_before_are_those_of_today_and_load(tmp_path
         assert (tmp_path / "today" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
+def test_a_stored_result_holds_the_scorer_that_was_kept_with_it(tmp_path):
+    network, patches = MLP(width=7).make(16, 3), torch.randn(2, 9, 16)
+    path = Store(tmp_path / "runs").save(result(), keep=saved(tmp_path / "keep", network).parent)
+    loaded = load_scorer(path)
+    assert torch.equal(loaded(patches), network(patches)) and loaded.metadata == {**ABOUT, "dim": 16}
+
+
 def test_a_missing_scorer_is_one_line_that_says_what_to_type(tmp_path):
-    for where in (tmp_path, tmp_path / "gone", tmp_path / "gone.safetensors"):
+    without = Store(tmp_path / "runs").save(result())
+    for where in (tmp_path, tmp_path / "gone", tmp_path / "gone.safetensors", tmp_path / "gone.npz", without):
         with pytest.raises(UsageError, match=r"there is no scorer at .*gradprobe retention"):
             load_scorer(where)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from additive import Additive, smoothed_gradient
+from stored import array_bytes
 from toy import Toy
 
 from gradprobe.comparison.experiments import Run, ask
@@ -132,8 +133,8 @@ def test_no_gradient_is_a_finding(toy, spec):
 
 def test_the_bytes_do_not_depend_on_workers(toy, tmp_path):
     found = [fidelity(Toy(), registry.build("vpnoise"), toy, noise_draws=3, workers=w) for w in (1, 2)]
-    one, two = (Store(tmp_path / n).save(r) / "arrays.npz" for n, r in zip("ab", found, strict=True))
-    assert one.read_bytes() == two.read_bytes()
+    one, two = (array_bytes(Store(tmp_path / n).save(r)) for n, r in zip("ab", found, strict=True))
+    assert one == two
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_the_bytes_do_not_depend_on_torchs_threads(threads, tmp_path):
         task = classification("scenes")
         made = reference(task, 20, draws=32, images=4, held_out=4, sigmas=(0.3,), ladder=(0.01,))
         answers = (made, fidelity(task, registry.build("vpnoise"), made, noise_draws=3))
-        found.append([(Store(tmp_path / str(count)).save(r) / "arrays.npz").read_bytes() for r in answers])
+        found.append([array_bytes(Store(tmp_path / str(count)).save(r)) for r in answers])
     assert found[0] == found[1]
 
 
@@ -207,9 +208,9 @@ def test_asking_answers_what_is_needed_first_and_once(tmp_path):
     store = Store(tmp_path)
     first = ask(Run("p", asked, {}), [store])
     assert sorted(p.name.partition("-")[0] for p in tmp_path.iterdir()) == ["fidelity", "reference"]
-    kept = next(tmp_path.glob("reference-*/run.json")).stat().st_mtime_ns
+    kept = next(tmp_path.glob("reference/*.npz")).stat().st_mtime_ns
     second = ask(Run("p", asked | {"op": "lapsum+attention"}, {}), [store])
-    assert next(tmp_path.glob("reference-*/run.json")).stat().st_mtime_ns == kept
+    assert next(tmp_path.glob("reference/*.npz")).stat().st_mtime_ns == kept
     np.testing.assert_array_equal(first.result.bb, second.result.bb)
     assert not ask(Run("p", asked, {}), [store]).computed
 

@@ -51,7 +51,7 @@ def until(there, process):
 
 
 def at_work(folder):
-    return lambda: list(Path(folder).glob("*.partial/checkpoint.lock"))
+    return lambda: list(Path(folder).glob("*/*.partial/checkpoint.lock"))
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -65,7 +65,7 @@ def test_a_signal_ends_a_command_as_ctrl_c_does(tmp_path, command, name):
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "gradprobe: stopped; what was stored stays, and the same command goes on from it"
     assert Store(tmp_path / "runs").entries() == ()
-    assert not list(tmp_path.glob("runs/*.partial/*lock"))
+    assert not list(tmp_path.glob("runs/*/*.partial/*lock"))
 
 
 def test_nohup_is_heeded(tmp_path, command):

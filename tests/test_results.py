@@ -1,6 +1,7 @@
 """The store: what was saved comes back to the last bit, and what is not whole is never found."""
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -11,17 +12,18 @@ import pytest
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stored import ENVIRONMENT, asked, result
+from stored import ENVIRONMENT, array_bytes, asked, members_of, repack, result, run_of
 from typer.testing import CliRunner
 
-import gradprobe.store.results
 from gradprobe.cli.store import list_results, show
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.coherence.result import CoherenceResult
 from gradprobe.statistics.estimates import coherence_row
+from gradprobe.store.archive import read_files
 from gradprobe.store.results import SCHEMA, Store, key_of
 
 TREE = Path(__file__).parents[1]
+NAMES = ("common", "energy", "gram", "losses", "spread")  # of the arrays of `result`
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 questions = st.dictionaries(
     st.text(min_size=1).filter(lambda name: name != "probe"),
@@ -49,6 +51,11 @@ def python(code, *args, cwd):
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
+def names_in(root):
+    """The files below a folder."""
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
+
+
 def same(a, b):
     for f in fields(a):
         x, y = getattr(a, f.name), getattr(b, f.name)
@@ -65,12 +72,23 @@ def same(a, b):
 
 def test_what_was_saved_comes_back(tmp_path):
     store, one = Store(tmp_path / "a" / "b"), result()
-    folder = store.save(one)
-    assert folder == store.find(one.question)
-    assert folder.name == f"coherence-{key_of(one.question)}"
-    assert sorted(p.name for p in folder.iterdir()) == ["arrays.npz", "run.json"]
-    for which in (folder, str(folder), key_of(one.question), key_of(one.question)[:3], folder.name, folder.name[:14]):
+    path, key = store.save(one), key_of(one.question)
+    assert path == store.find(one.question) == tmp_path / "a" / "b" / "coherence" / f"{key}.npz"
+    for which in (path, str(path), key, key[:3], f"coherence/{key}", f"coherence/{key[:2]}"):
         same(store.load(which), one)
+
+
+def test_numpy_reads_the_file_and_other_files_go_with_it(tmp_path):
+    keep, one = tmp_path / "keep", result()
+    keep.mkdir()
+    (keep / "scorer.json").write_text("{}")
+    path = Store(tmp_path).save(one, keep)
+    with np.load(path) as arrays:
+        assert arrays["gram"].tobytes() == one.gram.tobytes()
+        assert json.loads(arrays["run.json"])["question"] == one.question
+    np.savez(tmp_path / "numpy.npz", **{name: getattr(one, name) for name in NAMES})
+    assert array_bytes(path) == members_of(tmp_path / "numpy.npz")
+    assert read_files(path) == {"scorer.json": b"{}"}
 
 
 @settings(deadline=None)
@@ -142,10 +160,13 @@ def test_same_arrays_same_bytes(tmp_path):
         losses=np.repeat(one.losses, 2, axis=1)[:, ::2],
         environment=ENVIRONMENT | {"date": "later"},
     )
-    files = [(Store(tmp_path / n).save(r) / "arrays.npz").read_bytes() for n, r in (("a", one), ("b", other))]
-    assert files[0] == files[1]
-    changed = replace(one, spread=one.spread + 1e-15)
-    assert (Store(tmp_path / "c").save(changed) / "arrays.npz").read_bytes() != files[0]
+    paths = [Store(tmp_path / n).save(r) for n, r in (("a", one), ("b", other))]
+    assert array_bytes(paths[0]) == array_bytes(paths[1])
+    assert run_of(paths[0])["sha256"] == run_of(paths[1])["sha256"]
+    again = Store(tmp_path / "b").save(one)
+    assert again.read_bytes() == paths[0].read_bytes()
+    changed = Store(tmp_path / "c").save(replace(one, spread=one.spread + 1e-15))
+    assert run_of(changed)["sha256"] != run_of(again)["sha256"]
 
 
 def test_saving_again_replaces(tmp_path):
@@ -153,11 +174,11 @@ def test_saving_again_replaces(tmp_path):
     store.save(result(seed=1))
     store.save(result(seed=2))
     same(store.load(key_of(asked())), result(seed=2))
-    assert len(list(tmp_path.iterdir())) == 1
+    assert names_in(tmp_path) == [f"coherence/{key_of(asked())}.npz"]
 
 
 def test_run_json_is_for_people_too(tmp_path):
-    text = (Store(tmp_path).save(result()) / "run.json").read_text()
+    text = members_of(Store(tmp_path).save(result()))["run.json"].decode()
     run = json.loads(text)
     assert run["schema"] == SCHEMA
     assert run["question"]["op"] == "lapsum+vpnoise"
@@ -175,91 +196,102 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
 
     store = Store(tmp_path)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("gradprobe.store.results.sealed", interrupted)
+        patch.setattr("os.fsync", interrupted)
         store.save(result())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_arrays_without_run_are_not_a_result(tmp_path):
-    store = Store(tmp_path)
-    folder = store.save(result())
-    (folder / "run.json").unlink()
-    assert store.find(asked()) is None
-    assert store.entries() == ()
-    assert store.save(result()) == folder == store.find(asked())
+    assert names_in(tmp_path) == []
 
 
 def test_two_processes_may_answer_the_same_question(tmp_path, monkeypatch):
-    store, place = Store(tmp_path), gradprobe.store.results.folder_locked
+    store, sync = Store(tmp_path), os.fsync
 
-    def late(root):
-        monkeypatch.setattr("gradprobe.store.results.folder_locked", place)
+    def late(descriptor):
+        monkeypatch.setattr(os, "fsync", sync)
         Store(tmp_path).save(result(seed=1))  # the other one comes first
-        return place(root)
+        sync(descriptor)
 
-    monkeypatch.setattr("gradprobe.store.results.folder_locked", late)
-    folder = store.save(result(seed=2))
-    same(store.load(folder), result(seed=2))
-    assert len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(os, "fsync", late)
+    path = store.save(result(seed=2))
+    same(store.load(path), result(seed=2))
+    assert names_in(tmp_path) == [f"coherence/{path.name}"]
+
+
+def test_other_files_in_the_same_folder_are_no_answers(tmp_path):
+    path = Store(tmp_path).save(result())
+    for name in ("leaderboard.json", "compare-0123456789ab.json", "page.html", f"{path.stem}.npz", "pruner/card.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(path.read_bytes())
+    for name in (f".{path.stem}-01234567", f"{path.stem}.partial", "notes.npz", f"{path.stem}.npz.bak"):
+        (path.parent / name).write_bytes(path.read_bytes())
+    assert Store(tmp_path).paths() == {f"coherence/{path.stem}": path}
+    assert len(Store(tmp_path).entries()) == 1
 
 
 # --- damage ---
 
 
-def edit(folder, **changes):
+def edit(path, **changes):
     """Change a record as an older gradprobe may have written it, without a checksum of all of it."""
-    run = json.loads((folder / "run.json").read_text()) | {"record": None} | changes
-    (folder / "run.json").write_text(json.dumps({k: v for k, v in run.items() if v is not None}))
+    run = run_of(path) | {"record": None} | changes
+    put(path, "run.json", json.dumps({k: v for k, v in run.items() if v is not None}).encode())
 
 
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-100])
+def put(path, name, content):
+    repack(path, members_of(path) | {name: content})
 
 
-def flip(path):
+def flip(path, place):
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[place] ^= 1
     path.write_bytes(data)
 
 
 DAMAGE = {
-    "truncated arrays": (lambda f: truncate(f / "arrays.npz"), "damaged"),
-    "a flipped bit": (lambda f: flip(f / "arrays.npz"), "damaged"),
-    "empty arrays": (lambda f: (f / "arrays.npz").write_bytes(b""), "damaged"),
-    "no arrays": (lambda f: (f / "arrays.npz").unlink(), "damaged"),
-    "truncated run": (lambda f: truncate(f / "run.json"), "damaged"),
-    "binary run": (lambda f: (f / "run.json").write_bytes(b"\xff\xfe\x00"), "damaged"),
-    "a run that is a list": (lambda f: (f / "run.json").write_text("[]"), "damaged"),
+    "truncated": (lambda f: f.write_bytes(f.read_bytes()[:-100]), "damaged"),
+    "a flipped bit in an array": (lambda f: flip(f, f.stat().st_size // 2), "damaged"),
+    "a flipped bit in the record": (lambda f: flip(f, f.read_bytes().index(b"environment")), "damaged"),
+    "a flipped bit in an array, and its CRC": (lambda f: put(f, "spread.npy", flipped(f, "spread.npy")), "checksum"),
+    "empty": (lambda f: f.write_bytes(b""), "damaged"),
+    "no arrays": (lambda f: repack(f, {"run.json": members_of(f)["run.json"]}), "damaged"),
+    "no record": (lambda f: repack(f, array_bytes(f)), "damaged"),
+    "truncated record": (lambda f: put(f, "run.json", members_of(f)["run.json"][:-100]), "damaged"),
+    "binary record": (lambda f: put(f, "run.json", b"\xff\xfe\x00"), "damaged"),
+    "a record that is a list": (lambda f: put(f, "run.json", b"[]"), "damaged"),
     "no schema": (lambda f: edit(f, schema=None), "schema"),
     "newer schema": (lambda f: edit(f, schema=SCHEMA + 1), f"has schema {SCHEMA + 1}, this gradprobe reads up to"),
     "another probe": (lambda f: edit(f, probe="coherency"), "was edited"),
     "no groups": (lambda f: edit(f, groups=None), "it has no groups"),
-    "edited question": (lambda f: edit(f, question=asked(k=57)), f"edited: .* coherence-{key_of(asked(k=57))}"),
+    "edited question": (lambda f: edit(f, question=asked(k=57)), f"edited: .* coherence/{key_of(asked(k=57))}"),
     "edited key": (lambda f: edit(f, key="0" * 12), "edited"),
     "question with NaN": (lambda f: edit(f, question=asked(k=float("nan"))), "cannot hold"),
     "question that is none": (lambda f: edit(f, question="k"), "damaged"),
 }
 
 
+def flipped(path, name):
+    content = bytearray(members_of(path)[name])
+    content[-1] ^= 1
+    return bytes(content)
+
+
 @pytest.mark.parametrize("name", DAMAGE)
 def test_damage_is_told_in_one_line(tmp_path, name):
     store = Store(tmp_path)
-    folder = store.save(result())
+    path = store.save(result())
     harm, message = DAMAGE[name]
-    harm(folder)
+    harm(path)
     with pytest.raises(GradprobeError, match=message) as error:
-        store.load(folder)
-    assert len(str(error.value).splitlines()) == 1
+        store.load(path)
+    assert len(str(error.value).splitlines()) == 1 and str(path) in str(error.value)
     assert len(store.entries()) == 1  # a listing goes on
 
 
-def test_arrays_of_another_result_and_a_renamed_folder_are_refused(tmp_path):
+def test_arrays_of_another_result_and_a_renamed_file_are_refused(tmp_path):
     store = Store(tmp_path)
     one, two = store.save(result()), store.save(result(asked(k=20), seed=3))
-    (one / "arrays.npz").write_bytes((two / "arrays.npz").read_bytes())
+    repack(one, members_of(one) | array_bytes(two))
     with pytest.raises(GradprobeError, match="checksum"):
         store.load(one)
-    one.rename(tmp_path / f"coherence-{key_of(asked(k=21))}")
+    one.rename(one.with_name(f"{key_of(asked(k=21))}.npz"))
     with pytest.raises(GradprobeError, match="edited"):
         store.load(store.find(asked(k=21)))
     assert [bool(entry.problem) for entry in store.entries()] == [True, False]
@@ -271,13 +303,20 @@ def test_unknown_and_ambiguous_keys(tmp_path):
         store.load("abc")
     keys = [key_of(store.load(store.save(result(asked(k=k)))).question) for k in range(1, 18)]
     shared = next(a[0] for a in keys if sum(b.startswith(a[0]) for b in keys) > 1)  # 17 keys, 16 first letters
-    with pytest.raises(UsageError, match=r"could be coherence-.*type more letters"):
+    with pytest.raises(UsageError, match=r"could be coherence/.*type more letters"):
         store.load(shared)
     wrong = keys[4][:-1] + ("0" if keys[4][-1] != "0" else "1")
     with pytest.raises(UsageError, match=f"no result '{wrong}'.*nearest: {keys[4]}"):
         store.load(wrong)
     with pytest.raises(UsageError):
         store.load("")
+
+
+def test_an_answer_may_be_sent_to_somebody(tmp_path):
+    path = Store(tmp_path / "runs").save(result())
+    (tmp_path / "downloads").mkdir()
+    sent = path.rename(tmp_path / "downloads" / path.name)
+    same(Store("elsewhere").load(sent), result())
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
@@ -318,7 +357,7 @@ def run():
 def test_list_and_show(tmp_path, run):
     assert "no results in" in run("list", "--results", tmp_path).output
     good, bad = Store(tmp_path).save(result()), Store(tmp_path).save(result(asked(k=20)))
-    (bad / "run.json").write_text("{")
+    put(bad, "run.json", b"{")
     listed = run("list", "--results", tmp_path).output
     assert all(word in listed for word in (key_of(asked()), "lapsum+vpnoise", "6 x 16", "2026-01-02", "is damaged"))
     entries = json.loads(run("list", "--results", tmp_path, "--json").output)

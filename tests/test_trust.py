@@ -7,6 +7,7 @@ import textwrap
 import pytest
 import torch
 from safetensors.torch import save_file
+from stored import result as stored_result
 
 from gradprobe.comparison.experiments import load_experiment
 from gradprobe.errors import UsageError
@@ -14,6 +15,7 @@ from gradprobe.models.scorer_file import load_scorer, save_scorer
 from gradprobe.models.scorers import MLP
 from gradprobe.operators import registry
 from gradprobe.probes.questions import operator_of, task_of
+from gradprobe.store.results import Store
 
 THEIRS = """
     from pathlib import Path
@@ -147,13 +149,11 @@ def test_a_stored_question_is_listed_and_not_run(argument, theirs, tmp_path):
     from gradprobe.cli import app
 
     path, mark = theirs
-    folder = tmp_path / "runs" / "coherence-0123456789ab"
-    folder.mkdir(parents=True)
     question = {"probe": "coherence", "op": f"{path}:E", "scorer": f"{path}:S", "k": 5}
-    (folder / "run.json").write_text(json.dumps({"question": question, "environment": {}}))
+    stored = Store(tmp_path / "runs").save(stored_result(question))
     result = CliRunner().invoke(app, [*argument, "--results", str(tmp_path / "runs")])
     assert result.exit_code == 0
-    assert "0123456789ab" in result.output
+    assert stored.stem in result.output
     assert not mark.exists()
 
 

@@ -10,6 +10,7 @@ import typer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save as bytes_of
+from stored import result
 from tiny_vlms import FAMILIES, IMAGE, made, row_of, shared, tiny, types_of
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.models.scorer_file import load_scorer, save_scorer
 from gradprobe.operators.registry import part
+from gradprobe.store.results import Store
 from gradprobe.vlm.deploy import Budget, Pruner, inputs_of, load, save
 from gradprobe.vlm.model import VLM, open_vlm
 
@@ -311,7 +313,8 @@ def test_a_scorer_that_retention_trained_opens_as_a_pruner(tmp_path):
     pruned, inputs = pruner("llava"), made(shared("llava"), ROWS)
     question = {"probe": "retention", "backbone": "tiny", "task": "captioning", "k": 5, "scorer": SPEC}
     save_scorer(pruned.scorer, tmp_path, {**question, "dim": pruned.vlm.dim})
-    assert torch.equal(load(tmp_path, pruned.vlm).logits(inputs), pruned.logits(inputs))
+    for path in (tmp_path, Store(tmp_path / "runs").save(result(), keep=tmp_path)):
+        assert torch.equal(load(path, pruned.vlm).logits(inputs), pruned.logits(inputs))
     with pytest.raises(UsageError, match=r"trained on tiny \(token width 32\); this is tiny-qwen2_5_vl"):
         load(tmp_path, shared("qwen2_5_vl"))
     del question["task"]

@@ -1,4 +1,4 @@
-"""``gradprobe rekey``: stored answers take the fingerprints of this version; nothing is measured again."""
+"""``gradprobe rekey``: stored answers of earlier versions are brought up to date; nothing is measured again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +19,7 @@ def rekey(
     ] = None,
     presets: Annotated[Path | None, typer.Option(help="Folder of presets to bring along.")] = None,
 ) -> None:
-    """Give stored answers keys by the contents of their files, once the older fingerprints of these agree."""
+    """Make one file of each stored answer; where older fingerprints agree with the files here, name it by contents."""
     from gradprobe.comparison.rekey import fingerprints, rekey, rekey_presets
 
     for option, folder in (("results", results), ("presets", presets)):

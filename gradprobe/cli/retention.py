@@ -154,6 +154,7 @@ def _print(
 ) -> None:
     from gradprobe.cli.screen import Screen
     from gradprobe.probes.retention.view import difference_lines, kind_lines, meaning, retention_table
+    from gradprobe.store.archive import file_names
 
     console = Screen()
     options.warn_random(console, settings["weights"])
@@ -170,10 +171,10 @@ def _print(
             console.print(f"  {line}")
     console.print(meaning(rows))
     options.print_sources(console, found)
-    trained = [a for a in found if (a.path / "scorer.safetensors").is_file()]
+    trained = [a for a in found if "scorer.safetensors" in file_names(a.path)]
     for a in trained:
         q = a.result.question
-        text = f"scorer of {q['op']}, K = {q['k']}, seed {q['seed']}: {a.path / 'scorer.safetensors'}"
+        text = f"scorer of {q['op']}, K = {q['k']}, seed {q['seed']}: {a.path}"
         console.print(text, soft_wrap=True)
     if trained:
         path, kept = trained[-1].path, trained[-1].result.question["k"]

@@ -1,4 +1,4 @@
-"""``gradprobe list`` and ``gradprobe show``: what is stored."""
+"""``gradprobe list`` and ``gradprobe show``: the stored answers."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli.output import say_json
-from gradprobe.store.record import RUN, damaged
-from gradprobe.store.results import Store
+from gradprobe.store.record import damaged
+from gradprobe.store.results import Store, key_of
 
 Results = Annotated[Path, typer.Option("--results", help="Where answers are kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
@@ -50,21 +50,21 @@ def list_results(results: Results = Path("runs"), as_json: Json = False) -> None
 
 
 def show(
-    key: Annotated[str, typer.Argument(help="The first letters of a key, or a folder.")],
+    key: Annotated[str, typer.Argument(help="The first letters of a key, or a file.")],
     results: Results = Path("runs"),
     as_json: Json = False,
 ) -> None:
     """Show a stored result: its question, its numbers recomputed, and where it lies."""
     store = Store(results)
-    folder = store.locate(key)
-    result = store.load(folder)
+    path = store.locate(key)
+    result = store.load(path)
     try:
-        rows = [result.row(path=folder)]
+        rows = [result.row(path=path)]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise damaged(folder / RUN, f"its numbers make no table: {error!r}") from None
+        raise damaged(path, f"its numbers make no table: {error!r}") from None
     if as_json:
         shown = {
-            "probe": result.probe, "key": folder.name.rpartition("-")[2], "path": str(folder),
+            "probe": result.probe, "key": key_of(result.question), "path": str(path),
             "question": result.question, "environment": result.environment, "rows": rows,
         }  # fmt: skip
         say_json(shown)
@@ -85,14 +85,14 @@ def show(
     tables["cost"] = cost_table
     tables |= {"fidelity": fidelity_table, "reference": reference_table}
     console = Screen()
-    for name, value in {**result.question, **result.environment, "path": folder}.items():
+    for name, value in {**result.question, **result.environment, "path": path}.items():
         text = ", ".join(f"{n} {v}" for n, v in value.items()) if isinstance(value, dict) else str(value)
         console.print(f"{name:>13}  {text}", soft_wrap=True)
     console.print(tables[result.probe](rows))
 
 
 def _size(question: dict[str, Any]) -> str:
-    """What a question's numbers are made of."""
+    """Return the amount of data behind a question's numbers."""
     if "batches" in question:
         return f"{question['batches']} x {question.get('batch_size', '–')}"
     sizes = [str(question["grid"])] if "grid" in question else []

@@ -1,17 +1,16 @@
-"""Stored answers take fingerprints of contents in place of those of names and sizes; nothing is measured again.
+"""Conversion of stored answers of earlier versions; nothing is measured again.
 
-Before, an image folder was named by paths and sizes, a model's folder by its weights and config.json. The
-older fingerprint is computed of the files that are here: where it is the one in a question, those are the files that
-the answer is about as far as anyone can still tell, and their contents become their name.
+A folder becomes one file. Fingerprints of contents replace those of names and sizes: before, an image folder was named
+by paths and sizes, a model's folder by its weights and config.json. The older fingerprint of the files that are here is
+computed; where a question has it, these are the files that its answer is about, as far as anyone can still tell.
 """
 
 import hashlib
 import json
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,12 @@ from typing import Any
 from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, image_files, model_fingerprint
 from gradprobe.data.reader import is_plain
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.files import atomic_write, sync, write_synced
-from gradprobe.store.leftovers import has_run, remove
-from gradprobe.store.locks import folder_locked
-from gradprobe.store.record import RUN, key_of, read_arrays, read_run, sealed
+from gradprobe.files import atomic_write, may_exist
+from gradprobe.store import archive, older
+from gradprobe.store.leftovers import put_away, temporary
+from gradprobe.store.record import key_of, one_line
+from gradprobe.store.results import Store
+from gradprobe.store.zips import packed
 
 _FIELDS = ("data", "train_data")
 _WHOLE = 64 << 20  # bytes up to which a model's file was hashed whole
@@ -38,7 +39,7 @@ class Outcome:
 
 
 def older_data_fingerprint(root: Path) -> str:
-    """Return what named a folder of images: the hash of relative paths and sizes."""
+    """Return the older fingerprint of a folder of images: the hash of relative paths and sizes."""
     digest = sha256()
     for file in image_files(root):
         path = root / file
@@ -48,7 +49,7 @@ def older_data_fingerprint(root: Path) -> str:
 
 
 def older_model_fingerprint(folder: Path) -> str:
-    """Return what named a model's folder: the hash of weights and config.json, of large files only the two ends."""
+    """Return the older fingerprint of a model: the hash of weights and config.json, large files by their two ends."""
     digest = sha256()
     for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")]):
         size = path.stat().st_size
@@ -62,7 +63,7 @@ def older_model_fingerprint(folder: Path) -> str:
 
 
 def older_captions_fingerprint(listing: Any) -> str:
-    """Return what named captioned images: the hash of entries and sizes of images."""
+    """Return the older fingerprint of captioned images: the hash of entries and sizes of images."""
     digest = sha256()
     for entry in listing.entries:
         size = (listing.root / entry.image).stat().st_size
@@ -71,14 +72,14 @@ def older_captions_fingerprint(listing: Any) -> str:
 
 
 def fingerprints(data: Sequence[str], models: Sequence[str]) -> dict[str, str]:
-    """Return the older fingerprint of each folder or captions file -> the one of contents.
+    """Return the fingerprint of contents of each folder or captions file, by its older one.
 
     Args:
-        data: folders of images, or captions as ``vlm train`` takes them.
-        models: folders of vision-language models; ``scenes-vlm`` is always among them.
+        data: Folders of images, or captions as ``vlm train`` takes them.
+        models: Folders of vision-language models; ``scenes-vlm`` is always among them.
 
     Raises:
-        UsageError: there is no such folder or file, or its pictures or classes are read otherwise than before.
+        UsageError: There is no such folder or file, or its pictures or classes are read otherwise than before.
     """
     found = {older_model_fingerprint(SCENES_VLM): model_fingerprint("scenes-vlm")}
     for name in models:
@@ -105,7 +106,7 @@ def _check_read_alike(root: Path) -> None:
     """Refuse a folder that earlier versions read otherwise, since its answers would come out differently now.
 
     Raises:
-        UsageError: a picture is turned, transparent, of more than 8 bits or of an extreme shape, or its class folders
+        UsageError: A picture is turned, transparent, of more than 8 bits or of an extreme shape, or its class folders
             get other labels.
     """
     from gradprobe.data.classes import natural_key  # timm
@@ -122,21 +123,21 @@ def _check_read_alike(root: Path) -> None:
 
 
 def rekey(root: Path, known: Mapping[str, str]) -> Iterator[Outcome]:
-    """Re-key the answers of a folder one by one; stopped at any point, the same call goes on.
+    """Bring the answers of a folder up to date one by one; stopped at any point, the same call goes on.
 
     Args:
-        root: the folder of answers.
-        known: of `fingerprints`.
+        root: Folder of answers.
+        known: Of `fingerprints`.
 
     Yields:
-        What became of each answer, in order.
+        Outcome for each folder of the older layout, each answer, each piece of unfinished work and each comparison.
     """
-    for folder in sorted(path for path in root.iterdir() if not path.name.startswith(".") and has_run(path)):
-        try:
-            yield _rekeyed(folder, known)
-        except (GradprobeError, OSError) as error:
-            yield Outcome(folder.name, folder.name, f"left as it is: {error}")
-    for path in sorted(root.glob("*.partial")):
+    for folder in sorted(path for path in root.iterdir() if older.label(path)):
+        yield _attempt(folder.name, partial(_one_file, folder))
+    for label, path in Store(root).paths().items():
+        if not path.is_dir():
+            yield _attempt(label, partial(_rekeyed, path, known))
+    for path in sorted([*root.glob("*.partial"), *root.glob("*/*.partial")]):
         yield Outcome(path.name, path.name, "left as it is: unfinished work, which goes on where its question is known")
     for path in sorted(root.glob("compare-*.json")):
         yield _note_rekeyed(path, known)
@@ -146,64 +147,61 @@ def rekey_presets(folder: Path, known: Mapping[str, str]) -> Iterator[Outcome]:
     """Put the fingerprints of contents into the presets of a folder."""
     for path in sorted(folder.glob("*.toml")):
         text = path.read_text(encoding="utf-8")
-        for older, newer in known.items():
-            text = text.replace(older, newer)
+        for before, after in known.items():
+            text = text.replace(before, after)
         changed = text != path.read_text(encoding="utf-8")
         if changed:
             atomic_write(path, text.encode())
         yield Outcome(path.name, path.name, "fingerprints of contents put in" if changed else "as it is")
 
 
-def _rekeyed(folder: Path, known: Mapping[str, str]) -> Outcome:
-    run = read_run(folder)
-    read_arrays(folder, run)  # whole
+def _attempt(name: str, work: Callable[[], tuple[str, str]]) -> Outcome:
+    try:
+        after, reason = work()
+    except (GradprobeError, OSError) as error:
+        return Outcome(name, name, f"left as it is: {error}")
+    return Outcome(name, after or name, reason)
+
+
+def _one_file(folder: Path) -> tuple[str, str]:
+    """Make a file of an answer in the older layout; return its name, and why."""
+    label = older.label(folder)
+    path = folder.parent / f"{label}.npz"
+    with one_line(folder):
+        content = older.converted(folder)
+    if may_exist(path):
+        put_away(folder)
+        return label, "replaced before; the older folder is gone now"
+    path.parent.mkdir(exist_ok=True)
+    atomic_write(path, content, temporary(path.parent))
+    put_away(folder)
+    return label, "one file now"
+
+
+def _rekeyed(path: Path, known: Mapping[str, str]) -> tuple[str, str]:
+    """Put fingerprints of contents into the question of an answer; return its new name, if it has one, and why."""
+    run, members = archive.read(path)
     question = _replaced(run["question"], known)
     if question == run["question"]:
-        reason = _why_not(question, known)
-        if "record" not in run:
-            atomic_write(folder / RUN, sealed(run))
-            return Outcome(folder.name, folder.name, f"checksum added; {reason}")
-        return Outcome(folder.name, folder.name, reason)
+        return "", _why_not(question, known)
     key = key_of(question)
-    target = folder.with_name(f"{run['probe']}-{key}")
-    if has_run(target):
-        if read_run(target)["sha256"] != run["sha256"]:
-            return Outcome(folder.name, folder.name, f"left as it is: {target.name} holds another answer already")
-        _put_away(folder)
-        return Outcome(folder.name, target.name, "re-keyed before; the older folder is gone now")
-    temporary = folder.with_name(f".{key}-{uuid.uuid4().hex[:8]}")
-    try:
-        shutil.copytree(folder, temporary)
-        if (temporary / "scorer.json").is_file():  # of a retention: it says what the scorer was trained on
-            about = json.loads((temporary / "scorer.json").read_text(encoding="utf-8"))
-            text = json.dumps(_replaced(about, known), indent=2, sort_keys=True)
-            write_synced(temporary / "scorer.json", f"{text}\n".encode())
-        write_synced(temporary / RUN, sealed(_without_record(run) | {"key": key, "question": question}))
-        for path in temporary.iterdir():
-            sync(path)
-        sync(temporary)
-        with folder_locked(folder.parent):
-            temporary.rename(target)
-            sync(folder.parent)
-    finally:
-        remove(temporary)
-    _put_away(folder)
-    return Outcome(folder.name, target.name, "re-keyed")
-
-
-def _put_away(folder: Path) -> None:
-    """Remove an answer that has another name now; killed meanwhile, it is no half of an answer."""
-    aside = folder.with_name(f".{folder.name.rpartition('-')[2]}-{uuid.uuid4().hex[:8]}")
-    folder.rename(aside)
-    remove(aside)
-
-
-def _without_record(run: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in run.items() if name != "record"}
+    label, target = f"{run['probe']}/{key}", path.with_name(f"{key}.npz")
+    if may_exist(target):
+        if archive.read_run(target)["sha256"] != run["sha256"]:
+            return "", f"left as it is: {label} holds another answer already"
+        path.unlink()
+        return label, "re-keyed before; the older file is gone now"
+    files = archive.read_files(path)
+    if "scorer.json" in files:  # of a retention: it says what the scorer was trained on
+        text = json.dumps(_replaced(json.loads(files["scorer.json"]), known), indent=2, sort_keys=True)
+        files["scorer.json"] = f"{text}\n".encode()
+    atomic_write(target, packed({**run, "key": key, "question": question}, members, files), temporary(target.parent))
+    path.unlink()
+    return label, "re-keyed"
 
 
 def _replaced(value: Any, known: Mapping[str, str]) -> Any:
-    """The value with each older fingerprint, and what follows it after a colon, replaced by the newer."""
+    """Return a value with each older fingerprint replaced by the newer, and what follows it after a colon kept."""
     if isinstance(value, dict):
         return {name: _replaced(each, known) for name, each in value.items()}
     if isinstance(value, list):
@@ -215,7 +213,7 @@ def _replaced(value: Any, known: Mapping[str, str]) -> Any:
 
 
 def _why_not(question: Mapping[str, Any], known: Mapping[str, str]) -> str:
-    """Why a question stays as it is."""
+    """Return the reason why a question stays as it is."""
     fields = (*_FIELDS, "weights") if question.get("task") == "captioning" else _FIELDS
     asked = {name: str(question[name]) for name in fields if str(question.get(name, "")).startswith("sha256:")}
     strange = [f"{name} {value}" for name, value in asked.items() if value[:23] not in known.values()]
@@ -225,7 +223,7 @@ def _why_not(question: Mapping[str, Any], known: Mapping[str, str]) -> str:
 
 
 def _note_rekeyed(path: Path, known: Mapping[str, str]) -> Outcome:
-    """The size that a comparison's budget bought: a note named by what was compared."""
+    """Re-key the note of the size that a comparison's budget bought; its name is a hash of what was compared."""
     try:
         note = json.loads(path.read_text(encoding="utf-8"))
         newer = _replaced(note, known)
@@ -240,5 +238,5 @@ def _note_rekeyed(path: Path, known: Mapping[str, str]) -> Outcome:
 
 
 def _note_key(note: Mapping[str, Any]) -> str:
-    about = {name: value for name, value in note.items() if name not in ("size", "estimated_seconds")}
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    compared = {name: value for name, value in note.items() if name not in ("size", "estimated_seconds")}
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,6 +1,7 @@
 """Trained scorer on disk: tensors in ``scorer.safetensors``, what it was trained for in ``scorer.json`` beside them.
 
-Retention and pruner training write the same two files. Earlier versions called those of a pruner ``pruner.*``.
+Retention and pruner training write the same two files; those of a retention go into the file of its result. Earlier
+versions called those of a pruner ``pruner.*``.
 """
 
 import json
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import atomic_write, open_regular
 from gradprobe.operators.registry import check_trusted, part
+from gradprobe.store.archive import file_names, read_files
 
 NAME, OLDER = "scorer.safetensors", "pruner.safetensors"
+RESULT = ".npz"
 
 
 class Scorer(nn.Module):
@@ -72,7 +75,7 @@ def load_scorer(path: Path | str, trust: Collection[Path | str] = ()) -> Scorer:
     """Load a trained scorer in evaluation mode on the CPU.
 
     Args:
-        path: Folder of a stored retention result or of a pruner, or the file of tensors in it.
+        path: Stored result of a retention, folder of a pruner, or the file of tensors in it.
         trust: Python files that its ``scorer.json`` may name and that may run.
 
     Raises:
@@ -80,21 +83,28 @@ def load_scorer(path: Path | str, trust: Collection[Path | str] = ()) -> Scorer:
         GradprobeError: Its files cannot be read.
     """
     path = scorer_path(path)
-    if not path.is_file():
+    if not path.is_file() or (path.suffix == RESULT and NAME not in file_names(path)):
         raise UsageError(
-            f"there is no scorer at {path}; name the folder of a retention result (gradprobe list) or of a pruner, or "
-            "train one: gradprobe retention --op vpnoise --k 20"
+            f"there is no scorer at {path}; name the result of a retention (gradprobe list) or the folder of a pruner, "
+            "or train one: gradprobe retention --op vpnoise --k 20"
         )
     try:
-        with open_regular(path.with_suffix(".json")) as file:
-            metadata = json.loads(file.read())
-        check_trusted("scorer", metadata["scorer"], path.with_suffix(".json"), trust)
-        state = load(path.read_bytes())
+        tensors, text = _contents(path)
+        metadata = json.loads(text)
+        check_trusted("scorer", metadata["scorer"], path, trust)
+        state = load(tensors)
         network = part("scorer", metadata["scorer"]).make(metadata["dim"], 0).to(next(iter(state.values())).dtype)
         network.load_state_dict(state)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, StopIteration, RuntimeError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise GradprobeError(
-            f"{path} and its .json are no scorer that can be read ({reason}); train it again"
-        ) from None
+        raise GradprobeError(f"{path} holds no scorer that can be read ({reason}); train it again") from None
     return Scorer(network.requires_grad_(False), metadata).eval()
+
+
+def _contents(path: Path) -> tuple[bytes, bytes]:
+    """Return tensors and metadata from a stored result, or from the file of tensors and the one beside it."""
+    if path.suffix == RESULT:
+        files = read_files(path)
+        return files[NAME], files["scorer.json"]
+    with open_regular(path.with_suffix(".json")) as file:
+        return path.read_bytes(), file.read()

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -20,35 +19,34 @@ try:
 except ImportError:  # not a Unix: nothing keeps two processes from doing the same work
     fcntl = None  # type: ignore[assignment]
 
-LOCK = "lock"  # the file that is locked in a folder of work
+LOCK = "lock"  # name of the file that is locked in a folder of work
 _HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
-_ATTEMPTS = 100  # at a lock that others take and leave meanwhile
-_PATIENCE = 10.0  # seconds; what is done under a folder's lock takes milliseconds
+_ATTEMPTS = 100  # at a lock that others take and release meanwhile
 
 
 class Busy(GradprobeError):
-    """Work that another process is at."""
+    """Work that another process is doing."""
 
 
 @contextmanager
 def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[None]:
-    """Keep a piece of work to this process while the block lasts; shows on the way that its folder can be written.
+    """Keep a piece of work to this process while the block lasts, having found out that its folder can be written.
 
     Args:
-        folder: of the work; made if need be, and then removed afterwards if it is empty.
-        work: words for it that begin a sentence.
-        name: of the lock's file in it.
+        folder: Folder of the work; made if need be, and then removed afterwards if it is empty.
+        work: Words for it that begin a sentence.
+        name: Name of the lock's file in the folder.
 
     Raises:
-        Busy: another process is at it; the message says which, where, since when, and how to end it.
-        OSError: the folder cannot be written.
+        Busy: Another process does it; the message says which, where, since when, and how to end it.
+        OSError: The folder cannot be written.
     """
     path = folder / name
     descriptor, made = _locked(folder, path, work)
     try:
-        about = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+        holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(about).encode(), 0)
+        os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         os.fsync(descriptor)
         yield
     finally:
@@ -59,25 +57,8 @@ def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[None]:
                 folder.rmdir()  # if nothing is left in it
 
 
-@contextmanager
-def folder_locked(folder: Path) -> Iterator[None]:
-    """Keep other processes from moving names in a folder meanwhile; waits for one that does, but not for ever."""
-    descriptor = None
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        if descriptor is not None and fcntl is not None:
-            until = time.monotonic() + _PATIENCE
-            while not _flock(descriptor) and time.monotonic() < until:
-                time.sleep(0.005)
-        yield
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
 def _locked(folder: Path, path: Path, work: str) -> tuple[int, bool]:
-    """The descriptor of a lock's file that is held, and is still the one of that name; whether the folder is new."""
+    """Return the descriptor of a lock's file that is held and still has its name, and True if the folder is new."""
     made = False
     for attempt in range(_ATTEMPTS):
         try:
@@ -113,8 +94,8 @@ def _flock(descriptor: int) -> bool:
 
 def _message(content: bytes, work: str) -> str:
     try:
-        about = json.loads(content)
-        pid, host, since = int(about["pid"]), str(about["host"]), str(about["since"])
+        holder = json.loads(content)
+        pid, host, since = int(holder["pid"]), str(holder["host"]), str(holder["since"])
     except (ValueError, KeyError, TypeError):
         return f"{work} is in another process's hands; wait for it, or stop it"
     there = "" if host == socket.gethostname() else f" on {host}"

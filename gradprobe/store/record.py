@@ -1,46 +1,39 @@
-"""The two files of a stored answer: ``run.json`` and ``arrays.npz``, read as if by a stranger's hand.
+"""Record of an answer, ``run.json``: question, environment, plain fields, and checksums of these and of the arrays.
 
-All of ``run.json`` is under the checksum ``record``, the arrays are under ``sha256``. What cannot be read at all is
-told apart from what was read and is damaged: only of the latter may a user be told to delete it.
+Read as if by a stranger's hand. What cannot be read at all is told apart from what was read and is damaged: only of
+the latter may a user be told to delete it.
 """
 
 import hashlib
-import io
 import json
 import math
 import os
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.files import open_regular
 
 SCHEMA = 1
-RUN, ARRAYS = "run.json", "arrays.npz"
-_LARGEST = 64 << 20  # bytes of a run.json
-_SLACK = 1 << 16  # bytes that an npz file may have beside each array
-_KINDS = "biuf"  # of dtypes: truth values, integers, floats
+RUN = "run.json"
+LARGEST = 64 << 20  # bytes of a run.json
 
 
 def key_of(question: Mapping[str, Any]) -> str:
-    """The name of a question: 12 hex digits of the SHA-256 of its canonical JSON.
+    """Return the name of a question: 12 hex digits of the SHA-256 of its canonical JSON.
 
     Order does not matter, nor whether a whole number is written 1 or 1.0.
 
     Raises:
-        UsageError: a value is not JSON (a tuple, NaN, an array).
+        UsageError: A value is not JSON (a tuple, NaN, an array).
 
     Example:
         >>> key_of({"op": "hard+gather", "k": 58}) == key_of({"k": 58.0, "op": "hard+gather"})
         True
     """
-    asked = {"question": as_json(dict(question), "question"), "schema": SCHEMA}
-    text = json.dumps(asked, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    content = {"question": as_json(dict(question), "question"), "schema": SCHEMA}
+    return hashlib.sha256(_canonical(content)).hexdigest()[:12]
 
 
 def as_json(value: Any, name: str) -> Any:
@@ -62,33 +55,29 @@ def as_json(value: Any, name: str) -> Any:
 
 
 def sealed(run: Mapping[str, Any]) -> bytes:
-    """Return the contents of ``run.json`` with the checksum of all that stands in it."""
-    text = json.dumps({**run, "record": checksum(run)}, indent=2, allow_nan=False)
+    """Return the contents of ``run.json``, with a checksum of all that stands in it."""
+    text = json.dumps({**_unsealed(run), "record": checksum(run)}, indent=2, allow_nan=False)
     return f"{text}\n".encode()
 
 
 def checksum(run: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a record's canonical JSON, its own checksum left out."""
-    content = {name: value for name, value in run.items() if name != "record"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_canonical(_unsealed(run))).hexdigest()
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """Return a ``run.json`` whose folder is called after its question, and that says what its checksum says.
+def checked(content: bytes, path: Path) -> dict[str, Any]:
+    """Return a record that answers the question its answer is named after, and agrees with its checksum.
+
+    Args:
+        content: Contents of ``run.json``.
+        path: Answer: the file ``<key>.npz``, or the folder ``<probe>-<key>`` of an older layout.
 
     Raises:
-        GradprobeError: it cannot be read, is damaged, was edited, or was written by a newer gradprobe.
+        GradprobeError: It is damaged, was edited, or was written by a newer gradprobe.
     """
-    path = folder / RUN
     try:
-        with open_regular(path) as file:
-            content = file.read(_LARGEST + 1)
-    except OSError as error:
-        raise unreadable(path, error) from None
-    try:
-        if len(content) > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST >> 20} MB")
+        if len(content) > LARGEST:
+            raise ValueError(f"{RUN} has more than {LARGEST >> 20} MB")
         run = json.loads(content.decode("utf-8"))
         schema, probe, key, question = run["schema"], run["probe"], run["key"], run["question"]
         if not isinstance(schema, int):
@@ -102,100 +91,47 @@ def read_run(folder: Path) -> dict[str, Any]:
                 raise TypeError(f"{part} is not a table")
         if not isinstance(probe, str) or not isinstance(key, str):
             raise TypeError("probe and key are not text")
-        name = f"{probe}-{key_of(question)}"
-        intact = "record" not in run or run["record"] == checksum(run)  # older answers have none
+        right = key_of(question)
+        intact = "record" not in run or run["record"] == checksum(run)  # the first answers have none
     except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
         raise damaged(path, error) from None
-    here = Path(os.path.realpath(folder)).name
-    if name != f"{probe}-{key}" or name != here or question.get("probe") != probe:
-        raise GradprobeError(f"{path} was edited: its question is that of {name}; delete {folder} and ask again")
+    names = {f"{right}.npz", f"{probe}-{right}"}
+    named = path.name in names or Path(os.path.realpath(path)).name in names
+    if key != right or question.get("probe") != probe or not named:
+        raise GradprobeError(f"{path} was edited: its question is that of {probe}/{right}; delete it and ask again")
     if not intact:
-        raise GradprobeError(f"{path} was edited: its checksum is of other numbers; delete {folder} and ask again")
+        raise GradprobeError(f"{path} was edited: its checksum is of other numbers; delete it and ask again")
     return run
 
 
-def npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-    """Return an npz file that depends on the values alone: sorted names, one memory layout, no dates or compression."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as file:
-        for name in sorted(arrays):
-            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980
-            entry.create_system = 3  # else it names the operating system
-            array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), order="C")
-            with file.open(entry, "w") as out:
-                np.lib.format.write_array(out, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-def described(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return what ``run.json`` says of arrays: dtype and shape of each."""
-    return {name: {"dtype": str(a.dtype), "shape": list(a.shape)} for name, a in arrays.items()}
-
-
-def read_arrays(folder: Path, run: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the arrays that ``run.json`` describes; memory is taken for these and no others.
-
-    Raises:
-        GradprobeError: they cannot be read, or are damaged.
-    """
-    path = folder / ARRAYS
+@contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Turn whatever reading a damaged or hostile answer raises into an error of one line."""
     try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size > _allowed(run["arrays"]):
-                raise ValueError("it has more bytes than its arrays")
-            content = file.read(size)
-        if hashlib.sha256(content).hexdigest() != run["sha256"]:
-            raise ValueError("its checksum is not the one in run.json")
-        return _unpacked(content, run["arrays"])
+        yield
+    except GradprobeError:
+        raise
     except OSError as error:
-        raise unreadable(path, error) from None
+        if isinstance(error, FileNotFoundError) and not Path(error.filename or path).is_symlink():
+            raise damaged(path, f"there is no {Path(error.filename or path).name}") from None
+        reason = error.strerror or error
+        raise GradprobeError(f"{path} cannot be read ({reason}); check its permissions and the disk") from None
     except MemoryError:
         raise GradprobeError(f"there is no memory for {path}; close other programs") from None
-    except Exception as error:  # whatever zipfile and numpy raise for a hostile file
+    except Exception as error:  # whatever json, zipfile and numpy raise
         raise damaged(path, error) from None
 
 
-def _allowed(arrays: Mapping[str, Any]) -> int:
-    counts = [math.prod(about["shape"]) * np.dtype(about["dtype"]).itemsize for about in arrays.values()]
-    return sum(counts) + _SLACK * (len(counts) + 1)
-
-
-def _unpacked(content: bytes, described: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    with zipfile.ZipFile(io.BytesIO(content)) as file:
-        entries = file.infolist()
-        names = [entry.filename for entry in entries]
-        if sorted(names) != sorted(f"{name}.npy" for name in described):
-            raise ValueError(f"it holds {', '.join(names)[:100]}, not the arrays of run.json")
-        if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries):
-            raise ValueError("its arrays are compressed")
-        return {name: _array(file.read(f"{name}.npy"), about, name) for name, about in described.items()}
-
-
-def _array(data: bytes, about: Mapping[str, Any], name: str) -> np.ndarray:
-    """An array from the bytes of its npy file; dtype, shape and length are checked before memory is taken."""
-    file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    said = np.dtype(about["dtype"])
-    if dtype.kind not in _KINDS or dtype.newbyteorder("=") != said.newbyteorder("=") or list(shape) != about["shape"]:
-        raise ValueError(f"{name} is {dtype} {shape}, not as run.json says")
-    if len(data) - file.tell() != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name} has too few or too many bytes")
-    flat = np.frombuffer(data, dtype, offset=file.tell())
-    return flat.reshape(shape, order="F" if fortran else "C").copy()
-
-
 def damaged(path: Path, why: object) -> GradprobeError:
-    """Return the error for a file that was read and is not whole."""
-    reason = f"no {why.args[0]!r} in it" if isinstance(why, KeyError) else str(why) or type(why).__name__
+    """Return the error for an answer that was read and is not whole."""
+    reason = f"no {why.args[0]!r} in it" if isinstance(why, KeyError) and why.args else str(why) or type(why).__name__
     reason = " ".join(reason.split())[:200]
-    return GradprobeError(f"{path} is damaged ({reason}); delete {path.parent} and ask again")
+    return GradprobeError(f"{path} is damaged ({reason}); delete it and ask again")
 
 
-def unreadable(path: Path, error: OSError) -> GradprobeError:
-    """Return the error for a file that could not be read: it may be whole, so deleting it is not advised."""
-    if isinstance(error, FileNotFoundError) and not path.is_symlink():
-        return damaged(path, f"there is no {path.name}")
-    return GradprobeError(f"{path} cannot be read ({error.strerror or error}); check its permissions and the disk")
+def _unsealed(run: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in run.items() if name != "record"}
+
+
+def _canonical(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()

@@ -1,13 +1,11 @@
-"""Answers on disk: one folder a question, ``ROOT/<probe>-<key>/`` with ``run.json`` and ``arrays.npz``.
+"""Answers on disk: one file a question, ``ROOT/<probe>/<key>.npz``.
 
-The key is a hash of the question, so the same question asked again finds its answer. A folder is written and synced
-under another name and then moved into place: what can be found is whole. Nothing here needs torch.
+The key is a hash of the question, so the same question asked again finds its answer. A file is written and synced under
+another name and then moved into place: what can be found is whole. Nothing here needs torch.
 """
 
-import hashlib
 import importlib
-import shutil
-import uuid
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, field, fields
@@ -18,27 +16,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.files import FULL, sync, write_synced
-from gradprobe.store.leftovers import FORCED, has_run, put_in_place, remove, sweep, take_back
-from gradprobe.store.locks import LOCK, claimed, folder_locked
-from gradprobe.store.record import (
-    ARRAYS,
-    RUN,
-    SCHEMA,
-    as_json,
-    damaged,
-    described,
-    key_of,
-    npz,
-    read_arrays,
-    read_run,
-    sealed,
-)
+from gradprobe.files import FULL, atomic_write, may_exist, write_synced
+from gradprobe.store import archive, older
+from gradprobe.store.leftovers import FORCED, put_away, remove, remove_empty, sweep, temporary
+from gradprobe.store.locks import LOCK, claimed
+from gradprobe.store.record import RUN, SCHEMA, as_json, damaged, key_of, one_line
+from gradprobe.store.zips import described, npy, packed, unpacked
 
 __all__ = ["KINDS", "SCHEMA", "Entry", "Store", "check_shapes", "key_of", "kind"]
 
 KINDS: dict[str, type] = {}
 Kind = TypeVar("Kind")
+_FILE = re.compile(r"([0-9a-f]{12})\.npz")
 
 
 def kind(cls: type[Kind]) -> type[Kind]:
@@ -51,7 +40,7 @@ def check_shapes(result: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refuse a result whose arrays do not have these shapes.
 
     Raises:
-        GradprobeError: the message names the first that differs.
+        GradprobeError: Its message names the first that differs.
     """
     for name, shape in shapes.items():
         if getattr(result, name).shape != shape:
@@ -61,7 +50,7 @@ def check_shapes(result: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 @dataclass(frozen=True)
 class Entry:
-    """A stored result as a listing sees it; ``problem`` says why it cannot be read, empty if it can."""
+    """Entry of a listing of results; ``problem`` says why one cannot be read, empty if it can."""
 
     path: Path
     probe: str
@@ -73,7 +62,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of results; made when the first one is saved.
+    """Folder of results; made when the first one is saved.
 
     Example:
         >>> store = Store("/nowhere")
@@ -84,32 +73,30 @@ class Store:
     root: Path | str = "runs"
 
     def find(self, question: Mapping[str, Any]) -> Path | None:
-        """The folder that answers the question, or None."""
-        key = key_of(question)
-        folder = Path(self.root) / f"{question.get('probe')}-{key}"
-        if not has_run(folder) and next(Path(self.root).glob(f".{key}-*.old"), None) is not None:
-            with folder_locked(Path(self.root)):  # another process may be about to put a newer one in place
-                take_back(Path(self.root), key)
-        return folder if has_run(folder) else None
+        """Return the answer to a question, or None."""
+        probe, key = question.get("probe"), key_of(question)
+        path, folder = self._path(probe, key), self._older(probe, key)
+        return path if may_exist(path) else folder if may_exist(folder / RUN) else None
 
     def partial(self, question: Mapping[str, Any]) -> Path:
-        """The folder where the pieces of an unfinished answer are kept."""
-        return Path(self.root) / f"{question.get('probe')}-{key_of(question)}.partial"
+        """Return the folder for the pieces of an unfinished answer."""
+        return self._path(question.get("probe"), key_of(question)).with_suffix(".partial")
 
     @contextmanager
     def working(self, question: Mapping[str, Any], force: bool = False) -> Iterator[Path]:
         """Keep the work on a question to this process; yields the folder for its pieces.
 
         Args:
-            question: that is about to be answered.
-            force: begin anew, but for pieces of work that was forced too.
+            question: The question that is about to be answered.
+            force: Begin anew, but for pieces of work that was forced too.
 
         Raises:
-            GradprobeError: another process is at it, or the folder of results cannot be written.
+            GradprobeError: Another process is at it, or the folder of results cannot be written.
         """
-        partial, held = self.partial(question), ExitStack()
+        partial = self.partial(question)
         words = f"{question.get('op', 'the reference')} (question {key_of(question)} in {self.root})"
-        with held:
+        with ExitStack() as held:
+            held.callback(remove_empty, partial.parent)
             with _told(self.root):
                 held.enter_context(claimed(partial, words))
                 if force and not (partial / FORCED).exists():
@@ -121,13 +108,13 @@ class Store:
                 yield partial
 
     def check_writable(self) -> None:
-        """Find out before some work whether what comes of it can be written.
+        """Make sure, before some work, that its answer can be written.
 
         Raises:
-            GradprobeError: it cannot; says why.
+            GradprobeError: It cannot; says why.
         """
         root = Path(self.root)
-        trial = root / f".{uuid.uuid4().hex[:12]}-{uuid.uuid4().hex[:8]}"  # swept like any leftover
+        trial = temporary(root)
         with _told(root):
             root.mkdir(parents=True, exist_ok=True)
             try:
@@ -136,155 +123,151 @@ class Store:
                 remove(trial)
 
     def save(self, result: Any, keep: Path | None = None) -> Path:
-        """Write a result and return its folder; an older answer to the same question is replaced.
+        """Write a result and return its file; an older answer to the same question is replaced.
 
         A kill at any point leaves the older or the newer answer, whole.
 
         Args:
-            result: of a probe.
-            keep: a folder whose files go beside the result, such as a trained scorer; it need not be there.
+            result: Result of a probe.
+            keep: Folder of files that go with it, such as a trained scorer; it need not be there.
 
         Raises:
-            GradprobeError: a field is neither JSON nor an array, or the folder cannot be written.
+            GradprobeError: A field is neither JSON nor an array, or the file cannot be written.
         """
         values = {f.name: getattr(result, f.name) for f in fields(result)}
-        arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
-        key, data = key_of(result.question), npz(arrays)
+        arrays = {name: value for name, value in sorted(values.items()) if isinstance(value, np.ndarray)}
         plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if name not in arrays}
-        run = {"schema": SCHEMA, "probe": result.probe, "key": key, **plain}
-        run |= {"arrays": described(arrays), "sha256": hashlib.sha256(data).hexdigest()}
+        key = key_of(result.question)
+        run = {"schema": SCHEMA, "probe": result.probe, "key": key, **plain, "arrays": described(arrays)}
         as_json(run, "result")
-        root = Path(self.root)
-        folder, temporary = root / f"{result.probe}-{key}", root / f".{key}-{uuid.uuid4().hex[:8]}"
-        try:
-            with _told(root):
-                temporary.mkdir(parents=True)
-                for file in sorted(keep.iterdir()) if keep is not None and keep.is_dir() else ():
-                    shutil.copy2(file, temporary / file.name)
-                    sync(temporary / file.name)
-                write_synced(temporary / ARRAYS, data)
-                write_synced(temporary / RUN, sealed(run))
-                sync(temporary)
-                with folder_locked(root):
-                    put_in_place(temporary, folder)
-                    sweep(root)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        return folder
+        path = self._path(result.probe, key)
+        with _told(self.root):
+            files = {file.name: file.read_bytes() for file in sorted(keep.iterdir())} if keep and keep.is_dir() else {}
+            content = packed(run, {f"{name}.npy": npy(array) for name, array in arrays.items()}, files)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            atomic_write(path, content, temporary(path.parent))
+            put_away(self._older(result.probe, key))
+            sweep(Path(self.root))
+        return path
 
     def load(self, which: Path | str) -> Any:
-        """The result in a folder, or the one whose key begins with ``which``.
+        """Return the result of an answer.
+
+        Args:
+            which: Path of the answer, or the first letters of its key.
 
         Raises:
-            UsageError: no key, or more than one, begins like this.
-            GradprobeError: the result cannot be read, is damaged, was edited, or was written by a newer gradprobe.
+            UsageError: No key, or more than one, begins like this.
+            GradprobeError: The answer cannot be read, is damaged, was edited, or was written by a newer gradprobe.
         """
-        folder = self.locate(which)
-        for _ in range(3):
-            before = _identity(folder)
-            try:
-                return _loaded(folder)
-            except GradprobeError:
-                with folder_locked(folder.parent):  # a newer one was put in its place meanwhile: read that
-                    if _identity(folder) == before:
-                        raise
-        return _loaded(folder)
+        path = self.locate(which)
+        run, members = archive.read(path)
+        cls = _kind_of(run["probe"], path)
+        with one_line(path):
+            values = {**run, **unpacked(members, run["arrays"])}
+        types = {f.name: str(f.type) for f in fields(cls)}
+        later = {f.name for f in fields(cls) if f.default_factory is not MISSING}  # unknown when it was stored
+        absent = [name for name in types if name not in values and name not in later]
+        if absent:
+            raise damaged(path, f"it has no {', '.join(absent)}")
+        try:
+            return cls(
+                **{n: tuple(values[n]) if t.startswith("tuple") else values[n] for n, t in types.items() if n in values}
+            )
+        except Exception as error:  # whatever a class says to fields that are none of its own
+            raise damaged(path, error) from None
 
     def locate(self, which: Path | str) -> Path:
-        """The folder of a result: its path, or found by the first letters of its key.
+        """Return the path of an answer.
+
+        Args:
+            which: The path itself, or the first letters of its key, or of ``<probe>/<key>``.
 
         Raises:
-            UsageError: no key, or more than one, begins like this.
+            UsageError: No key, or more than one, begins like this.
         """
-        if has_run(Path(which)):
-            return Path(which)
-        asked, folders = str(which), {path.name: path for path in self._folders()}
-        keys = {name: name.rpartition("-")[2] for name in folders}
-        hits = [name for name, key in keys.items() if asked and (name.startswith(asked) or key.startswith(asked))]
+        path, start = Path(which), str(which)
+        if (path.suffix == ".npz" and may_exist(path)) or may_exist(path / RUN):
+            return path
+        answers = self.paths()
+        keys = {label: label.rpartition("/")[2] for label in answers}
+        hits = [label for label, key in keys.items() if start and (label.startswith(start) or key.startswith(start))]
         if len(hits) == 1:
-            return folders[hits[0]]
+            return answers[hits[0]]
         if hits:
-            raise UsageError(f"{asked!r} could be {', '.join(hits)}; type more letters of the key")
-        close = get_close_matches(asked, keys.values(), n=3, cutoff=0.0)
+            raise UsageError(f"{start!r} could be {', '.join(hits)}; type more letters of the key")
+        close = get_close_matches(start, keys.values(), n=3, cutoff=0.0)
         hint = f"nearest: {', '.join(close)}; gradprobe list shows all" if close else "the folder holds none yet"
-        raise UsageError(f"no result {asked!r} in {self.root}: {hint}")
+        raise UsageError(f"no result {start!r} in {self.root}: {hint}")
 
     def entries(self) -> tuple[Entry, ...]:
-        """All results, oldest first; those that cannot be read too, with their problem.
+        """Return all results, oldest first; those that cannot be read too, with their problem.
 
         Raises:
-            GradprobeError: the folder cannot be read.
+            GradprobeError: The folder cannot be read.
         """
-        found = [_entry(folder) for folder in self._folders()]
-        return tuple(sorted(found, key=lambda entry: (str(entry.environment.get("date", "")), entry.path.name)))
+        entries = {label: _entry(label, path) for label, path in self.paths().items()}
+        dates = {label: str(entry.environment.get("date", "")) for label, entry in entries.items()}
+        return tuple(entries[label] for label in sorted(entries, key=lambda label: (dates[label], label)))
 
-    def _folders(self) -> list[Path]:
-        """Folders with a run.json; hidden ones are what killed runs left behind."""
+    def paths(self) -> dict[str, Path]:
+        """Return the path of each answer by ``<probe>/<key>``, in order; hidden folders hold none.
+
+        Raises:
+            GradprobeError: The folder cannot be read.
+        """
         root = Path(self.root)
-        if next(root.glob(".*.old"), None) is not None:
-            with folder_locked(root):
-                take_back(root)
         try:
-            folders = sorted(root.iterdir())
+            folders = sorted(folder for folder in root.iterdir() if not folder.name.startswith("."))
         except FileNotFoundError:
-            return []
+            return {}
         except OSError as error:
             raise GradprobeError(f"{root} cannot be read ({error.strerror}); give another --results") from None
-        return [folder for folder in folders if not folder.name.startswith(".") and has_run(folder)]
+        paths: dict[str, Path] = {}
+        for folder in folders:
+            if label := older.label(folder):
+                paths.setdefault(label, folder)  # a newer answer, in the folder of its probe, came before
+                continue
+            try:
+                files = [file for file in folder.iterdir() if _FILE.fullmatch(file.name)]
+            except NotADirectoryError:
+                continue
+            except OSError:
+                files = [folder]  # listed, with what is wrong with it
+            paths |= {f"{folder.name}/{file.stem}": file for file in files}
+        return dict(sorted(paths.items()))
+
+    def _path(self, probe: Any, key: str) -> Path:
+        return Path(self.root) / str(probe) / f"{key}.npz"
+
+    def _older(self, probe: Any, key: str) -> Path:
+        return Path(self.root) / f"{probe}-{key}"
 
 
-def _loaded(folder: Path) -> Any:
-    run = read_run(folder)
-    cls = _kind_of(run["probe"], folder)
-    arrays = read_arrays(folder, run)
-    types = {f.name: str(f.type) for f in fields(cls)}
-    values = {**run, **arrays}
-    later = {f.name for f in fields(cls) if f.default_factory is not MISSING}  # unknown when it was stored
-    absent = [name for name in types if name not in values and name not in later]
-    if absent:
-        raise damaged(folder / RUN, f"it has no {', '.join(absent)}")
-    try:
-        return cls(
-            **{n: tuple(values[n]) if t.startswith("tuple") else values[n] for n, t in types.items() if n in values}
-        )
-    except Exception as error:  # whatever a class says to fields that are none of its own
-        raise damaged(folder / RUN, error) from None
-
-
-def _kind_of(probe: str, folder: Path) -> type:
-    """The class of a probe's results."""
+def _kind_of(probe: str, path: Path) -> type:
+    """Return the class of a probe's results."""
     if probe not in KINDS:
         probes = importlib.import_module("gradprobe.probes")
-        for name in probes.names():
-            probes.probe_of(name).part("result")  # its class enters itself
-    if probe not in KINDS:
-        known = ", ".join(sorted(KINDS))
-        raise GradprobeError(f"{folder / RUN} is of the probe {probe!r}, unknown here; known: {known}")
+        if probe not in probes.names():
+            known = ", ".join(probes.names())
+            raise GradprobeError(f"{path} is of the probe {probe!r}, unknown here; known: {known}")
+        probes.probe_of(probe).part("result")  # its class enters itself
     return KINDS[probe]
 
 
-def _entry(folder: Path) -> Entry:
-    probe, _, key = folder.name.rpartition("-")
+def _entry(label: str, path: Path) -> Entry:
+    probe, _, key = label.rpartition("/")
     try:
-        run = read_run(folder)
-        _kind_of(run["probe"], folder)
+        run = archive.read_run(path)
+        _kind_of(run["probe"], path)
     except GradprobeError as error:
-        return Entry(folder, probe, key, problem=str(error))
-    return Entry(folder, probe, key, run["question"], run.get("environment", {}))
-
-
-def _identity(folder: Path) -> tuple[int, int] | None:
-    """The folder itself, whatever its name."""
-    try:
-        found = folder.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
+        return Entry(path, probe, key, problem=str(error))
+    return Entry(path, run["probe"], run["key"], run["question"], run.get("environment", {}))
 
 
 @contextmanager
 def _told(root: Path | str, only: Collection[int] = ()) -> Iterator[None]:
-    """Errors of a folder that cannot be written, in one line; ``only`` those of some numbers, if there are any."""
+    """Turn errors of a folder that cannot be written into one line; if ``only`` is given, errors of these numbers."""
     try:
         yield
     except OSError as error:

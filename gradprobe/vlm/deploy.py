@@ -218,7 +218,7 @@ def load(
     """Load a trained scorer and join it to its model.
 
     Args:
-        folder: Folder that ``gradprobe vlm train --out`` wrote, or of a retention result on a vision-language model.
+        folder: Folder that ``gradprobe vlm train --out`` wrote, or result of a retention on a vision-language model.
         model: A `VLM`, a Hugging Face model, a hub id or a folder; None: the model that the scorer was trained on.
         device: Device on which a model given by name is opened.
         dtype: Type of such a model; None: ``float32`` on a CPU, ``bfloat16`` elsewhere.

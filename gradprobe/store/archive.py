@@ -1,0 +1,78 @@
+"""One answer, one file: a zip of arrays, ``run.json`` and files that go with them, such as a trained scorer.
+
+``np.load`` reads the arrays, any unzip the rest. A folder of the older layout is read as the file that it would be.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+from gradprobe.files import open_regular
+from gradprobe.store import older
+from gradprobe.store.record import LARGEST, RUN, checked, one_line
+from gradprobe.store.zips import digest, open_zip, read_members
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Return the record of an answer; the arrays are not read.
+
+    Raises:
+        GradprobeError: It cannot be read, is damaged, was edited, or was written by a newer gradprobe.
+    """
+    with _opened(path) as archive:
+        return _record(archive, path)
+
+
+def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """Return the record of an answer and the npy files of its arrays, which agree with their checksum.
+
+    Raises:
+        GradprobeError: It cannot be read, is damaged, was edited, or was written by a newer gradprobe.
+    """
+    with _opened(path) as archive:
+        run = _record(archive, path)
+        members = read_members(archive, run["arrays"])
+        if digest(members) != run["sha256"]:
+            raise ValueError("the checksum of its arrays is not the one in run.json")
+    return run, members
+
+
+def file_names(path: Path) -> list[str]:
+    """Return the names of the files that go with an answer.
+
+    Raises:
+        GradprobeError: It cannot be read, or is damaged.
+    """
+    with _opened(path) as archive:
+        return [name for name in archive.namelist() if name != RUN and not name.endswith(".npy")]
+
+
+def read_files(path: Path) -> dict[str, bytes]:
+    """Return the files that go with an answer, by name.
+
+    Raises:
+        GradprobeError: It cannot be read, or is damaged.
+    """
+    names = file_names(path)
+    with _opened(path) as archive:
+        return {name: archive.read(name) for name in names}
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[ZipFile]:
+    with (
+        one_line(path),
+        io.BytesIO(older.converted(path)) if path.is_dir() else open_regular(path) as file,
+        open_zip(file) as archive,
+    ):
+        yield archive
+
+
+def _record(archive: ZipFile, path: Path) -> dict[str, Any]:
+    if RUN not in archive.namelist():
+        raise ValueError(f"there is no {RUN} in it")
+    with archive.open(RUN) as file:
+        return checked(file.read(LARGEST + 1), path)

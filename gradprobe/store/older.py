@@ -1,0 +1,39 @@
+"""Answers in the older layout: folders ``ROOT/<probe>-<key>/`` with ``run.json``, ``arrays.npz`` and other files.
+
+They are found, read, listed and replaced, but no longer written; ``gradprobe rekey`` makes files of them.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+
+from gradprobe.files import may_exist, open_regular
+from gradprobe.store.record import LARGEST, RUN, checked
+from gradprobe.store.zips import open_zip, packed, read_members
+
+_ARRAYS = "arrays.npz"
+_NAME = re.compile(r"([a-z]+)-([0-9a-f]{12})")
+
+
+def label(folder: Path) -> str:
+    """Return ``<probe>/<key>`` of a folder that holds an answer, empty of any other."""
+    match = _NAME.fullmatch(folder.name)
+    return f"{match[1]}/{match[2]}" if match and may_exist(folder / RUN) else ""
+
+
+def converted(folder: Path) -> bytes:
+    """Return the file that an answer is in the layout of today: the same record and arrays, with new checksums.
+
+    Raises:
+        GradprobeError: Its record is damaged, was edited, or was written by a newer gradprobe.
+        OSError, ValueError: It cannot be read; its arrays are damaged.
+    """
+    with open_regular(folder / RUN) as file:
+        run = checked(file.read(LARGEST + 1), folder)
+    with open_regular(folder / _ARRAYS) as file, open_zip(file) as archive:
+        members = read_members(archive, run["arrays"])
+        file.seek(0)
+        if hashlib.file_digest(file, "sha256").hexdigest() != run["sha256"]:
+            raise ValueError("the checksum of its arrays is not the one in run.json")
+    others = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name not in (RUN, _ARRAYS)]
+    return packed(run, members, {path.name: path.read_bytes() for path in others})
