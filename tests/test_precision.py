@@ -10,7 +10,7 @@ import gradprobe.training.train_scenes as scenes
 import gradprobe.vlm.training.pictures as pictures
 from gradprobe.errors import UsageError
 from gradprobe.training.checkpoint import Checkpoint
-from gradprobe.training.precision import PRECISIONS, autocast, chosen, seconds_by_precision
+from gradprobe.training.precision import PRECISIONS, autocast, choose, seconds_by_precision
 from gradprobe.vlm.training import pictures_card
 
 SCENES = scenes.Recipe(steps=2, seed=1, batch=4, warmup=1, save_every=1)
@@ -49,11 +49,11 @@ def test_the_faster_one_is_chosen_and_the_line_says_both_times(monkeypatch):
         "gradprobe.training.precision.seconds_by_precision", lambda step: {"float32": 1.5, "bfloat16": 7.25}
     )
     told = "precision: float32, the faster one here (1.5 s against 7.25 s in bfloat16)"
-    assert chosen("auto", None, print) == ("float32", told)
+    assert choose("auto", None, print) == ("float32", told)
     monkeypatch.setattr(
         "gradprobe.training.precision.seconds_by_precision", lambda step: {"float32": 1.5, "bfloat16": 0.5}
     )
-    assert chosen("auto", None, print)[0] == "bfloat16"
+    assert choose("auto", None, print)[0] == "bfloat16"
 
 
 def never(precision):
@@ -61,13 +61,13 @@ def never(precision):
 
 
 def test_a_checkpoint_or_a_name_decides_without_timing():
-    assert chosen("bfloat16", None, never)[0] == "bfloat16"
+    assert choose("bfloat16", None, never)[0] == "bfloat16"
     for asked in ("auto", "float32"):
-        assert chosen(asked, "float32", never) == ("float32", "precision: float32, as the checkpoint has it")
+        assert choose(asked, "float32", never) == ("float32", "precision: float32, as the checkpoint has it")
     with pytest.raises(UsageError, match=r"begun in float32, not bfloat16; leave --precision out.*--restart"):
-        chosen("bfloat16", "float32", never)
+        choose("bfloat16", "float32", never)
     with pytest.raises(UsageError, match="--precision float16 is not possible"):
-        chosen("float16", None, never)
+        choose("float16", None, never)
 
 
 def test_products_are_in_the_precision():

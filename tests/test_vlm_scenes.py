@@ -28,16 +28,16 @@ from gradprobe.vlm.scenes import FOLDER, ID, scenes_processor
 from gradprobe.vlm.training.pictures import Recipe, fresh_model, trainer
 from gradprobe.vlm.training.pictures_card import BUDGETS, CHECKPOINT, evaluate, train_pictures
 from gradprobe.vlm.training.pictures_loss import (
-    ASKED_LATER,
     CELLS,
     GROUPS,
-    TOLD,
-    captioned,
+    LATER_QUESTIONS,
+    TEXTS,
+    caption_line,
     compounds,
     label_loss,
     lines,
     lines_of,
-    told_loss,
+    text_loss,
     truth,
     visual_tokens,
 )
@@ -152,7 +152,7 @@ def test_lines_are_read_as_if_each_were_alone(fresh):
     images, where = torch.from_numpy(data.images), torch.arange(CELLS).expand(2, CELLS)
     asked = questions("train", ids)
     rows = [
-        [captioned(o), (q.kind, f"{q.text} answer :", q.answer), captioned(o)]
+        [caption_line(o), (q.kind, f"{q.text} answer :", q.answer), caption_line(o)]
         for o, q in zip(found, asked, strict=True)
     ]
     text = lines_of(rows)
@@ -160,7 +160,7 @@ def test_lines_are_read_as_if_each_were_alone(fresh):
     captured = {}
     head = fresh.model.language_model.norm.register_forward_hook(lambda m, a, out: captured.update(out=out))
     with torch.inference_mode():
-        told_loss(fresh, visual_tokens(fresh, images), where, text)
+        text_loss(fresh, visual_tokens(fresh, images), where, text)
         head.remove()
         ours = captured["out"][:, 1 + CELLS :] @ fresh.lm_head.weight.T
         for b, row in enumerate(rows):
@@ -171,16 +171,16 @@ def test_lines_are_read_as_if_each_were_alone(fresh):
 
 
 def test_only_what_is_to_be_told_counts():
-    text = lines(objects_of("train", range(3)), range(3), 7, ASKED_LATER)
+    text = lines(objects_of("train", range(3)), range(3), 7, LATER_QUESTIONS)
     for ids, target, line, kind in zip(text.ids, text.target, text.line, text.kind, strict=True):
-        for number in range(1 + len(ASKED_LATER)):
+        for number in range(1 + len(LATER_QUESTIONS)):
             here = line == number
             wanted = target[here]
             first = int((wanted != -100).nonzero()[0])
             assert ids[here][first] == ID[":"]
             assert wanted[-1] == ID["</s>"]
             assert torch.equal(ids[here][first + 1 :], wanted[first:-1])
-            assert set(kind[here][first:].tolist()) == {TOLD.index((["caption", *ASKED_LATER])[number])}
+            assert set(kind[here][first:].tolist()) == {TEXTS.index((["caption", *LATER_QUESTIONS])[number])}
         assert (target[line == -1] == -100).all()
 
 

@@ -46,12 +46,12 @@ def train(
     from gradprobe.vlm.training.presets import preset as settings_of
     from gradprobe.vlm.training.tracking import check_tracker
 
-    asked: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "k": k, "ratio": ratio, "op": op, "scorer": scorer, "denoiser": denoiser, "steps": steps,
         "batch_size": batch_size, "learning_rate": learning_rate, "tau_steps": tau_steps, "validation": validation,
         "patience": patience, "save_every": save_every, "seed": seed,
     }  # fmt: skip
-    changes = {name: value for name, value in asked.items() if value is not None}
+    changes = {name: value for name, value in fields.items() if value is not None}
     if tau is not None:
         changes["tau_start"], changes["tau_end"] = options.temperatures(tau)
     name = preset or ("small" if model == "scenes-vlm" else "diffprune")
@@ -71,7 +71,7 @@ def train(
     from gradprobe.vlm.training.train import Launch, fit
 
     if data is not None:
-        list_captions(data, image_root)  # a wrong file is told before a large model is opened
+        list_captions(data, image_root)  # refuse a wrong file before a large model is opened
     with process_group(device) as processes, options.working_in(out, processes.main):
         vlm = open_vlm(model, device=processes.device, dtype=dtype or ("float32" if device == "cpu" else "bfloat16"))
         source: Any
@@ -80,11 +80,11 @@ def train(
         else:
             source = open_captions(data, image_root, held_out=validation, processor=vlm.processor)
         if processes.main and not as_json:
-            say(f"preset {name}: {PRESETS[name].about}")
-            _tell_data(source)
-        with bars(quiet=not processes.main) as tell:
+            say(f"preset {name}: {PRESETS[name].description}")
+            _print_data(source)
+        with bars(quiet=not processes.main) as progress:
             launch = Launch(processes, track, shlex.join(["gradprobe", *sys.argv[1:]]))
-            result = fit(vlm, source, out, settings, rows=rows, restart=restart, progress=tell, launch=launch)
+            result = fit(vlm, source, out, settings, rows=rows, restart=restart, progress=progress, launch=launch)
     if processes.main and as_json:
         from gradprobe.vlm.training.card import facts
 
@@ -93,34 +93,33 @@ def train(
         _print(result, settings.validation)
 
 
-def _tell_data(source: Any) -> None:
+def _print_data(source: Any) -> None:
     if hasattr(source, "epoch"):
         say(f"{source.epoch:,} captions to train on, {source.size:,} held out")
         if source.skipped:
             say(f"passed over {source.n_skipped}: {'; '.join(source.skipped)}")
 
 
-def _print(trained: Any, validation: int) -> None:
+def _print(result: Any, validation: int) -> None:
     from rich.table import Table
 
     from gradprobe.cli.screen import Screen
     from gradprobe.vlm.training.card import budget_text, loss_rows
     from gradprobe.vlm.training.conclusion import beats_random, conclusion
 
-    console, question = Screen(), trained.config
-    early = f" of {trained.planned}, ended by validation" if trained.steps < trained.planned else ""
-    told = f"{trained.steps} steps{early}, scorer of step {trained.step}; kept: {budget_text(question)}"
-    console.print(told)
-    if trained.losses:
-        table = Table("the model reads", "caption loss", title=f"{trained.examples['held_out']} held-out captions")
-        for text, loss in loss_rows(trained):
+    console = Screen()
+    early = f" of {result.planned}, ended by validation" if result.steps < result.planned else ""
+    console.print(f"{result.steps} steps{early}, scorer of step {result.step}; kept: {budget_text(result.config)}")
+    if result.losses:
+        table = Table("the model reads", "caption loss", title=f"{result.examples['held_out']} held-out captions")
+        for text, loss in loss_rows(result):
             table.add_row(text, f"{loss:.4f}")
         console.print(table)
     else:
-        console.print(f"no validation ({validation} examples held out); training loss {trained.training_loss:.4f}")
-    out = trained.out
-    lines = [conclusion(trained)] if trained.losses else []
-    if beats_random(trained) is False:
+        console.print(f"no validation ({validation} examples held out); training loss {result.training_loss:.4f}")
+    out = result.out
+    lines = [conclusion(result)] if result.losses else []
+    if beats_random(result) is False:
         lines.append(f"the files and the log of this training are in {out}")
     else:
         lines += [

@@ -1,7 +1,7 @@
-"""Denoisers: what realigns throttled tokens with what the frozen model expects, in training only.
+"""Denoisers, which realign throttled tokens with what the frozen model expects; for training only.
 
-A denoiser maps tokens ``(B, M, D)`` to tokens ``(B, M, D)``. Its last layers begin at zero, so that it begins as the
-identity: the paper does not say how its own is initialised.
+A denoiser maps tokens ``(B, M, D)`` to tokens ``(B, M, D)``. Its last layers are initialised to zero, so that it begins
+as the identity; the paper does not say how its own is initialised.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from gradprobe.models.scorers import seeded
 
 @dataclass(frozen=True)
 class Token:
-    """One Transformer block in which a token attends to itself alone: ``y = x + W_o W_v norm(x)``, then its MLP.
+    """Transformer block in which a token attends to itself alone: ``y = x + W_o W_v norm(x)``, then its MLP.
 
-    ``D_phi(X) = Block(X; mask = I_N)``. A softmax over one key is 1, so queries and keys have no say and are left out;
-    no token copies from another: ``d y_i / d x_j = 0`` for i other than j.
+    ``D_phi(X) = Block(X; mask = I_N)``. A softmax over one key is 1, so queries and keys are left out; no token copies
+    from another: ``d y_i / d x_j = 0`` for i other than j.
 
     Source: DiffPrune, section 4.4.
 
     Attributes:
-        width: of the block; 0 means D, otherwise a linear layer leads in and another out.
-        hidden: hidden width of the MLP; 0 means four times the block's.
+        width: Width of the block; 0 means D, otherwise a linear layer leads in and another out.
+        hidden: Hidden width of the MLP; 0 means four times the block's.
 
     Example:
         >>> import torch
@@ -41,18 +41,18 @@ class Token:
         _check("token", self.width, self.hidden)
 
     def make(self, dim: int, seed: int) -> nn.Module:
-        """A freshly initialised denoiser for tokens of ``dim`` channels; the global RNG is left as found."""
+        """Return a new denoiser for tokens of ``dim`` channels; the global RNG stays as it is."""
         return _made(dim, self.width or dim, self.hidden, heads=0, seed=seed)
 
 
 @dataclass(frozen=True)
 class Global:
-    """One ordinary Transformer block: every token attends to all, the ablation of Table 5.
+    """Ordinary Transformer block, in which every token attends to all; the ablation of Table 5.
 
     Attributes:
-        width: of the block; 0 means D.
-        hidden: hidden width of the MLP; 0 means four times the block's.
-        heads: attention heads; 0 means one for every 64 channels.
+        width: Width of the block; 0 means D.
+        hidden: Hidden width of the MLP; 0 means four times the block's.
+        heads: Attention heads; 0 means one for every 64 channels.
     """
 
     width: int = 0
@@ -63,7 +63,7 @@ class Global:
         _check("global", self.width, self.hidden, self.heads)
 
     def make(self, dim: int, seed: int) -> nn.Module:
-        """A freshly initialised denoiser for tokens of ``dim`` channels; the global RNG is left as found."""
+        """Return a new denoiser for tokens of ``dim`` channels; the global RNG stays as it is."""
         width = self.width or dim
         heads = self.heads or max(1, width // 64)
         if width % heads:
@@ -76,11 +76,11 @@ class Nothing:
     """No denoiser: the frozen model reads throttled tokens as they are."""
 
     def make(self, dim: int, seed: int) -> None:
-        """None."""
+        """Return None."""
 
 
 class Block(nn.Module):
-    """A pre-norm Transformer block between two optional linear layers; with no heads a token sees itself alone."""
+    """Pre-norm Transformer block between two optional linear layers; without heads a token sees itself alone."""
 
     def __init__(self, dim: int, width: int, hidden: int, heads: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Rankings that need no training: the floors, and on scenes the ceiling, that a trained scorer is read beside."""
+"""Rankings without training: baselines for a trained scorer, and on scenes an upper bound."""
 
 from collections.abc import Callable
 
@@ -33,19 +33,19 @@ RANKINGS: dict[str, Callable[[Task, Batch, Noise], Tensor | None]] = {
 
 
 def rank_scores(task: Task, ranking: str, batch: Batch, seed: int) -> Tensor | None:
-    """Scores ``(B, N)`` that rank tokens without a scorer; None where the task cannot tell.
+    """Return scores ``(B, N)`` that rank tokens without a scorer; None where the task does not have them.
 
     - ``random``: uniform numbers, keyed by image;
-    - ``norm``: the length of a token;
-    - ``class-attention``: how much the class token looks at it in the last block of the unpruned model, which costs a
-      whole forward pass;
+    - ``norm``: the L2 norm of a token;
+    - ``class-attention``: attention of the class token in the last block of the unpruned model, which costs a whole
+      forward pass;
     - ``truth``: tokens that are known to matter first, the rest at random.
 
     Args:
-        task: frozen model and data.
-        ranking: a name in `RANKINGS`.
-        batch: whose tokens.
-        seed: of the random numbers.
+        task: Frozen model and data.
+        ranking: Name in `RANKINGS`.
+        batch: Batch whose tokens are ranked.
+        seed: Seed of the random numbers.
     """
     with torch.no_grad():
         return RANKINGS[ranking](task, batch, Noise(seed, batch.ids).stream(Stream.RANKING))

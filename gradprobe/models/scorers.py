@@ -1,8 +1,8 @@
-"""Scorers: the small networks whose gradients the probes look at.
+"""Scorers: the small networks whose gradients the probes measure.
 
-A scorer maps patches ``(B, N, D)`` to scores ``(B, N)``. Both kinds have 24 D^2 parameters by default, which at D = 768
-is the paper's "roughly 14M"; the paper does not say which it means, so both are offered. Patches are normalised per
-token without parameters first, so that scores start at a comparable scale in every backbone.
+A scorer maps patches ``(B, N, D)`` to scores ``(B, N)``. Both kinds have 24 D^2 parameters by default, at D = 768 the
+paper's "roughly 14M"; it does not say which kind it means. Patches are first normalised per token without parameters,
+so that scores start at a comparable scale in every backbone.
 """
 
 from collections.abc import Callable
@@ -19,12 +19,12 @@ MOST = 4_000_000_000  # parameters of a scorer or denoiser: 16 GB in float32
 
 @dataclass(frozen=True)
 class MLP:
-    """A two-layer scorer, token by token: ``s_i = w2 . gelu(W1 norm(x_i) + b1) + b2``.
+    """Two-layer scorer, token by token: ``s_i = w2 . gelu(W1 norm(x_i) + b1) + b2``.
 
     Source: DiffPrune, section 3.2 ("a two-layer MLP scorer with roughly 14M parameters").
 
     Attributes:
-        width: hidden width; 0 means 24 D (14.2M parameters at D = 768).
+        width: Hidden width; 0 means 24 D (14.2M parameters at D = 768).
     """
 
     width: int = 0
@@ -34,20 +34,20 @@ class MLP:
             raise UsageError(f"mlp:width={self.width}: give a positive width, or 0 for 24 D")
 
     def make(self, dim: int, seed: int) -> nn.Module:
-        """A freshly initialised scorer for tokens of ``dim`` channels; the global RNG is left as found."""
+        """Return a new scorer for tokens of ``dim`` channels; the global RNG stays as it is."""
         return seeded(lambda: TwoLayer(dim, self.width or 24 * dim), seed)
 
 
 @dataclass(frozen=True)
 class Transformer:
-    """Transformer blocks and a linear head, so that a score sees the other tokens.
+    """Transformer blocks and a linear head, so that a score depends on the other tokens.
 
     Source: DiffPrune, section 4.2 and appendix A (two blocks, a linear projection to a scalar logit).
 
     Attributes:
-        depth: number of blocks.
-        width: width of the blocks; 0 means D (14.2M parameters at D = 768).
-        heads: attention heads; 0 means one for every 64 channels.
+        depth: Number of blocks.
+        width: Width of the blocks; 0 means D (14.2M parameters at D = 768).
+        heads: Attention heads; 0 means one for every 64 channels.
     """
 
     depth: int = 2
@@ -59,7 +59,7 @@ class Transformer:
             raise UsageError("transformer: depth must be 1 to 1000, width and heads positive or 0 for their defaults")
 
     def make(self, dim: int, seed: int) -> nn.Module:
-        """A freshly initialised scorer for tokens of ``dim`` channels; the global RNG is left as found."""
+        """Return a new scorer for tokens of ``dim`` channels; the global RNG stays as it is."""
         width = self.width or dim
         heads = self.heads or max(1, width // 64)
         if width % heads:
@@ -70,7 +70,7 @@ class Transformer:
 
 
 class TwoLayer(nn.Module):
-    """The network that `MLP` makes: affine, gelu, affine, for each token alone."""
+    """Network of `MLP`: affine, gelu, affine, for each token alone."""
 
     def __init__(self, dim: int, width: int):
         super().__init__()
@@ -98,14 +98,14 @@ class _Transformer(nn.Module):
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """A network of seeded initial values; the global RNG is left as found.
+    """Return a network with seeded initial values; the global RNG stays as it is.
 
     Args:
-        make: builds the network.
-        seed: of its values.
+        make: Function that builds the network.
+        seed: Seed of its values.
 
     Raises:
-        UsageError: it is larger than any memory, which is seen before memory is asked for.
+        UsageError: The network is too large to be made; checked before memory is allocated.
     """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):

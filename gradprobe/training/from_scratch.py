@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.training.checkpoint import Checkpoint, adamw_state, load_adamw_state
-from gradprobe.training.precision import check_same_precision, chosen
+from gradprobe.training.precision import check_same_precision, choose
 
 THREADS = 2
 REPORT_EVERY = 25
@@ -157,7 +157,7 @@ class Trainer:
         return saved
 
     def choose_precision(self, checkpoint: Path, resume: bool, precision: str) -> tuple[str, str]:
-        """Choose the precision of the training, with the reason; see `gradprobe.training.precision.chosen`."""
+        """Choose the precision of the training, with the reason; see `gradprobe.training.precision.choose`."""
         saved = self.saved(checkpoint) if resume else None
         with _workers() as workers:
 
@@ -165,7 +165,7 @@ class Trainer:
                 for number in self.timed:
                     list(workers.map(lambda job: job(), self.jobs(number, precision)))
 
-            return chosen(precision, saved.progress["precision"] if saved else None, step)
+            return choose(precision, saved.progress["precision"] if saved else None, step)
 
     def _parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]

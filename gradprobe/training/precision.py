@@ -1,4 +1,4 @@
-"""Arithmetic in which a model is trained on a CPU, chosen by timing: bfloat16 is fast only where the CPU has it."""
+"""Precision of training on a CPU, chosen by timing: bfloat16 is fast only where the CPU supports it."""
 
 import time
 from collections.abc import Callable
@@ -16,38 +16,38 @@ def check_precision(name: str) -> None:
     """Refuse a name that is no precision.
 
     Raises:
-        UsageError: neither ``auto`` nor one of `PRECISIONS`.
+        UsageError: The name is neither ``auto`` nor one of `PRECISIONS`.
     """
     if name not in (AUTO, *PRECISIONS):
         raise UsageError(f"--precision {name} is not possible; {nearest(name, (AUTO, *PRECISIONS))}")
 
 
-def check_same_precision(asked: str, saved: str) -> None:
-    """Refuse to go on in another precision than a training began in.
+def check_same_precision(precision: str, saved: str) -> None:
+    """Refuse to resume a training in another precision.
 
     Raises:
-        UsageError: it began in another.
+        UsageError: The precisions differ.
     """
-    if asked not in (AUTO, saved):
+    if precision not in (AUTO, saved):
         raise UsageError(
-            f"the checkpoint was begun in {saved}, not {asked}; leave --precision out to go on from it, or pass "
+            f"the checkpoint was begun in {saved}, not {precision}; leave --precision out to go on from it, or pass "
             "--restart to begin anew"
         )
 
 
 def autocast(precision: str) -> torch.autocast:
-    """Matrix products in this precision inside; weights and sums stay float32."""
+    """Return a context in which matrix products run in a precision; weights and sums stay float32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def seconds_by_precision(
     step: Callable[[str], Any], clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Time a step of training in each precision: the shorter of two, after one that is not timed.
+    """Time a training step in each precision: the shorter of two runs, after a warm-up.
 
     Args:
-        step: called with a name of `PRECISIONS`; it leaves nothing behind.
-        clock: the time now.
+        step: Function of a name of `PRECISIONS`, without side effects.
+        clock: Function that returns the time.
 
     Example:
         >>> now = iter([0.0, 3.0, 3.0, 5.0, 5.0, 6.0, 6.0, 10.0])
@@ -66,30 +66,30 @@ def seconds_by_precision(
     return seconds
 
 
-def chosen(asked: str, saved: str | None, step: Callable[[str], Any]) -> tuple[str, str]:
-    """Choose the precision of a training: that of its checkpoint, what was asked for, or the faster one.
+def choose(precision: str, saved: str | None, step: Callable[[str], Any]) -> tuple[str, str]:
+    """Choose the precision of a training: that of its checkpoint, the one asked for, or the faster one.
 
     Args:
-        asked: ``auto`` or a name of `PRECISIONS`.
-        saved: of the checkpoint that the training goes on from; None: it begins anew.
-        step: as `seconds_by_precision` takes it; called only if nothing else decides.
+        precision: ``auto`` or a name of `PRECISIONS`.
+        saved: Precision of the checkpoint to resume from; None: there is none.
+        step: Training step as `seconds_by_precision` takes it; called only if nothing else decides.
 
     Returns:
-        The precision, and a line that says why.
+        The precision, and a line with the reason.
 
     Raises:
-        UsageError: an unknown name, or another than the checkpoint's.
+        UsageError: The name is unknown, or differs from the checkpoint's.
 
     Example:
-        >>> chosen("float32", None, print), chosen("auto", "bfloat16", print)
+        >>> choose("float32", None, print), choose("auto", "bfloat16", print)
         (('float32', 'precision: float32, as asked'), ('bfloat16', 'precision: bfloat16, as the checkpoint has it'))
     """
-    check_precision(asked)
+    check_precision(precision)
     if saved is not None:
-        check_same_precision(asked, saved)
+        check_same_precision(precision, saved)
         return saved, f"precision: {saved}, as the checkpoint has it"
-    if asked != AUTO:
-        return asked, f"precision: {asked}, as asked"
+    if precision != AUTO:
+        return precision, f"precision: {precision}, as asked"
     seconds = seconds_by_precision(step)
     fast, slow = sorted(seconds, key=lambda name: seconds[name])
     return (

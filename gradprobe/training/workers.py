@@ -1,6 +1,6 @@
-"""Work on threads that each run torch on one thread: results do not depend on how many there are.
+"""Thread pool whose threads each run torch on one thread, so that results do not depend on their number.
 
-On a CPU two threads with small batches are faster than one large batch on torch's own two: a batch of 8 fits the cache.
+On a CPU, two threads with micro-batches of 8, which fit the cache, are faster than one large batch on torch's own two.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -17,11 +17,11 @@ from gradprobe.errors import UsageError
 ROWS = {"cpu": 8, "cuda": 64}  # images in an encoder call; on a CPU 8 fit the cache
 
 Item = TypeVar("Item")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 
 
 def groups_of(batch: Batch | RaggedBatch, rows: int | None = None) -> list[Batch]:
-    """A batch in groups of as many images as an encoder call has rows; images of one group have the same N."""
+    """Split a batch into micro-batches of at most ``rows`` images, all of one number of tokens."""
     if isinstance(batch, RaggedBatch):
         return [group for part in batch.parts for group in groups_of(part, rows)]
     rows = rows or ROWS.get(batch.tokens.patches.device.type, 64)
@@ -29,10 +29,10 @@ def groups_of(batch: Batch | RaggedBatch, rows: int | None = None) -> list[Batch
 
 
 def workers_for(task: Task, workers: int | None = None) -> int:
-    """How many threads: what was asked for, else as many as torch has on a CPU, and one on a GPU.
+    """Return the number of threads: ``workers`` if given, else as many as torch has on a CPU, and one on a GPU.
 
     Raises:
-        UsageError: none, or fewer.
+        UsageError: ``workers`` is below 1.
     """
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} is not possible; give a whole number of at least 1")
@@ -40,13 +40,13 @@ def workers_for(task: Task, workers: int | None = None) -> int:
     return workers or (torch.get_num_threads() if device == "cpu" else 1)
 
 
-def in_threads(work: Callable[[Item], Found], items: Iterable[Item], workers: int) -> Iterator[Found]:
-    """``map(work, items)`` on threads, in the order of the items; stopped early, what has not begun is dropped.
+def in_threads(work: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+    """Map a function over items on threads, yielding results in order; closed early, it drops work not yet begun.
 
     Args:
-        work: is called in a thread of its own, with torch on one thread.
-        items: may be an iterator; at most two for each thread are taken ahead.
-        workers: how many threads.
+        work: Function, called with torch on one thread.
+        items: Items; of an iterator at most two for each thread are taken ahead.
+        workers: Number of threads.
 
     Example:
         >>> list(in_threads(lambda x: x * x, range(8), workers=2))
@@ -65,7 +65,7 @@ def in_threads(work: Callable[[Item], Found], items: Iterable[Item], workers: in
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch on one thread inside, as found afterwards."""
+    """Run torch on one thread inside; restore the number of threads afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

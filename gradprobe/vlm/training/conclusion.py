@@ -1,18 +1,16 @@
-"""Plain words about a training: a temperature that cannot fall in time, a pruner no better than random tokens."""
+"""Warning of a temperature that cannot fall in time, and the verdict on a pruner beside random tokens."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gradprobe.operators.registry import build
 from gradprobe.operators.temperature import at_tau
 from gradprobe.statistics.estimates import Estimate
+from gradprobe.vlm.training.presets import Settings
 from gradprobe.vlm.training.result import TrainingResult
 
-if TYPE_CHECKING:
-    from gradprobe.vlm.training.presets import Settings
 
-
-def unfinished(settings: "Settings", steps: int) -> str:
+def unfinished(settings: Settings, steps: int) -> str:
     """Return a warning if a training ends before its temperature has fallen; empty if it does not.
 
     Example:
@@ -36,23 +34,23 @@ def unfinished(settings: "Settings", steps: int) -> str:
     )
 
 
-def beats_random(trained: TrainingResult) -> bool | None:
-    """Return whether its interval says that the pruner is better than random tokens; None without validation."""
-    gain = trained.over_random
+def beats_random(result: TrainingResult) -> bool | None:
+    """Return True if the interval of the gain over random tokens lies above 0; None without validation."""
+    gain = result.over_random
     return None if gain is None else bool(gain.low > 0)  # NaN, of one example, is no evidence
 
 
-def conclusion(trained: TrainingResult) -> str:
-    """Return what validation says of a pruner beside random tokens, with the numbers; empty without validation."""
-    gain = trained.over_random
+def conclusion(result: TrainingResult) -> str:
+    """Return the verdict on a pruner beside random tokens, with the numbers; empty without validation."""
+    gain = result.over_random
     if gain is None:
         return ""
-    kept, random = trained.losses["deployed"], trained.losses["random"]
+    kept, random = result.losses["deployed"], result.losses["random"]
     compared = (
         f"caption loss {kept:.4f} with the tokens that it keeps, {random:.4f} with as many at random: lower by "
-        f"{_interval(gain)} on {trained.examples['held_out']} held-out captions"
+        f"{_interval(gain)} on {result.examples['held_out']} held-out captions"
     )
-    if beats_random(trained):
+    if beats_random(result):
         return f"better than random tokens: {compared}"
     word = "worse" if gain.high < 0 else "no better"
     return (
@@ -67,7 +65,7 @@ def _interval(gain: Estimate) -> str:
 
 
 def gain_facts(gain: Estimate | None) -> dict[str, Any]:
-    """The comparison in JSON types, as ``scorer.json`` has it; empty without validation.
+    """Return the gain over random tokens in JSON types, as in ``scorer.json``; empty without validation.
 
     Example:
         >>> gain_facts(Estimate(0.2, 0.1, 0.3)), gain_facts(None)

@@ -23,16 +23,16 @@ from gradprobe.training.from_scratch import FIRST_ID, Part, Trainer, check_recip
 from gradprobe.training.precision import autocast
 from gradprobe.vlm.scenes import ID, NOTHING, WIDTH, scenes_vlm
 from gradprobe.vlm.training.pictures_loss import (
-    ASKED,
-    ASKED_LATER,
     BLUR,
     CELLS,
     FEW,
-    TOLD,
+    LATER_QUESTIONS,
+    QUESTIONS,
+    TEXTS,
     compounds,
     label_loss,
     lines,
-    told_loss,
+    text_loss,
     truth,
     visual_tokens,
 )  # fmt: skip
@@ -123,7 +123,7 @@ def trainer(recipe: Recipe) -> Trainer:
 
 def _jobs(model: Any, recipe: Recipe, step: int, precision: str) -> list[Callable[[], Part]]:
     first = recipe.seed * FIRST_ID + step * max(recipe.tower_batch, 2 * recipe.batch)
-    kinds = ASKED if step < recipe.relations_from else ASKED_LATER
+    kinds = QUESTIONS if step < recipe.relations_from else LATER_QUESTIONS
     if step < recipe.apart:
         return [
             partial(_words_part, model, range(first, first + recipe.batch), precision, kinds, 1.0),
@@ -149,7 +149,7 @@ def _labels_part(model: Any, ids: range, precision: str) -> Part:
     with autocast(precision):
         tokens = visual_tokens(model, torch.from_numpy(batch.images))
     loss, labels = label_loss(tokens, truth(batch.objects), table)
-    return Part(_gradients(loss, model), loss.item(), (labels, torch.zeros(2, len(TOLD))))
+    return Part(_gradients(loss, model), loss.item(), (labels, torch.zeros(2, len(TEXTS))))
 
 
 def _words_part(model: Any, ids: range, precision: str, kinds: Sequence[str], share: float) -> Part:
@@ -161,8 +161,8 @@ def _words_part(model: Any, ids: range, precision: str, kinds: Sequence[str], sh
     visual = compounds(words.take_along_dim(where[..., None], dim=1), model.model.language_model.embed_tokens.weight)
     visual = visual + BLUR * torch.randn(visual.shape, generator=generator)
     with autocast(precision):
-        loss, told = told_loss(model, visual, where, lines(objects, ids, SEED, kinds))
-    return Part(_gradients(share * loss, model), share * loss.item(), (torch.zeros(2, 4), told))
+        loss, read = text_loss(model, visual, where, lines(objects, ids, SEED, kinds))
+    return Part(_gradients(share * loss, model), share * loss.item(), (torch.zeros(2, 4), read))
 
 
 def _pictures_part(model: Any, ids: range, precision: str, kinds: Sequence[str], few: bool) -> Part:
@@ -174,10 +174,10 @@ def _pictures_part(model: Any, ids: range, precision: str, kinds: Sequence[str],
     with autocast(precision):
         tokens = visual_tokens(model, torch.from_numpy(batch.images))
         visual = tokens.take_along_dim(where[..., None], dim=1)
-        loss, told = told_loss(model, visual, where, lines(batch.objects, ids, SEED, kinds))
+        loss, read = text_loss(model, visual, where, lines(batch.objects, ids, SEED, kinds))
     label, labels = label_loss(tokens, words, model.model.language_model.embed_tokens.weight)
     loss = (loss + LABELS * label) / 2
-    return Part(_gradients(loss, model), loss.item(), (labels, told))
+    return Part(_gradients(loss, model), loss.item(), (labels, read))
 
 
 def _shown(words: Tensor, count: int, generator: torch.Generator) -> Tensor:

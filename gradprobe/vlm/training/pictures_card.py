@@ -21,7 +21,15 @@ from gradprobe.training.from_scratch import Step
 from gradprobe.training.precision import AUTO
 from gradprobe.vlm.scenes import scenes_processor
 from gradprobe.vlm.training.pictures import Recipe, trainer
-from gradprobe.vlm.training.pictures_loss import CELLS, TOLD, WHICH_WAY, captioned, lines_of, told_loss, visual_tokens
+from gradprobe.vlm.training.pictures_loss import (
+    CELLS,
+    TEXTS,
+    WHICH_WAY,
+    caption_line,
+    lines_of,
+    text_loss,
+    visual_tokens,
+)
 
 BUDGETS = (33, 22, 11)
 CHECKPOINT = "scenes_vlm.checkpoint.safetensors"
@@ -76,11 +84,11 @@ def train_pictures(recipe: Recipe, out: Path, resume: bool = True, held_out: int
 
 
 def _report(steps: Sequence[Step]) -> str:
-    labels, told = (sum(counts[1:], counts[0]) for counts in zip(*(step.counts for step in steps), strict=True))
-    shares = [*(labels[0] / labels[1]).tolist(), *(told[0] / told[1]).tolist()]
-    named = zip(("digit", "colour", "row", "column", *TOLD), shares, strict=True)
-    read = ", ".join(f"{name} {share:.1%}" for name, share in named if not math.isnan(share))
-    return f"loss {sum(step.loss for step in steps) / len(steps):.3f}, {read}"
+    labels, words = (sum(counts[1:], counts[0]) for counts in zip(*(step.counts for step in steps), strict=True))
+    shares = [*(labels[0] / labels[1]).tolist(), *(words[0] / words[1]).tolist()]
+    named = zip(("digit", "colour", "row", "column", *TEXTS), shares, strict=True)
+    accuracies = ", ".join(f"{name} {share:.1%}" for name, share in named if not math.isnan(share))
+    return f"loss {sum(step.loss for step in steps) / len(steps):.3f}, {accuracies}"
 
 
 def evaluate(model: Any, count: int, budgets: tuple[int, ...] = BUDGETS, batch: int = 50) -> dict[str, dict]:
@@ -100,27 +108,27 @@ def evaluate(model: Any, count: int, budgets: tuple[int, ...] = BUDGETS, batch: 
     """
     rules: dict[str, tuple[int, bool]] = {"unpruned": (CELLS, False)}
     rules |= {f"random_{k}": (k, False) for k in budgets} | {f"relevant_{k}": (k, True) for k in budgets}
-    tally = {rule: torch.zeros(2, len(TOLD)) for rule in rules}
+    tally = {rule: torch.zeros(2, len(TEXTS)) for rule in rules}
     with torch.inference_mode():
         for start in range(0, count, batch):
             ids = range(start, min(start + batch, count))
             data = pictures("heldout", ids)
             tokens = visual_tokens(model, torch.from_numpy(data.images))
-            asked = questions("heldout", ids)
+            samples = questions("heldout", ids)
             text = lines_of([
-                [captioned(objects), (q.kind, f"{q.text} answer :", q.answer)]
-                for objects, q in zip(data.objects, asked, strict=True)
+                [caption_line(objects), (q.kind, f"{q.text} answer :", q.answer)]
+                for objects, q in zip(data.objects, samples, strict=True)
             ])  # fmt: skip
             chance = np.stack([np.random.Generator(np.random.SFC64([_CHANCE, i])).random(CELLS) for i in ids])
             for rule, (k, relevant) in rules.items():
                 scores = torch.from_numpy(chance + data.relevant if relevant else chance)
                 where = scores.topk(k, dim=1).indices.sort(dim=1).values
-                tally[rule] += told_loss(model, tokens.take_along_dim(where[..., None], dim=1), where, text)[1]
+                tally[rule] += text_loss(model, tokens.take_along_dim(where[..., None], dim=1), where, text)[1]
     accuracy = {}
-    for rule, (right, told) in tally.items():
-        shares = dict(zip(TOLD, (right / told).tolist(), strict=True))
-        del shares[TOLD[WHICH_WAY]]  # an exercise only
-        accuracy[rule] = shares | {"average": float((right / told)[: len(KINDS)].mean())}
+    for rule, (right, total) in tally.items():
+        shares = dict(zip(TEXTS, (right / total).tolist(), strict=True))
+        del shares[TEXTS[WHICH_WAY]]  # an exercise only
+        accuracy[rule] = shares | {"average": float((right / total)[: len(KINDS)].mean())}
     return accuracy
 
 

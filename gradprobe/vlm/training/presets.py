@@ -1,4 +1,4 @@
-"""How a pruner is trained: the settings, and the named ones."""
+"""Settings of a pruner's training, and presets of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,28 +13,28 @@ from gradprobe.training.train import Recipe
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides how a pruner is trained, beside the model and the data; the defaults are the paper's.
+    """Settings of a pruner's training, which with model and data decide its outcome; the defaults are the paper's.
 
-    Source: DiffPrune, appendix A. Open in the paper, chosen here: where tau stays after step 2000 (at its end), the
-    denoiser's width (that of the scorer), weight decay (AdamW's usual 0.01), and all about validation.
+    Source: DiffPrune, appendix A. Not in the paper and chosen here: tau after step 2000 (it stays at its end), the
+    denoiser's width (that of the scorer), weight decay (AdamW's usual 0.01), and everything about validation.
 
     Attributes:
-        k: tokens kept of an image; None: ``ratio`` says.
-        ratio: tokens kept as a share of each image's own, in (0, 1]; None: ``k`` says.
-        op: the operator that is trained through.
-        scorer: spec of the scorer.
-        denoiser: spec of the denoiser: ``token``, ``global``, ``none``.
-        steps: how many; None: one epoch.
-        batch_size: images in a step.
-        learning_rate: of the first step; falls to 0 by a cosine.
-        weight_decay: of AdamW.
-        tau_start: temperature of the first step; None: the operator's own, all along.
-        tau_end: what it falls to, by a cosine.
-        tau_steps: in how many steps; it is held from then on.
-        validation: held-out examples that the losses are measured on; 0: none, and no early stopping.
-        save_every: steps between checkpoints, which are also when validation is.
-        patience: how many validations in a row without a better loss end the training, once tau has fallen; 0: none do.
-        seed: of scorer, batches and noise.
+        k: Tokens kept of an image; None: ``ratio`` decides.
+        ratio: Share of each image's own tokens that is kept, in (0, 1]; None: ``k`` decides.
+        op: Operator that is trained through.
+        scorer: Spec of the scorer.
+        denoiser: Spec of the denoiser: ``token``, ``global``, ``none``.
+        steps: Number of steps; None: one epoch.
+        batch_size: Images a step.
+        learning_rate: Learning rate of the first step; falls to 0 by a cosine.
+        weight_decay: Weight decay of AdamW.
+        tau_start: Temperature of the first step; None: the operator's own throughout.
+        tau_end: Temperature at the end of its decay by a cosine.
+        tau_steps: Steps of that decay; the temperature is held afterwards.
+        validation: Number of held-out examples; 0: no validation and no early stopping.
+        save_every: Steps between checkpoints, each with a validation.
+        patience: Validations in a row without a better loss that end the training, once tau has fallen; 0: no limit.
+        seed: Seed of scorer, batches and noise.
     """
 
     k: int | None = None
@@ -55,10 +55,10 @@ class Settings:
     seed: int = 0
 
     def check(self) -> None:
-        """Refuse what means nothing.
+        """Refuse impossible settings.
 
         Raises:
-            UsageError: says which option, and what is possible.
+            UsageError: A setting is impossible; the message names the option and what is possible.
         """
         if (self.k is None) == (self.ratio is None):
             raise UsageError("give either --k (tokens kept of an image, e.g. --k 64) or --ratio (their share: 0.111)")
@@ -79,7 +79,7 @@ class Settings:
             )
 
     def recipe(self, steps: int) -> Recipe:
-        """The same for a training of so many steps."""
+        """Return the recipe of a training of so many steps."""
         return Recipe(
             steps=steps, batch_size=self.batch_size, learning_rate=self.learning_rate, weight_decay=self.weight_decay,
             tau_start=self.tau_start, tau_end=self.tau_end, tau_steps=self.tau_steps, seed=self.seed,
@@ -88,20 +88,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings with a name, and what is to be said of them."""
+    """Named settings with a description."""
 
     settings: Settings
-    about: str
+    description: str
 
 
+_DIFFPRUNE = Preset(Settings(), "DiffPrune as appendix A of its paper gives it")
 PRESETS = {
-    "diffprune": Preset(Settings(), "DiffPrune as appendix A of its paper gives it"),
-    "autoselect": Preset(
-        Settings(),
-        "AutoSelect, the same method's earlier name: Scorer, soft top-K, variance-preserving noise gate, denoiser with "
-        "diagonal attention, next-token loss alone. Its abstract states nothing that differs from DiffPrune, and no "
-        "code of either is public: the settings are DiffPrune's",
-    ),
+    "diffprune": _DIFFPRUNE,
+    "autoselect": _DIFFPRUNE,  # the method's earlier name
     "diffprune-84m": Preset(
         Settings(denoiser="token:width=2048,hidden=11264"),
         "DiffPrune with a wider denoiser: at D = 1024 it matches the paper's count of 84 million trained parameters, "
@@ -118,14 +114,14 @@ PRESETS = {
 
 
 def preset(name: str, changes: Mapping[str, Any]) -> Settings:
-    """The settings of a name, with some changed.
+    """Return the settings of a preset, with some changed.
 
     Args:
         name: ``diffprune``, ``autoselect`` (the same), ``diffprune-84m`` or ``small``.
-        changes: fields of `Settings` and what they are instead.
+        changes: Values of fields of `Settings`.
 
     Raises:
-        UsageError: no such preset, or settings that mean nothing.
+        UsageError: There is no such preset, or the settings are impossible.
 
     Example:
         >>> preset("small", {"k": 11}).steps, preset("diffprune", {"k": 64}).recipe(4000).tau(3000)
@@ -133,6 +129,6 @@ def preset(name: str, changes: Mapping[str, Any]) -> Settings:
     """
     if name not in PRESETS:
         raise UsageError(f"--preset {name} is not known; {nearest(name, PRESETS)}")
-    found = replace(PRESETS[name].settings, **changes)
-    found.check()
-    return found
+    settings = replace(PRESETS[name].settings, **changes)
+    settings.check()
+    return settings
