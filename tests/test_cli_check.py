@@ -174,8 +174,8 @@ def test_cite_prints_each_entry_once_in_order(run):
 
 @pytest.mark.parametrize("spec", [*(f"{r}+gather" for r in registry.RELAXATIONS), *registry.ALIASES])
 def test_every_built_in_cites_entries_that_exist(spec):
-    about = registry.build(spec).about
-    assert set(about.cite) <= set(BIBTEX)
+    keys = {key for key in registry.build(spec).about.cite if not key.startswith("@")}  # else a whole entry
+    assert keys <= set(BIBTEX)
 
 
 def test_cite_says_how_to_declare_and_takes_whole_entries(run, tmp_path):
