@@ -16,6 +16,7 @@ from gradprobe.errors import UsageError, nearest
 from gradprobe.ranges import RANGES, Range, check_number
 
 LEARNING_RATE = 2e-4  # of the scorer's training before a measurement, unless another is given
+RANKED = "ranked:"  # before the name of a ranking, where a question has an operator's name
 Fields = ParamSpec("Fields")
 Arguments = TypeVar("Arguments")
 Taken = TypeVar("Taken", covariant=True)
@@ -23,6 +24,8 @@ Settings = TypeVar("Settings")
 First = TypeVar("First")
 Second = TypeVar("Second")
 Result = TypeVar("Result")
+
+REQUIRED = object()  # in the place of `Codec.absent`
 
 
 @dataclass(frozen=True)
@@ -32,10 +35,12 @@ class Codec:
     Attributes:
         write: ``value -> JSON``.
         read: ``JSON -> value``.
+        absent: Value that a question states by leaving the key out; `REQUIRED` if there is none.
     """
 
     write: Callable[[Any], Any]
     read: Callable[[Any], Any]
+    absent: Any = REQUIRED
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ LEADING = {  # parameters that come before the fields
     "operator": "Operator that selects: itself, its name or its class.",
 }
 PLAIN = Codec(lambda value: value, lambda value: value)
+OPTIONAL = Codec(PLAIN.write, PLAIN.read, absent=None)
 
 
 def setting(
@@ -114,7 +120,8 @@ def asked(settings: Any) -> dict[str, Any]:
     """Return the part of the question that settings decide."""
     return {
         each.key: each.codec.write(getattr(settings, name))
-        for name, each in declared(settings).items() if each.asked_if(settings)
+        for name, each in declared(settings).items()
+        if each.asked_if(settings) and getattr(settings, name) != each.codec.absent
     }  # fmt: skip
 
 
@@ -126,8 +133,9 @@ def settings_from(cls: type[Settings], question: Mapping[str, Any]) -> Settings:
     """
     fields = declared(cls)
     given = {name: each.codec.read(question[each.key]) for name, each in fields.items() if each.key in question}
-    settings = cls(**given)
-    if lacking := [name for name, each in fields.items() if each.asked_if(settings) and each.key not in question]:
+    absent = {name: each.codec.absent for name, each in fields.items() if each.codec.absent is not REQUIRED}
+    settings = cls(**absent | given)
+    if lacking := [n for n, each in fields.items() if each.asked_if(settings) and n not in {*absent, *given}]:
         defaults = "; ".join(f"{fields[name].key} = {_toml(cls, name)}" for name in lacking)
         raise UsageError(f"a question of {question.get('probe')} needs {', '.join(lacking)}; write: {defaults}")
     return settings

@@ -1,14 +1,23 @@
-"""Results of retention made of given shares, for tests of what is computed from them and drawn."""
+"""Results of retention: made of given shares, for tests of rows and figures, and measured on a toy."""
 
 import numpy as np
+from toy import Toy
 
+from gradprobe.operators.registry import build
+from gradprobe.probes.retention.measure import retention
 from gradprobe.probes.retention.result import RetentionResult
+from gradprobe.training.train import Recipe
 
 GUMBEL, VPNOISE = "gumbel-ste+gather", "lapsum+vpnoise"
 QUESTION = {
     "probe": "retention", "op": VPNOISE, "k": 20, "steps": 10, "batch_size": 4, "seed": 0, "images": 40,
     "backbone": "scenes", "weights": "sha256:0123", "scorer": "mlp", "loss": "ce",
 }  # fmt: skip
+RECIPE = Recipe(steps=3, batch_size=4, learning_rate=0.02)
+
+
+def measured(op="vpnoise", k=4, recipe=RECIPE, images=20, task=None, **more):
+    return retention(task or Toy(), build(op) if isinstance(op, str) else op, k, recipe=recipe, images=images, **more)
 
 
 def retained(right=30, unpruned=36, op=VPNOISE, k=20, seed=0, begin=10, auc=0.9, seconds=7.0, **asked):

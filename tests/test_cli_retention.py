@@ -133,7 +133,7 @@ def test_a_folder_has_no_truth_and_training_on_the_test_images_is_said(run, tmp_
     ("arguments", "code", "words"),
     [
         (["--k", "5", "--keep", "0.1"], 2, "either --k"),
-        (["--k", "5,x"], 2, "--k 5,x is not possible; give numbers such as --k 5,10,20"),
+        (["--k", "5,x"], 2, "--k 5,x is not possible; give whole numbers, one or several: --k 5,10,20"),
         (["--k", "0"], 2, "--k 1 to --k 196"),
         (["--k", "5,197"], 2, "--k 1 to --k 196"),
         (["--keep", "1.5"], 2, "share in (0, 1]"),
@@ -143,6 +143,8 @@ def test_a_folder_has_no_truth_and_training_on_the_test_images_is_said(run, tmp_
         (["--steps", "0"], 2, "--steps 0"),
         (["--tau", "2"], 2, "2.0:0.1, or own"),
         (["--tau", "2:0"], 2, "a positive number"),
+        (["--tau", "own,2"], 2, "--tau 2 is not possible; give two temperatures, 2.0:0.1, or own"),
+        (["--tau-steps", "0"], 2, "--tau-steps 0"),
         (["--op", "vpnoise:tau=0.3"], 2, "keep it with --tau own"),
         (["--op", "vpnose"], 2, "did you mean 'vpnoise'"),
         (["--rankings", "nrom"], 2, "did you mean 'norm'"),

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from test_cli import run  # noqa: F401  # a fixture
 
 import gradprobe as gp
@@ -62,6 +63,17 @@ def test_retention_by_kind_and_its_scorer_deploys(run, tmp_path):  # noqa: F811
     assert [len(kept) for kept in pruned.kept(inputs)[0]] == [11]
     shown = json.loads(run("list", "--json")[1])
     assert {e["question"].get("denoiser") for e in shown} == {"token", None}
+
+
+def test_captions_hold_their_test_images_out_of_the_training(run, tmp_path):  # noqa: F811
+    lines = []
+    for i in range(24):
+        Image.new("RGB", (80, 80), (10 * i, 100, 200)).save(tmp_path / f"{i}.png")
+        lines.append({"image": f"{i}.png", "caption": "a red digit", "question": "which digit", "answer": "seven"})
+    (tmp_path / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    small = ["--images", "2", "--batch-size", "2", "--steps", "1", "--seeds", "1", "--rankings", "none"]
+    code, out, _ = run("retention", *ASKED, *small, "--baseline", "none", "--data", str(tmp_path))
+    assert code == 0 and "K = 11 of 100" in out and "SAME IMAGES" not in out
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ from toy import Toy
 
 import gradprobe as gp
 from gradprobe.operators import registry
-from gradprobe.probes.retention import measure as retention_module
+from gradprobe.probes.retention import RetentionSettings
+from gradprobe.probes.retention.measure import ranked
+from gradprobe.settings import asked
 
 CALLS = {
     "coherence": lambda task, op, **budget: gp.coherence(task, op, **budget, batches=3, batch_size=2),
@@ -100,11 +102,11 @@ def test_fidelity_makes_the_reference_that_nobody_gave(monkeypatch):
         gp.fidelity(Toy(), "vpnoise", 4)
 
 
-def test_retention_without_a_recipe_trains_as_the_command_does(monkeypatch):
-    monkeypatch.setattr(retention_module, "STEPS", 2)
-    found = gp.retention(Toy(), "vpnoise", k=4, images=4)
-    assert (found.question["steps"], found.question["batch_size"], found.question["tau_start"]) == (2, 32, 2.0)
-    assert retention_module.ranked(Toy(), "norm", keep=0.4, images=4).question["k"] == 4
+def test_retention_without_a_recipe_trains_as_the_command_does():
+    question = gp.retention(Toy(), "vpnoise", k=4, images=4).question
+    assert asked(RetentionSettings(images=4)).items() <= question.items()
+    assert (question["steps"], question["batch_size"], question["tau_start"]) == (100, 32, 2.0)
+    assert ranked(Toy(), "norm", keep=0.4, images=4).question["k"] == 4
 
 
 @pytest.mark.parametrize(

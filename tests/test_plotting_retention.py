@@ -12,9 +12,9 @@ from rich.console import Console
 
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.style import BLUE, GREY, ORANGE, save_figure
-from gradprobe.probes.retention.figure import retention_figure
+from gradprobe.probes.retention.figure import figure, retention_figure
 from gradprobe.probes.retention.result import over_seeds, seed_groups
-from gradprobe.probes.retention.view import difference_lines, kind_lines, meaning, name_of, retention_table
+from gradprobe.probes.retention.view import kind_lines, lines, meaning, name_of, table
 
 RESULTS = panel()
 
@@ -29,9 +29,9 @@ def rows_of(results, baseline=GUMBEL):
 ROWS = rows_of(RESULTS)
 
 
-def printed(table, width=80):
+def printed(shown, width=80):
     console = Console(file=io.StringIO(), width=width)
-    console.print(table)
+    console.print(shown)
     return console.file.getvalue()
 
 
@@ -79,7 +79,7 @@ def test_kinds_have_one_number_an_image():
 
 def test_the_table_is_legible_at_80_columns_and_has_every_number():
     long = retained(20, op="gumbel-ste:backward=soft,scale=2+gather", k=5, seed=1, seconds=1234.0)
-    text = printed(retention_table([*ROWS, long.row()], 196))
+    text = printed(table([row | {"tokens": 196} for row in (*ROWS, long.row())]))
     assert max(map(len, text.splitlines())) <= 80 and "…" not in text
     lines = [line for line in text.splitlines() if line.strip()]
     assert [line.split()[0] for line in lines if line.lstrip().startswith(("K =", "gumbel-ste+", "lapsum", "by"))] == (
@@ -89,19 +89,19 @@ def test_the_table_is_legible_at_80_columns_and_has_every_number():
     vpnoise = next(line for line in lines if line.split()[0] == VPNOISE)
     assert "0.611 0.639" in vpnoise  # 22 and 23 of 36
     assert " 0.62 " in vpnoise and "[" not in vpnoise and "0.90" in vpnoise  # two seeds: no interval
-    assert printed(retention_table(ROWS)).count("of 196") == 0
+    assert printed(table(ROWS)).count("of 196") == 0
 
 
 def test_five_seeds_still_fit():
-    text = printed(retention_table([over_seeds([retained(25 + s, seed=s) for s in range(5)])]))
+    text = printed(table([over_seeds([retained(25 + s, seed=s) for s in range(5)])]))
     assert max(map(len, text.splitlines())) <= 80
     assert all(f"{(25 + s) / 36:.3f}" in text for s in range(5))
 
 
 def test_sentences_compare_operators_and_leave_the_rankings():
-    lines = difference_lines(ROWS, GUMBEL)
-    assert [line.split(":")[0] for line in lines] == [f"{VPNOISE} at K = 5", f"{VPNOISE} at K = 20"]
-    assert "retention 0.625 against 0.292 of gumbel-ste+gather, difference 0.33: undecided" in lines[0]
+    sentences = lines(ROWS, GUMBEL)
+    assert [line.split(":")[0] for line in sentences] == [f"{VPNOISE} at K = 5", f"{VPNOISE} at K = 20"]
+    assert "retention 0.625 against 0.292 of gumbel-ste+gather, difference 0.33: undecided" in sentences[0]
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_sentences_compare_operators_and_leave_the_rankings():
 )
 def test_a_verdict_needs_five_seeds_and_an_interval_that_leaves_zero_out(ours, base, words):
     results, others = ([retained(n, seed=i) for i, n in enumerate(each)] for each in (ours, base))
-    (line,) = difference_lines([over_seeds(results, others)], GUMBEL)
+    (line,) = lines([over_seeds(results, others)], GUMBEL)
     assert line.endswith(words)
 
 
@@ -133,7 +133,7 @@ def test_what_the_intervals_are_of_is_said():
 
 
 def test_undefined_is_a_dash():
-    text = printed(retention_table([retained(0, 0, auc=None).row()]))
+    text = printed(table([retained(0, 0, auc=None).row()]))
     assert text.splitlines()[4].split()[:4] == [VPNOISE, "–", "–", "–"]
     assert name_of({"op": "ranked:norm"}) == "by norm"
 
@@ -185,6 +185,17 @@ def test_a_panel_a_model_and_one_colour_an_operator():
     assert lines_of(figure.axes[0], VPNOISE).get_color() == lines_of(figure.axes[1], VPNOISE).get_color()
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend.count(VPNOISE) == 1 and "lapsum+scale" in legend
+
+
+def test_the_figure_of_a_command_names_operators_as_its_rows_do():
+    recipes = [retained(steps=steps, k=k) for steps in (5, 10) for k in (5, 20)]
+    rows = [row | {"op": f"{row['op']} (steps = {row['steps']})"} for row in rows_of(recipes)]
+    drawn = figure(recipes, rows, "scenes, two recipes")
+    assert drawn.axes[0].get_title(loc="left") == "scenes, two recipes"
+    legend = [text.get_text() for text in drawn.legends[0].get_texts()]
+    assert legend == [f"{VPNOISE} (steps = 5)", f"{VPNOISE} (steps = 10)", "all N tokens"]
+    for label in legend[:2]:
+        assert list(lines_of(drawn.axes[0], label).get_xdata()) == pytest.approx([5, 20], rel=0.1)
 
 
 @pytest.mark.parametrize("results", [[retained()], [retained(op="ranked:norm")], [retained(0, 0)]])

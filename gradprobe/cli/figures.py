@@ -81,7 +81,7 @@ def _drawings() -> dict[str, Drawing]:
         "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),
         "fidelity": lambda experiment, answers: fidelity_figure(row_panels(experiment, answers), experiment.paper),
         "fig4": draw_fig4,
-        "retention": lambda experiment, answers: retention_figure(panels(answers), experiment.paper),
+        "retention": lambda experiment, answers: retention_figure(panels(answers)),
         "operators": lambda experiment, answers: operators(row_panels(experiment, answers), experiment.paper),
         "predict": lambda experiment, answers: predict([answer.result for answer in answers]),
     }

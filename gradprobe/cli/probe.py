@@ -15,7 +15,7 @@ import typer
 from gradprobe.cli import options
 from gradprobe.cli.output import say, say_json
 from gradprobe.probes.contract import Probe
-from gradprobe.settings import Declared, check, declared
+from gradprobe.settings import RANKED, Declared, check, declared
 
 MODEL: Mapping[str, tuple[Any, Any]] = {
     "scorer": (options.Scorer, "mlp"), "vlm": (options.Vlm, None), "backbone": (options.Backbone, "scenes"),
@@ -55,9 +55,13 @@ class Session:
         task: open; all questions share its frozen model.
         budgets: K, ascending.
         backbone: name of the model.
-        answers: in the order of the rows.
+        title: of a figure; the model and the tokens kept, unless the probe has another.
+        answers: in the order in which they were asked for.
         rows: as in JSON.
+        questions: question of each row; those of the answers, unless a row stands for several.
+        warnings: sentences for the terminal, before the table.
         notes: sentences for the terminal, after the probe's own.
+        places: lines for the terminal, after the paths of the answers.
         shown: settings in JSON beside those of the questions.
     """
 
@@ -69,20 +73,19 @@ class Session:
     task: Any = None
     budgets: list[int] = field(default_factory=list)
     backbone: str = ""
+    title: str = ""
     answers: list[Any] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    questions: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
     shown: dict[str, Any] = field(default_factory=dict)
 
     @property
     def results(self) -> list[Any]:
         """Results of the answers."""
         return [answer.result for answer in self.answers]
-
-    @property
-    def title(self) -> str:
-        """Title of a figure: the model and the tokens kept."""
-        return f"{self.backbone}, K = {', '.join(map(str, self.budgets))} of {self.task.n_tokens}"
 
     def ask(self, operator: Any, k: int, settings: Any, progress: Any, probe: Probe | None = None, **means: Any) -> Any:
         """Ask one question of the command's stores."""
@@ -126,6 +129,7 @@ def command(
         _prepare(session, every)
         if prepare is not None:
             prepare(session)
+        _check_budgets(session.values)
         for settings in session.settings:
             check(settings)
         _open(session)
@@ -134,7 +138,13 @@ def command(
 
         with bars() as progress:
             session.answers = (answer or _each)(session, progress)
+        session.questions = [result.question for result in session.results]
         session.rows = tabulate(session) if tabulate else _rows(session, told(session))
+        varied = _varied(session)
+        session.rows = [
+            row | {key: question.get(key) for key in varied if key not in row}
+            for row, question in zip(session.rows, session.questions, strict=True)
+        ]
         if values["as_json"]:
             say_json(_json(session))
         else:
@@ -195,10 +205,6 @@ def _kind(annotation: Any) -> type:
 def _prepare(session: Session, drawings: Mapping[str, Drawing]) -> None:
     """Check options and make settings: the product of the lists that were typed, the first changing slowest."""
     values, probe = session.values, session.probe
-    if (values.get("k") is None and values.get("keep") is None) or None not in (values.get("k"), values.get("keep")):
-        options.check_budget(values.get("k"), values.get("keep"))
-    for share in values.get("keep") or ():
-        options.check_budget(None, share)
     for name, drawing in drawings.items():
         if values[name] is not None:
             drawing.check(values[name])
@@ -211,6 +217,14 @@ def _prepare(session: Session, drawings: Mapping[str, Drawing]) -> None:
     session.settings = [
         probe.settings(**dict(zip(fields, each, strict=True))) for each in itertools.product(*choices)
     ]  # fmt: skip
+
+
+def _check_budgets(values: Mapping[str, Any]) -> None:
+    """Refuse tokens kept that are given twice or not at all, and shares out of range."""
+    if (values.get("k") is None and values.get("keep") is None) or None not in (values.get("k"), values.get("keep")):
+        options.check_budget(values.get("k"), values.get("keep"))
+    for share in values.get("keep") or ():
+        options.check_budget(None, share)
 
 
 def _list(value: Any) -> tuple:
@@ -231,6 +245,7 @@ def _open(session: Session) -> None:
     n = session.task.n_tokens
     shares = [options.budget(None, share, n) for share in values.get("keep") or ()]
     session.budgets = session.budgets or sorted({*(values.get("k") or ()), *shares})
+    session.title = f"{session.backbone}, K = {', '.join(map(str, session.budgets))} of {n}"
 
 
 def _each(session: Session, progress: Any) -> list[Any]:
@@ -249,11 +264,7 @@ def _rows(session: Session, arguments: Mapping[str, Any]) -> list[dict[str, Any]
         other = bases.get(_but_operator(a.result))
         base = None if other is None or other is a else other.result
         rows.append(a.result.row(baseline=base, path=a.path, **arguments))
-    varied = _varied(session)
-    return [
-        row | {key: a.result.question.get(key) for key in varied if key not in row}
-        for row, a in zip(rows, session.answers, strict=True)
-    ]
+    return rows
 
 
 def _but_operator(result: Any) -> str:
@@ -261,8 +272,11 @@ def _but_operator(result: Any) -> str:
 
 
 def _varied(session: Session) -> list[str]:
-    """Return the keys, beside those in which rows of this probe always may, in which the answers differ."""
-    questions = [result.question for result in session.results]
+    """Return the keys, beside those in which rows of this probe always may, in which they differ.
+
+    Rankings are asked with fewer settings than the operators they stand beside.
+    """
+    questions = [question for question in session.questions if not str(question.get("op")).startswith(RANKED)]
     keys = dict.fromkeys(key for question in questions for key in question)
     free = {"op", "op_code", *session.probe.varied}
     return [key for key in keys if key not in free and len({str(q.get(key)) for q in questions}) > 1]
@@ -271,7 +285,7 @@ def _varied(session: Session) -> list[str]:
 def _settings(session: Session) -> dict[str, Any]:
     """Return what all answers share, and the baseline."""
     hidden = {"op", "op_code", *session.probe.varied, *_varied(session)}
-    shown = {name: value for name, value in session.results[-1].question.items() if name not in hidden}
+    shown = {name: value for name, value in session.questions[0].items() if name not in hidden}
     return shown | ({"baseline": session.base} if session.probe.baseline else {}) | session.shown
 
 
@@ -281,14 +295,12 @@ def _json(session: Session) -> dict[str, Any]:
 
 
 def labelled(session: Session) -> list[dict[str, Any]]:
-    """Return the rows with names that tell them apart where lists were typed."""
+    """Return the rows for people: with N, and with names that tell them apart where lists were typed."""
     varied = _varied(session)
-    if not varied:
-        return session.rows
     rows = []
-    for row, result in zip(session.rows, session.results, strict=True):
-        parts = (f"{NAMES.get(key, key)} = {result.question.get(key)}" for key in varied)
-        rows.append(row | {"op": f"{row['op']} ({', '.join(parts)})"})
+    for row, question in zip(session.rows, session.questions, strict=True):
+        parts = ", ".join(f"{NAMES.get(key, key)} = {question[key]}" for key in varied if key in question)
+        rows.append({"tokens": session.task.n_tokens} | row | ({"op": f"{row['op']} ({parts})"} if parts else {}))
     return rows
 
 
@@ -296,13 +308,17 @@ def _print(session: Session) -> None:
     from gradprobe.cli.screen import Screen
 
     view, console, rows = session.probe.part("view"), Screen(), labelled(session)
-    options.warn_random(console, str(session.results[-1].question.get("weights")))
+    options.warn_random(console, str(session.questions[0].get("weights")))
+    for warning in session.warnings:
+        console.print(warning, style="bold")
     console.print(view.table(rows))
     for line in [*view.lines(rows, session.base), *session.notes]:
         console.print(line)
     if meaning := view.meaning(rows):
         console.print(meaning)
     options.print_sources(console, session.answers)
+    for line in session.places:
+        console.print(line, soft_wrap=True)
 
 
 def _drawings(probe: Probe) -> dict[str, Drawing]:

@@ -1,186 +1,180 @@
-"""``gradprobe retention``: what does a scorer trained through an operator keep, once hard top-K is deployed?"""
+"""``gradprobe retention``: scorers trained through operators beside rankings, each row pooled over seeds."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from gradprobe.cli import options
-from gradprobe.cli.output import say, say_json
+from gradprobe.cli.probe import Session, command
 from gradprobe.errors import UsageError, nearest
+from gradprobe.probes.contract import Ranking, Subject, question_of
+from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
+from gradprobe.settings import RANKED
 
-K, IMAGES = 20, 1000
+K, SEEDS, TAU = 20, "0,1", "2.0:0.1"
 SAME = "TRAINED AND TESTED ON THE SAME IMAGES: name a folder of others with --train-data DIR."
 
 
-def retention(
-    op: options.Op,
-    k: Annotated[str | None, typer.Option(help="Tokens kept, 1..N; several: 5,10,20. Default: 20.")] = None,
-    keep: Annotated[str | None, typer.Option(help="Tokens kept as shares of N: 0.05,0.1; instead of --k.")] = None,
-    baseline: options.Baseline = options.BASELINE,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 100,
-    seeds: Annotated[str, typer.Option(help="Each is its own scorer, images and noise.")] = "0,1",
-    batch_size: Annotated[int, typer.Option(help="Images in a training step.")] = 32,
-    learning_rate: Annotated[float, typer.Option(help="Of the first step; falls to 0 by a cosine.")] = 1e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of AdamW.")] = 0.01,
-    tau: Annotated[str, typer.Option(help="From:to by a cosine; own: what the operator says, all along.")] = "2.0:0.1",
-    images: Annotated[int | None, typer.Option(help="Test images; 1000, or what the folder has.")] = None,
-    denoiser: Annotated[str, typer.Option(help="Trained with the scorer: token, global or none.")] = "none",
-    rankings: Annotated[
-        str | None,
-        typer.Option(help="Beside them: random,norm,class-attention,truth; none. Default: those there are."),
-    ] = None,
-    scorer: options.Scorer = "mlp",
-    vlm: options.Vlm = None,
-    backbone: options.Backbone = "scenes",
-    weights: options.Weights = None,
-    weights_key: options.WeightsKey = None,
-    image_size: options.ImageSize = None,
-    data: options.Data = None,
-    class_order: options.ClassOrder = None,
-    train_data: Annotated[str | None, typer.Option(help="Folder to train on; the one of --data without it.")] = None,
-    layer: options.Layer = 0,
-    loss: options.Loss = "ce",
-    device: options.Device = "cpu",
-    dtype: options.Dtype = "float32",
-    workers: options.Workers = None,
-    results: options.Results = options.RUNS,
-    figure: options.Figure = None,
-    as_json: options.Json = False,
-    force: options.Force = False,
-) -> None:
-    """Train a scorer through each operator, deploy hard top-K, and compare accuracies with the unpruned model's."""
-    if k is not None and keep is not None:
-        raise UsageError("give either --k (tokens kept, e.g. 5,10,20) or --keep (their shares, e.g. 0.05,0.1)")
-    counts = options.numbers("k", k or (str(K) if keep is None else ""), int, "5,10,20")
-    shares = options.numbers("keep", keep, float, "0.05,0.1")
-    for share in shares:
-        options.check_budget(None, share)
-    chosen, (first, last) = options.numbers("seeds", seeds, int, "0,1,2"), options.temperatures(tau)
-    if not chosen or chosen[0] < 0:
-        raise UsageError(f"--seeds {seeds} is not possible; give whole numbers of 0 or more, e.g. --seeds 0,1,2")
-    if figure is not None:
-        from gradprobe.plotting.style import check_path
+def _taus(text: Any) -> Any:
+    """Parse one temperature schedule or several, separated by commas."""
+    return tuple(dict.fromkeys(map(options.temperatures, text.split(",")))) if isinstance(text, str) else text
 
-        check_path(figure)
 
-    from gradprobe.cli.progress import bars
-    from gradprobe.comparison.experiments import Run, ask
-    from gradprobe.probes.retention.measure import question_of, ranked_question
-    from gradprobe.probes.retention.result import seed_groups
-    from gradprobe.store.results import Store
-    from gradprobe.training.train import Recipe
+Ks = Annotated[
+    str | None,
+    typer.Option(
+        "--k", parser=options.swept("k", int, "5,10,20"), metavar="<int,...>",
+        help=f"Tokens kept, 1..N. Default: {K}.",
+    ),
+]  # fmt: skip
+Seeds = Annotated[
+    str,
+    typer.Option(
+        "--seeds", parser=options.swept("seeds", int, SEEDS), metavar="<int,...>",
+        help="Seeds, each with its own scorer, images and noise.",
+    ),
+]  # fmt: skip
+Images = Annotated[
+    str | None,
+    typer.Option(
+        parser=options.swept("images", int, str(IMAGES)), metavar="<int,...>",
+        help=f"Test images. Default: {IMAGES}, or what the folder has.",
+    ),
+]  # fmt: skip
+Tau = Annotated[
+    str,
+    typer.Option(
+        parser=_taus, metavar="<from:to,...>", help="From:to by a cosine; own: what the operator says, all along."
+    ),
+]
+Denoiser = Annotated[str, typer.Option(help="Trained with the scorer: token, global or none.")]
+Rankings = Annotated[
+    str | None, typer.Option(help="Beside them: random,norm,class-attention,truth; none. Default: those there are.")
+]
+TrainData = Annotated[str | None, typer.Option(help="Folder to train on; the one of --data without it.")]
 
-    operators, base = options.operators(op, baseline)
-    make, backbone = options.task_maker(vlm, backbone)
-    where = options.where_of(weights=weights, data=data, device=device, workers=workers)
-    training = where | options.where_of(train_data=train_data)
-    settings: dict[str, Any] = {
-        "steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay,
-        "tau_start": first, "tau_end": last,
-    }  # fmt: skip
-    asked = []
-    for seed in chosen:
-        task = make(
-            backbone, weights=weights, data=data, train_data=train_data, layer=layer, loss=loss, scorer=scorer,
-            seed=seed, device=device, dtype=dtype, denoiser=denoiser, weights_key=weights_key, image_size=image_size,
-            class_order=class_order,
-        )  # fmt: skip
-        recipe = Recipe(seed=seed, **settings)
-        count = task.available(IMAGES) if images is None else images
-        budgets = sorted({*counts, *(options.budget(None, share, task.n_tokens) for share in shares)})
-        asked += [
-            Run(backbone, question_of(task, each, b, recipe=recipe, images=count), training)
-            for b in budgets for each in operators.values()
+
+def _prepare(session: Session) -> None:
+    """Keep 20 tokens unless told otherwise, and train once with each temperature schedule."""
+    values = session.values
+    if values["k"] is None and values["keep"] is None:
+        values["k"] = (K,)
+    session.settings = [
+        replace(each, tau_start=first, tau_end=last) for each in session.settings for first, last in values["tau"]
+    ]  # fmt: skip
+
+
+def _answer(session: Session, progress: Any) -> list[Any]:
+    """Answer seed by seed: the operators at each budget, then the rankings; first make sure that all can be asked."""
+    images = session.task.available(IMAGES)
+    session.settings = [replace(s, images=images) if s.images is None else s for s in session.settings]
+    rankings = [Ranking(name) for name in _rankings(session.task, session.values["rankings"])]
+    questions: list[tuple[Any, int, RetentionSettings]] = []
+    for seed in dict.fromkeys(settings.seed for settings in session.settings):
+        trained = [settings for settings in session.settings if settings.seed == seed]
+        counts = dict.fromkeys(settings.images for settings in trained)
+        questions += [(op, k, s) for k in session.budgets for op in session.operators.values() for s in trained]
+        questions += [
+            (ranking, k, RetentionSettings(steps=0, images=count, seed=seed))
+            for ranking in rankings for k in session.budgets for count in counts
         ]  # fmt: skip
-        asked += [
-            Run(backbone, ranked_question(task, ranking, b, images=count, seed=seed), where)
-            for ranking in _rankings(task, rankings) for b in budgets
-        ]  # fmt: skip
-    with bars() as tell:
-        found = [ask(run, [Store(results)], tell, force) for run in asked]
-    paths = {id(a.result): a.path for a in found}
-    groups = seed_groups([a.result for a in found])
-    bases = {g[0].question["k"]: g for g in groups if g[0].question["op"] == base}
-    rows = _rows(groups, bases, paths)
-    shown = {n: v for n, v in found[0].result.question.items() if n not in ("op", "op_code", "k", "seed")}
-    shown |= {"seeds": chosen, "baseline": base}
-    if as_json:
-        say_json({"probe": "retention", "settings": shown, "rows": rows, "path": str(results)})
-    else:
-        _print(rows, shown, base, found, task.n_tokens, same=data is not None and train_data is None)
-    if figure is not None:
-        from gradprobe.plotting.style import save_figure
-        from gradprobe.probes.retention.figure import retention_figure
-
-        title = f"{backbone}, {count} images, {steps} steps"
-        save_figure(retention_figure([(title, [a.result for a in found])]), figure)
-        if not as_json:
-            say(f"figure: {figure}")
+    for operator, k, settings in questions:
+        question_of(PROBE, Subject(session.task, operator, k), settings)
+    answers = []
+    for operator, k, settings in questions:
+        session.task = session.task.with_new_scorer(settings.seed)  # random weights are made once a seed
+        answers.append(session.ask(operator, k, settings, progress))
+    return answers
 
 
 def _rankings(task: Any, text: str | None) -> list[str]:
-    """The rankings that were asked for, which must be possible, or all that this task can tell."""
+    """Return the rankings that were asked for, which must be possible, or all that this task allows."""
     from gradprobe.models.rankings import RANKINGS, rank_scores
 
-    asked = list(RANKINGS) if text is None else [] if text == "none" else list(dict.fromkeys(text.split(",")))
-    for name in asked:
+    names = list(RANKINGS) if text is None else [] if text == "none" else list(dict.fromkeys(text.split(",")))
+    for name in names:
         if name not in RANKINGS:
             raise UsageError(f"no ranking is called {name!r}; {nearest(name, RANKINGS)}, or none for none")
-    if not asked:
+    if not names:
         return []
     (one,) = task.batches(1, 1, 0)
-    told = [name for name in asked if rank_scores(task, name, one, 0) is not None]
-    if text is not None and told != asked:
-        lacking = ", ".join(name for name in asked if name not in told)
-        known = ", ".join([*told, "none"])
+    possible = [name for name in names if rank_scores(task, name, one, 0) is not None]
+    if text is not None and possible != names:
+        lacking = ", ".join(name for name in names if name not in possible)
+        known = ", ".join([*possible, "none"])
         raise UsageError(f"--rankings {lacking} is not possible with this model and images; possible: {known}")
-    return told
+    return possible
 
 
-def _rows(groups: Sequence[Any], bases: dict[int, Any], paths: dict[int, Any]) -> list[dict[str, Any]]:
-    """A row for each operator or ranking and K, compared with the baseline of the same K."""
-    from gradprobe.probes.retention.result import over_seeds
+def _tabulate(session: Session) -> list[dict[str, Any]]:
+    """Return a row for each operator or ranking and budget, over all seeds, and say what goes with the table."""
+    from gradprobe.probes.retention.result import over_seeds, seed_groups
 
-    rows = []
-    for group in groups:
-        other = bases.get(group[0].question["k"])
-        rows.append(over_seeds(group, None if other is group else other, [paths[id(r)] for r in group]))
+    groups, paths = seed_groups(session.results), {id(a.result): a.path for a in session.answers}
+    seeds = list(dict.fromkeys(settings.seed for settings in session.settings))
+    session.questions = [{n: v for n, v in group[0].question.items() if n != "seed"} for group in groups]
+    session.shown["seeds"] = seeds
+    counts, steps = (
+        ", ".join(map(str, dict.fromkeys(getattr(settings, name) for settings in session.settings)))
+        for name in ("images", "steps")
+    )
+    session.title = f"{session.backbone}, {counts} images, {steps} steps"
+    bases = [group for group in groups if group[0].question["op"] == session.base]
+    rows = [over_seeds(group, _base_of(group, bases), [paths[id(r)] for r in group]) for group in groups]
+    values, first = session.values, session.questions[0]
+    if values["data"] is not None and values["train_data"] is None and first.get("task") != "captioning":
+        session.warnings.append(SAME)
+    if first["data"] == "pictures":
+        from gradprobe.data.pictures_text import KINDS
+        from gradprobe.probes.retention.view import kind_lines
+
+        session.notes.append("retention is the mean over kinds of questions:")
+        session.notes += [f"  {line}" for line in kind_lines(rows, KINDS)]
+    session.places = _scorers(session.answers)
     return rows
 
 
-def _print(
-    rows: list[dict[str, Any]], settings: dict[str, Any], base: str | None, found: list[Any], n: int, same: bool
-) -> None:
-    from gradprobe.cli.screen import Screen
-    from gradprobe.probes.retention.view import difference_lines, kind_lines, meaning, retention_table
+def _base_of(group: Sequence[Any], bases: Sequence[Sequence[Any]]) -> Sequence[Any] | None:
+    """Return the baseline's results to the same question; a ranking is asked with fewer settings than operators."""
+    question = group[0].question
+    ranking = str(question["op"]).startswith(RANKED)
+    free = {"op", "op_code", "steps"} if ranking else {"op", "op_code"}
+
+    def same(other: dict[str, Any]) -> bool:
+        keys = {*question} if ranking else {*question, *other}
+        return all(other.get(key) == question.get(key) for key in keys - free)
+
+    matching = [base for base in bases if same(base[0].question)]
+    return matching[0] if len(matching) == 1 and matching[0] is not group else None
+
+
+def _scorers(answers: Sequence[Any]) -> list[str]:
+    """Return the paths of the trained scorers, and the lines of Python that deploy the last."""
     from gradprobe.store.archive import file_names
 
-    console = Screen()
-    options.warn_random(console, settings["weights"])
-    if same:
-        console.print(SAME, style="bold")
-    console.print(retention_table(rows, n))
-    for line in difference_lines(rows, base):
-        console.print(line)
-    if settings["data"] == "pictures":
-        from gradprobe.data.pictures_text import KINDS
-
-        console.print("retention is the mean over kinds of questions:")
-        for line in kind_lines(rows, KINDS):
-            console.print(f"  {line}")
-    console.print(meaning(rows))
-    options.print_sources(console, found)
-    trained = [a for a in found if "scorer.safetensors" in file_names(a.path)]
+    trained = [a for a in answers if "scorer.safetensors" in file_names(a.path)]
+    lines = []
     for a in trained:
         q = a.result.question
-        text = f"scorer of {q['op']}, K = {q['k']}, seed {q['seed']}: {a.path}"
-        console.print(text, soft_wrap=True)
+        lines.append(f"scorer of {q['op']}, K = {q['k']}, seed {q['seed']}: {a.path}")
     if trained:
-        path, kept = trained[-1].path, trained[-1].result.question["k"]
-        deploy = f"pruned = gp.prune(vit, scorer, k={kept})  # vit: the timm model"
-        if settings.get("task") == "captioning":
-            model = f'gp.vlm.open_vlm("{settings["backbone"]}")'
-            deploy = f"pruned = gp.vlm.Pruner({model}, scorer, gp.vlm.Budget(k={kept}))"
-        lines = f'  scorer = gp.load_scorer("{path}")\n  {deploy}'
-        console.print(f"to deploy the last in Python:\n{lines}", soft_wrap=True)
+        path, q = trained[-1].path, trained[-1].result.question
+        deploy = f"pruned = gp.prune(vit, scorer, k={q['k']})  # vit: the timm model"
+        if q.get("task") == "captioning":
+            deploy = f'pruned = gp.vlm.Pruner(gp.vlm.open_vlm("{q["backbone"]}"), scorer, gp.vlm.Budget(k={q["k"]}))'
+        lines.append(f'to deploy the last in Python:\n  scorer = gp.load_scorer("{path}")\n  {deploy}')
+    return lines
+
+
+retention = command(
+    PROBE,
+    extra={
+        "tau": (Tau, TAU), "denoiser": (Denoiser, "none"), "rankings": (Rankings, None), "train_data": (TrainData, None)
+    },
+    replaced={"k": (Ks, None), "seed": (Seeds, SEEDS), "images": (Images, None), "tau_start": None, "tau_end": None},
+    prepare=_prepare,
+    answer=_answer,
+    tabulate=_tabulate,
+)  # fmt: skip

@@ -77,7 +77,7 @@ def show(
     from gradprobe.probes.equivalence.view import table as equivalence_table
     from gradprobe.probes.fidelity.view import fidelity_table, reference_table
     from gradprobe.probes.landscape.view import landscape_table
-    from gradprobe.probes.retention.view import retention_table
+    from gradprobe.probes.retention.view import table as retention_table
 
     tables: dict[str, Any] = {"coherence": coherence_table, "curvature": curvature_table, "landscape": landscape_table}
     tables["equivalence"] = equivalence_table

@@ -1,4 +1,4 @@
-"""Table 5: what each part of DiffPrune is worth, from answers of the retention probe; nothing here needs torch."""
+"""Table 5, the worth of each part of DiffPrune, from answers of the retention probe; nothing here needs torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,7 @@ from typing import Any
 
 from gradprobe.errors import UsageError
 from gradprobe.probes.retention.result import RetentionResult, over_seeds, seed_groups
-
-RANKED = "ranked:"
+from gradprobe.settings import RANKED
 
 
 @dataclass(frozen=True)
@@ -25,13 +24,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to train the scorer.
+    """Way to train the scorer.
 
     Attributes:
-        name: what the table calls it.
-        op: the operator it is trained through.
-        denoiser: what stands behind the operator, ``none`` for nothing.
-        cells: by K, as far as there are answers.
+        name: name in the table.
+        op: operator it is trained through.
+        denoiser: denoiser behind the operator, ``none`` for none.
+        cells: cells by K, as far as there are answers.
     """
 
     name: str
@@ -41,10 +40,10 @@ class Variant:
 
 
 def variants(results: Sequence[RetentionResult], paper: Sequence[Mapping[str, Any]]) -> list[Variant]:
-    """The rows of the ablation: the preset's variants in its order, then rankings that need no training.
+    """Return the rows of the ablation: the preset's variants in its order, then rankings that need no training.
 
     Args:
-        results: of the retention probe, any number of seeds.
+        results: results of the retention probe, any number of seeds.
         paper: tables of the preset: ``variant``, ``op``, ``denoiser``, ``k`` and, where the paper has it,
             ``retention`` in percent, one a K.
 
@@ -57,54 +56,53 @@ def variants(results: Sequence[RetentionResult], paper: Sequence[Mapping[str, An
     first = (paper[0]["op"], paper[0]["denoiser"])
     if not any(variant == first for variant, _ in groups):
         raise UsageError(f"there is no answer to {paper[0]['variant']} yet, with which the others are compared")
-    found = []
+    rows = []
     for table in paper:
-        which = (table["op"], table["denoiser"])
+        key = (table["op"], table["denoiser"])
         claimed = dict(zip(table["k"], table.get("retention", ()), strict=False))
         cells = {}
         for k in table["k"]:
-            if group := groups.get((which, k)):
-                base = None if which == first else groups.get((first, k))
-                row = over_seeds(group, base)
+            if group := groups.get((key, k)):
+                row = over_seeds(group, None if key == first else groups.get((first, k)))
                 cells[k] = Cell(row, claimed[k] / 100 if k in claimed else None)
-        found.append(Variant(table["variant"], *which, cells))
-    ranked = sorted({variant for variant, _ in groups if variant[0].startswith(RANKED)})
-    for which in ranked:
-        cells = {k: Cell(over_seeds(g, groups.get((first, k))), None) for (v, k), g in groups.items() if v == which}
-        found.append(Variant(f"by {which[0].removeprefix(RANKED)}, untrained", *which, cells))
-    return found
+        rows.append(Variant(table["variant"], *key, cells))
+    for key in sorted({variant for variant, _ in groups if variant[0].startswith(RANKED)}):
+        cells = {k: Cell(over_seeds(g, groups.get((first, k))), None) for (v, k), g in groups.items() if v == key}
+        rows.append(Variant(f"by {key[0].removeprefix(RANKED)}, untrained", *key, cells))
+    return rows
 
 
-def verdicts(found: Sequence[Variant]) -> list[str]:
-    """Sentences on each variant of the paper: does it fall behind the first as it does there, budget by budget.
+def verdicts(rows: Sequence[Variant]) -> list[str]:
+    """Return a sentence on each variant of the paper: its distance from the first, budget by budget, and the paper's.
 
     Fewer than 5 seeds decide nothing, whatever the interval.
+
+    Args:
+        rows: as `variants` returns them.
     """
+    sentences = []
+    for variant in rows[1:]:
+        parts = [_verdict(k, c, rows[0].cells[k]) for k, c in sorted(variant.cells.items()) if c.paper is not None]
+        if parts:
+            sentences.append(f"{variant.name} against {rows[0].name}: " + "; ".join(parts))
+    return sentences
+
+
+def _verdict(k: int, cell: Cell, first: Cell) -> str:
     from gradprobe.statistics.ratios import FEWEST_SEEDS
 
-    told = []
-    for variant in found[1:]:
-        compared = [(k, c) for k, c in sorted(variant.cells.items()) if c.paper is not None]
-        if not compared:
-            continue
-        says = []
-        for k, cell in compared:
-            claimed = 100 * (cell.paper - found[0].cells[k].paper)  # type: ignore[operator]
-            low, high = cell.row["difference_low"], cell.row["difference_high"]
-            ours = 100 * cell.row["difference"]
-            count = cell.row["difference_seeds"]
-            if count < FEWEST_SEEDS:
-                verdict = f"undecided ({count} seed{'s' * (count > 1)})"
-            elif low is None or low <= 0 <= high:
-                verdict = "undecided"
-            else:
-                verdict = "reproduced" if (ours < 0) == (claimed < 0) else "the other way round"
-            span = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-            says.append(f"K = {k}: {ours:+.1f}{span} points, paper {claimed:+.1f}: {verdict}")
-        told.append(f"{variant.name} against {found[0].name}: " + "; ".join(says))
-    return told
+    assert cell.paper is not None and first.paper is not None
+    claimed, ours = 100 * (cell.paper - first.paper), 100 * cell.row["difference"]
+    low, high, count = (cell.row[f"difference_{name}"] for name in ("low", "high", "seeds"))
+    if count < FEWEST_SEEDS:
+        verdict = f"undecided ({count} seed{'s' * (count > 1)})"
+    elif low is None or low <= 0 <= high:
+        verdict = "undecided"
+    else:
+        verdict = "reproduced" if (ours < 0) == (claimed < 0) else "the other way round"
+    span = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"K = {k}: {ours:+.1f}{span} points, paper {claimed:+.1f}: {verdict}"
 
 
 def _variant_of(result: RetentionResult) -> tuple[str, str]:
-    asked = result.question
-    return str(asked["op"]), str(asked.get("denoiser", "none"))
+    return str(result.question["op"]), str(result.question.get("denoiser", "none"))

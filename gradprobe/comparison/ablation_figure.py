@@ -15,21 +15,21 @@ from gradprobe.plotting.style import BLACK, BLUE, GREY, ORANGE, PAGE, look
 TRAINED, FLOOR, CLAIMED = BLUE, GREY, ORANGE
 
 
-def ablation_table(found: Sequence[Variant], n_tokens: int) -> Table:
-    """A row a variant, a column a budget: retention in percent with its interval, the paper's behind it.
+def ablation_table(rows: Sequence[Variant], n_tokens: int) -> Table:
+    """Return a table, a row a variant and a column a budget: retention in percent with its interval, then the paper's.
 
     Args:
-        found: as `gradprobe.comparison.ablation.variants` gives them.
+        rows: as `gradprobe.comparison.ablation.variants` returns them.
         n_tokens: N.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
     table.add_column("variant", overflow="fold", min_width=16)
-    budgets = budgets_of(found)
+    budgets = budgets_of(rows)
     for k in budgets:
         table.add_column(
             _two_lines(f"K = {k} of {n_tokens}", f"paper {paper_budget(k, n_tokens)}"), justify="right", no_wrap=True
         )
-    for variant in found:
+    for variant in rows:
         table.add_row(variant.name, *(_text(variant.cells.get(k)) for k in budgets))
     table.caption = (
         "average retention over the four kinds of questions in percent, with five seeds or more [95 % over seeds], "
@@ -38,23 +38,21 @@ def ablation_table(found: Sequence[Variant], n_tokens: int) -> Table:
     return table
 
 
-def ablation_figure(found: Sequence[Variant], n_tokens: int, title: str) -> Figure:
-    """A panel a budget: each variant's retention, seeds as dots, and the paper's on its own model as diamonds.
+def ablation_figure(rows: Sequence[Variant], n_tokens: int, title: str) -> Figure:
+    """Draw a panel a budget: each variant's retention, seeds as dots, and the paper's on its own model as diamonds.
 
     Args:
-        found: as `gradprobe.comparison.ablation.variants` gives them.
+        rows: as `gradprobe.comparison.ablation.variants` returns them.
         n_tokens: N.
-        title: what was measured on.
+        title: name of the model and its data.
     """
-    budgets = budgets_of(found)
+    budgets = budgets_of(rows)
     with look():
-        figure = Figure(figsize=(PAGE, 0.95 + 0.27 * len(found)))
+        figure = Figure(figsize=(PAGE, 0.95 + 0.27 * len(rows)))
         panels = np.atleast_1d(np.asarray(figure.subplots(1, len(budgets), sharey=True)))
-        shown = [
-            100 * x for v in found for c in v.cells.values() for x in (*c.row["by_seed"], c.paper) if x is not None
-        ]
+        shown = [100 * x for v in rows for c in v.cells.values() for x in (*c.row["by_seed"], c.paper) if x is not None]
         for axes, k in zip(panels, budgets, strict=True):
-            for y, variant in enumerate(found):
+            for y, variant in enumerate(rows):
                 cell = variant.cells.get(k)
                 if cell is not None:
                     _mark(axes, y, cell, FLOOR if variant.op.startswith("ranked:") else TRAINED)
@@ -63,8 +61,8 @@ def ablation_figure(found: Sequence[Variant], n_tokens: int, title: str) -> Figu
             axes.grid(axis="x")
             axes.axvline(100, color=BLACK, linewidth=0.6)
             axes.set_xlim(min(shown) - 6, max(shown) + 4)  # every seed; a wide interval may leave the panel
-        panels[0].set_yticks(range(len(found)), [variant.name for variant in found])
-        panels[0].set_ylim(len(found) - 0.5, -0.5)
+        panels[0].set_yticks(range(len(rows)), [variant.name for variant in rows])
+        panels[0].set_ylim(len(rows) - 0.5, -0.5)
         handles = {
             text: handle
             for axes in panels
@@ -75,13 +73,13 @@ def ablation_figure(found: Sequence[Variant], n_tokens: int, title: str) -> Figu
     return figure
 
 
-def budgets_of(found: Sequence[Variant]) -> list[int]:
-    """Every K, the largest first."""
-    return sorted({k for variant in found for k in variant.cells}, reverse=True)
+def budgets_of(rows: Sequence[Variant]) -> list[int]:
+    """Return every K, the largest first."""
+    return sorted({k for variant in rows for k in variant.cells}, reverse=True)
 
 
 def paper_budget(k: int, n_tokens: int) -> str:
-    """The paper's budget of the same share, of its 576 tokens.
+    """Return the paper's budget of about the same share, of its 576 tokens.
 
     Example:
         >>> paper_budget(33, 100), paper_budget(11, 100)
@@ -103,7 +101,7 @@ def _mark(axes: Any, y: int, cell: Cell, colour: str) -> None:
 
 
 def _two_lines(first: str, second: str) -> Text:
-    """A line, and a dim one below it; the second may be empty."""
+    """Return a line and a dim one below it; the second may be empty."""
     return Text.assemble(first, (f"\n{second}" if second else "", "dim"))
 
 

@@ -29,9 +29,8 @@ PROBES = {
     "fidelity": "gradprobe.probes.fidelity.measure:answer",
     "landscape": "gradprobe.probes.landscape.measure:answer",
     "reference": "gradprobe.probes.fidelity.reference:answer",
-    "retention": "gradprobe.probes.retention.measure:answer",
 }
-CONVERTED = ("coherence", "cost", "curvature", "equivalence")
+CONVERTED = ("coherence", "cost", "curvature", "equivalence", "retention")
 NEEDS = {
     "fidelity": "gradprobe.probes.fidelity.measure:needed"
 }  # question -> the question whose answer it is measured against
@@ -130,7 +129,7 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
             raise UsageError(f"{path} asks the same question twice in panel {run.panel!r}: {json.dumps(run.question)}")
         probe = str(run.question.get("probe"))
         if probe not in [*PROBES, *CONVERTED]:
-            raise UsageError(f"{path} asks the unknown probe {probe!r}: {nearest(probe, PROBES)}")
+            raise UsageError(f"{path} asks the unknown probe {probe!r}: {nearest(probe, [*PROBES, *CONVERTED])}")
     head = {name: preset[name] for name in ("title", "figure", "claim", "baseline")}
     return Experiment(name=path.stem, paper=tuple(preset.get("paper", [])), runs=tuple(runs), **head)
 
@@ -177,7 +176,9 @@ def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, for
         GradprobeError: a stored answer is damaged, or the question cannot be answered on this machine.
     """
     if run.question["probe"] in CONVERTED:
-        a = answered(run.question, run.where, stores, OpenTasks(), Resources(progress=progress), force)
+        workers = int(run.where["workers"]) if "workers" in run.where else None
+        resources = Resources(workers=workers, progress=progress)
+        a = answered(run.question, run.where, stores, OpenTasks(), resources, force)
         return Answer(run, a.result, a.path, a.computed)
     found = [folder for store in stores if (folder := store.find(run.question)) is not None]
     if found and not force:

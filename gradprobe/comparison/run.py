@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,16 +20,14 @@ from gradprobe.files import atomic_write
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import at_temperature, own_tau
-from gradprobe.probes import coherence, cost, equivalence
-from gradprobe.probes.contract import Subject, question_of
+from gradprobe.probes import coherence, cost, equivalence, retention
+from gradprobe.probes.contract import Ranking, Subject, question_of
 from gradprobe.probes.fidelity import measure as fidelity
 from gradprobe.probes.gradients import score_gradient
 from gradprobe.probes.landscape import measure as landscape
 from gradprobe.probes.questions import tokens_kept
-from gradprobe.probes.retention import measure as retention
 from gradprobe.store.results import Store
 from gradprobe.tasks import Classification, classification
-from gradprobe.training.train import Recipe
 from gradprobe.training.workers import one_thread, workers_for
 
 BASELINES = ("gumbel", "gumbel-softmax", "scale", "vpnoise")
@@ -280,24 +278,21 @@ def questions(
     timing = cost.CostSettings(images=n(GROUP), rounds=s.rounds, seed=seed)
     asked += [question_of(cost.PROBE, Subject(task, op, k), timing) for op in every]
     test = n(s.test_images)
-    for i in range(s.seeds):
-        (one,) = task.batches(1, 1, seed)
+    for each in range(seed, seed + s.seeds):
+        own, (one,) = task_for(each), task.batches(1, 1, seed)
+        floor = retention.RetentionSettings(steps=0, images=test, seed=each)
         asked += [
-            retention.ranked_question(task_for(seed + i), ranking, k, images=test, seed=seed + i)
-            for ranking in RANKINGS if rank_scores(task, ranking, one, seed) is not None
+            question_of(retention.PROBE, Subject(own, Ranking(name), k), floor)
+            for name in RANKINGS if rank_scores(task, name, one, seed) is not None
         ]  # fmt: skip
-        asked += [
-            retention.question_of(task_for(seed + i), op, k, recipe=_recipe(op, s, seed + i), images=test)
-            for op in every
-        ]
+        asked += [question_of(retention.PROBE, Subject(own, op, k), _recipe(op, s, test, each)) for op in every]
     return asked
 
 
-def _recipe(operator: SelectionOperator, size: Size, seed: int) -> Recipe:
-    """Tau falls from 2 to 0.1, but for operators that were typed with one of their own."""
-    if own_tau(operator):
-        return Recipe(size.steps, size.batch_size, tau_start=None, tau_end=None, seed=seed)
-    return Recipe(size.steps, size.batch_size, seed=seed)
+def _recipe(operator: SelectionOperator, size: Size, images: int, seed: int) -> retention.RetentionSettings:
+    """Return the settings of a training: tau falls, but for operators that were typed with one of their own."""
+    settings = retention.RetentionSettings(steps=size.steps, batch_size=size.batch_size, images=images, seed=seed)
+    return replace(settings, tau_start=None, tau_end=None) if own_tau(operator) else settings
 
 
 def estimate(size: Size, times: Mapping[str, Times], threads: int) -> float:

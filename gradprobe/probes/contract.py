@@ -15,7 +15,7 @@ from gradprobe.budget import budget, check_budget
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.operators import registry
 from gradprobe.ranges import check_number
-from gradprobe.settings import argument, asked, check, declared
+from gradprobe.settings import RANKED, argument, asked, check, declared
 
 if TYPE_CHECKING:
     from gradprobe.core import AnyOperator, Task
@@ -26,9 +26,6 @@ TASK = (  # keys of a question that the task decides
     "scorer", "denoiser", "dtype",
 )  # fmt: skip
 OWN = ("probe", "op", "op_code", "probe_code", "k")  # and those of the subject
-
-
-RANKED = "ranked:"  # before the name of a ranking, where an operator's name stands
 
 
 @dataclass(frozen=True)

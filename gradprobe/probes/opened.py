@@ -8,8 +8,8 @@ from gradprobe.errors import GradprobeError
 from gradprobe.operators import registry
 from gradprobe.probes import probe_of
 from gradprobe.probes.ask import Answer, ask, stored
-from gradprobe.probes.contract import RANKED, Ranking, Resources, Subject, check_keys, check_same, question_of
-from gradprobe.settings import settings_from
+from gradprobe.probes.contract import Ranking, Resources, Subject, check_keys, check_same, question_of
+from gradprobe.settings import RANKED, settings_from
 from gradprobe.store.results import Store
 
 ORIGIN = "the question"  # of names that no user typed in this process

@@ -1,4 +1,4 @@
-"""The figure of retention: what each operator's scorer keeps over K, and how it came to."""
+"""Figure of retention over K, with the training curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,36 +21,54 @@ MARKS = "osD^vP"
 ALL = "all N tokens"
 APART = 0.012  # how far operators stand beside each other, as a share of the axis
 Panel = tuple[str, Sequence[RetentionResult]]
+Grouped = Sequence[tuple[Row, Sequence[RetentionResult]]]  # rows, each with the results of its seeds
 
 
-def retention_figure(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]] = ()) -> Figure:
-    """Retention over K for each operator, a panel a model, and below it the training curves at the least K.
+def figure(results: Sequence[RetentionResult], rows: Sequence[Row], title: str = "") -> Figure:
+    """Draw the retention of one model, see `retention_figure`; the rows name the operators.
+
+    Args:
+        results: of all operators, rankings, K and seeds.
+        rows: one for each of their `seed_groups`.
+        title: above the panel.
+
+    Raises:
+        UsageError: no results.
+    """
+    return _draw([title], [list(zip(rows, seed_groups(results), strict=True))])
+
+
+def retention_figure(panels: Sequence[Panel]) -> Figure:
+    """Draw retention over K for each operator, a panel a model, and below it the training curves at the least K.
 
     Small marks are seeds, lines join their means; rankings that need no training are grey and dashed. A training curve
     is the accuracy with hard top-K on the first test images, mean over seeds in bold.
 
     Args:
         panels: a name and the results of one model each.
-        paper: not drawn; every figure of a preset takes it.
 
     Raises:
         UsageError: no results.
     """
-    if not panels or not all(results for _, results in panels):
+    grouped = [[(over_seeds(group), group) for group in seed_groups(results)] for _, results in panels]
+    return _draw([name for name, _ in panels], grouped)
+
+
+def _draw(titles: Sequence[str], panels: Sequence[Grouped]) -> Figure:
+    if not panels or not all(panels):
         raise UsageError("no retention to draw; give at least one result")
-    grouped = [[(over_seeds(g), g) for g in seed_groups(results)] for _, results in panels]
-    names = list(dict.fromkeys(name_of(row) for each in grouped for row, _ in each if not is_ranking(row)))
-    ranks = list(dict.fromkeys(name_of(row) for each in grouped for row, _ in each if is_ranking(row)))
+    names = list(dict.fromkeys(name_of(row) for each in panels for row, _ in each if not is_ranking(row)))
+    ranks = list(dict.fromkeys(name_of(row) for each in panels for row, _ in each if is_ranking(row)))
     free = iter(OTHERS * len(names))
     colours = {name: COLOURS.get(name) or next(free) for name in names}
     lines = -(-(len(names) + len(ranks) + 1) // 3)
     with look():
         figure = Figure(figsize=(PAGE * min(1.0, 0.3 + 0.35 * len(panels)), 4.4 + 0.17 * lines))
         grid = figure.subplots(2, len(panels), squeeze=False, height_ratios=[1.25, 1])
-        for (over, curves), (name, _), each in zip(grid.T, panels, grouped, strict=True):
+        for (over, curves), title, each in zip(grid.T, titles, panels, strict=True):
             _over_k(over, each, colours, {rank: DASHES[i % len(DASHES)] for i, rank in enumerate(ranks)})
             _curves(curves, each, colours)
-            over.set_title(name)
+            over.set_title(title)
         grid[0, 0].set_ylabel("retention")
         grid[1, 0].set_ylabel("accuracy, hard top-K")
         legends = [axes.get_legend_handles_labels() for axes in grid[0]]
@@ -60,24 +78,14 @@ def retention_figure(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]
     return figure
 
 
-def _over_k(
-    axes: Axes, grouped: Sequence[tuple[Row, Any]], colours: Mapping[str, str], dashes: Mapping[str, Any]
-) -> None:
+def _over_k(axes: Axes, grouped: Grouped, colours: Mapping[str, str], dashes: Mapping[str, Any]) -> None:
     budgets = sorted({row["k"] for row, _ in grouped})
     left, right = budgets[0] / 1.25, budgets[-1] * 1.25
     for i, (name, colour) in enumerate(colours.items()):
         rows = _of(name, grouped)
         at = np.array([row["k"] * (right / left) ** (APART * (i - (len(colours) - 1) / 2)) for row in rows])
-        axes.plot(
-            at,
-            _values(rows),
-            color=colour,
-            marker=MARKS[i % len(MARKS)],
-            ms=4,
-            mec="white",
-            mew=0.4,
-            label=legend_label(name),
-        )
+        marker: dict[str, Any] = {"marker": MARKS[i % len(MARKS)], "ms": 4, "mec": "white", "mew": 0.4}
+        axes.plot(at, _values(rows), color=colour, label=legend_label(name), **marker)
         for x, row in zip(at, rows, strict=True):
             seeds = np.array([np.nan if v is None else v for v in row["by_seed"]])
             axes.plot(np.full(len(seeds), x), seeds, ".", color=colour, ms=2.5, alpha=0.6)
@@ -100,7 +108,7 @@ def _over_k(
     axes.grid(axis="y")
 
 
-def _curves(axes: Axes, grouped: Sequence[tuple[Row, Any]], colours: Mapping[str, str]) -> None:
+def _curves(axes: Axes, grouped: Grouped, colours: Mapping[str, str]) -> None:
     trained = [(row, group) for row, group in grouped if not is_ranking(row)]
     if not trained:
         axes.set_axis_off()
@@ -122,7 +130,7 @@ def _curves(axes: Axes, grouped: Sequence[tuple[Row, Any]], colours: Mapping[str
     axes.grid(axis="y")
 
 
-def _of(name: str, grouped: Sequence[tuple[Row, Any]]) -> list[Row]:
+def _of(name: str, grouped: Grouped) -> list[Row]:
     return sorted((row for row, _ in grouped if name_of(row) == name), key=lambda row: row["k"])
 
 

@@ -1,4 +1,4 @@
-"""What the retention probe found."""
+"""Result of the retention probe for one seed, and its row over several."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,31 +7,31 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from gradprobe.settings import RANKED
 from gradprobe.store.results import check_shapes, kind
 
 if TYPE_CHECKING:
-    from gradprobe.statistics.estimates import Estimate
+    from gradprobe.statistics.retained import Graded
 
-RANKED = "ranked:"
 GENERATED = ("scenes", "pictures")  # data of which every seed has test images of its own
 
 
 @kind
 @dataclass(frozen=True, eq=False)
 class RetentionResult:
-    """What a scorer trained through an operator retains once hard top-K is deployed, for one seed.
+    """Accuracy that a scorer trained through an operator retains once hard top-K is deployed, for one seed.
 
     Attributes:
         question: all that decides the numbers, JSON only; its hash is the key. Its ``op`` is an operator, or
             ``ranked:NAME`` for a ranking that needs no training.
         losses: mean loss of each training step through the operator, ``(S,)``.
-        at: training steps after which the deployed accuracy was looked at, ``(C,)``.
+        at: training steps after which the deployed accuracy was measured, ``(C,)``.
         curve: whether each of the first images was right then, ``(C, I')``.
         correct: whether each test image is right with the K deployed tokens at the end, ``(I,)``.
         unpruned: whether it is right with all N, ``(I,)``.
-        auc: how well the scores tell the tokens that matter from others, ``(I,)``; empty where nobody knows them.
-        kind: which kind of question is asked about each test image, ``(I,)``; empty where there is one kind. Retention
-            is then the mean over kinds.
+        auc: AUC of the scores against the tokens that matter, ``(I,)``; empty where those are not known.
+        kind: kind of question that is asked about each test image, ``(I,)``; empty where there is one kind. Where
+            there are several, retention is the mean over kinds.
         spread: standard deviation of an image's scores, mean over images, before and after training, ``(2,)``.
         environment: versions, machine, seconds and date; not part of the key.
 
@@ -53,15 +53,13 @@ class RetentionResult:
 
     def __post_init__(self) -> None:
         images = (len(self.correct),)
-        known, kind = (images if len(x) else (0,) for x in (self.auc, self.kind))
-        looks = (len(self.at), self.curve.shape[1] if self.curve.ndim == 2 else 0)
-        check_shapes(self, {
-            "losses": (len(self.losses),), "curve": looks, "unpruned": images, "auc": known, "spread": (2,),
-            "kind": kind,
-        })  # fmt: skip
+        auc, kinds = (images if len(x) else (0,) for x in (self.auc, self.kind))
+        curve = (len(self.at), self.curve.shape[1] if self.curve.ndim == 2 else 0)
+        shapes: dict[str, tuple[int, ...]] = {"losses": (len(self.losses),), "curve": curve, "unpruned": images}
+        check_shapes(self, shapes | {"auc": auc, "kind": kinds, "spread": (2,)})
 
     def row(self, baseline: "RetentionResult | None" = None, path: Path | None = None) -> dict[str, Any]:
-        """The result as a row of the retention table, over its images; see `over_seeds` for several seeds.
+        """Return a row of the retention table, over the images of this seed; see `over_seeds` for several.
 
         Args:
             baseline: the same question asked of another operator.
@@ -75,7 +73,7 @@ def over_seeds(
     baseline: Sequence[RetentionResult] | None = None,
     paths: Sequence[Path | None] = (),
 ) -> dict[str, Any]:
-    """One row for the same operator under several seeds: retention is accuracy over that of the unpruned model.
+    """Return one row for the same operator under several seeds: its accuracy over that of the unpruned model.
 
     Where there are kinds of questions it is the mean of their ratios. With one seed the interval is Bonett and Price's
     over the test images (`statistics.ratios.paired_ratio`) and says nothing about another training; with two to four
@@ -92,138 +90,66 @@ def over_seeds(
         Plain numbers, strings and None (undefined), ready for JSON. ``difference_seeds`` counts the pairs.
     """
     from gradprobe.statistics.estimates import finite
+    from gradprobe.statistics.retained import by_kind, difference, pooled, retention
 
-    asked = results[0].question
-    kept = [retained(r) for r in results]
-    estimate = _pooled(results, kept)
-    by_seed = {r.question["seed"]: r for r in results}
-    pairs = [(by_seed[r.question["seed"]], r) for r in baseline or () if r.question["seed"] in by_seed]
-    above = _difference(pairs) if pairs else None
+    question, seeds = results[0].question, [_graded(r) for r in results]
+    estimate = pooled(seeds, not str(question["op"]).startswith(RANKED), _shared(results))
+    of_seed = {r.question["seed"]: r for r in results}
+    paired = [r for r in baseline or () if r.question["seed"] in of_seed]
+    ours = [of_seed[r.question["seed"]] for r in paired]
+    pairs = [(_graded(a), _graded(b)) for a, b in zip(ours, paired, strict=True)]
+    above = difference(pairs, _shared(ours)) if pairs else None
     aucs = [float(np.nanmean(r.auc)) for r in results if len(r.auc)]
-    fresh = [
-        np.mean([x.value for x in _ratios(first, *(x[: len(first)] for x in (r.unpruned, r.kind)))])
-        for r in results for first in r.curve[:1]
-    ]  # fmt: skip
+    fresh = [_fresh(r) for r in results if len(r.curve)]
     numbers = {
         "retention": estimate.value, "low": estimate.low, "high": estimate.high,
-        "by_seed": [finite(x.value) for x in kept],
+        "by_seed": [finite(retention(each).value) for each in seeds],
         "accuracy": float(np.mean([r.correct.mean() for r in results])),
         "unpruned": float(np.mean([r.unpruned.mean() for r in results])),
         "auc": float(np.mean(aucs)) if aucs else None,
         "loss": float(np.mean([r.losses[-20:].mean() for r in results])) if len(results[0].losses) else None,
         "untrained": float(np.mean(fresh)) if fresh else None,
         "spread": float(np.mean([r.spread[1] for r in results])),
-        "by_kind": [[finite(x.value) for x in by_kind(r)] for r in results] if len(results[0].kind) else None,
+        "by_kind": [[finite(x.value) for x in by_kind(each)] for each in seeds] if len(results[0].kind) else None,
         "difference": above and above.value, "difference_low": above and above.low,
         "difference_high": above and above.high, "difference_seeds": len(pairs) or None,
     }  # fmt: skip
-    behind = {"denoiser": asked["denoiser"]} if "denoiser" in asked else {}
+    denoiser = {"denoiser": question["denoiser"]} if "denoiser" in question else {}
     return {
-        "op": asked["op"], **behind, "k": asked["k"], **{name: finite(value) for name, value in numbers.items()},
-        "seeds": list(by_seed), "steps": asked["steps"], "images": len(results[0].correct),
+        "op": question["op"], **denoiser, "k": question["k"],
+        **{name: finite(value) for name, value in numbers.items()},
+        "seeds": list(of_seed), "steps": question["steps"], "images": len(results[0].correct),
         "seconds": [r.environment.get("seconds") for r in results],
         "paths": [str(p) for p in paths if p is not None],
     }  # fmt: skip
 
 
 def seed_groups(results: Sequence[RetentionResult]) -> list[list[RetentionResult]]:
-    """Results that differ in nothing but their seeds, together, in the order of the first of each."""
-    found: dict[str, list[RetentionResult]] = {}
+    """Return results that differ in nothing but their seeds together, in the order of the first of each."""
+    groups: dict[str, list[RetentionResult]] = {}
     for result in results:
-        asked: dict[str, Any] = {n: v for n, v in result.question.items() if n != "seed"}
-        if str(asked.get("weights")).startswith("random:"):  # the seed's too
-            asked["weights"] = "random"
-        found.setdefault(repr(sorted(asked.items())), []).append(result)
-    return list(found.values())
+        shared: dict[str, Any] = {n: v for n, v in result.question.items() if n != "seed"}
+        if str(shared.get("weights")).startswith("random:"):  # they are the seed's too
+            shared["weights"] = "random"
+        groups.setdefault(repr(sorted(shared.items())), []).append(result)
+    return list(groups.values())
 
 
-def retained(result: RetentionResult) -> "Estimate":
-    """Retention of one result, over its test images."""
-    from gradprobe.statistics.ratios import mean_of
+def _graded(result: RetentionResult) -> "Graded":
+    from gradprobe.statistics.retained import Graded
 
-    kinds = by_kind(result)
-    return mean_of(kinds) if len(kinds) > 1 else kinds[0]
+    return Graded(result.correct, result.unpruned, result.kind)
 
 
-def by_kind(result: RetentionResult) -> "list[Estimate]":
-    """Retention of each kind of question, over the test images; kinds have no image in common."""
-    return _ratios(result.correct, result.unpruned, result.kind)
+def _fresh(result: RetentionResult) -> float:
+    """Retention before training, on the images of the training curve."""
+    from gradprobe.statistics.retained import Graded, by_kind
 
-
-def variance(result: RetentionResult) -> float:
-    """Variance of a retention over its test images, never 0."""
-    from gradprobe.statistics.ratios import relative_variance
-
-    counts = _counts(result.correct, result.unpruned, result.kind)
-    parts = [((c.both + c.ours + 1) / (c.both + c.theirs + 1)) ** 2 * relative_variance(c) for c in counts]
-    return float(np.sum(parts)) / len(parts) ** 2
-
-
-def _pooled(results: Sequence[RetentionResult], kept: "Sequence[Estimate]") -> "Estimate":
-    """Mean over seeds, with its interval."""
-    from gradprobe.statistics.ratios import mean_of
-    from gradprobe.statistics.ratios import over_seeds as nested
-
-    if len(results) == 1:
-        return kept[0]
-    if str(results[0].question["op"]).startswith(RANKED):
-        return mean_of(kept, _shared(results))
-    most = 1 / max(float(np.mean([r.unpruned.mean() for r in results])), 1e-300)
-    return nested([e.value for e in kept], [variance(r) for r in results], kept, _shared(results), most)
-
-
-def _difference(pairs: Sequence[tuple[RetentionResult, RetentionResult]]) -> "Estimate":
-    """Mean over seeds of the difference of two operators' retentions, with its interval."""
-    from gradprobe.statistics.estimates import Estimate
-    from gradprobe.statistics.ratios import mean_of, retained_difference, seeds_difference
-
-    values = [retained(a).value - retained(b).value for a, b in pairs]
-    same = [np.array_equal(a.unpruned, b.unpruned) and np.array_equal(a.kind, b.kind) for a, b in pairs]
-    if not all(same):  # images are not paired
-        return Estimate(float(np.mean(values)), np.nan, np.nan)
-    tables = [_pairs(a, b) for a, b in pairs]
-    over_images = [mean_of([retained_difference(*each) for each in kinds]) for kinds in tables]
-    if len(pairs) == 1:
-        return Estimate(values[0], over_images[0].low, over_images[0].high)
-    most = 1 / max(float(np.mean([a.unpruned.mean() for a, _ in pairs])), 1e-300)
-    spread = [
-        sum((p.gained + p.lost + 1) / max(u, 1) ** 2 for p, u in kinds) / len(kinds) ** 2 for kinds in tables
-    ]  # fmt: skip
-    return seeds_difference(values, spread, _shared([a for a, _ in pairs]), most)
+    first = result.curve[0]
+    images = Graded(first, result.unpruned[: len(first)], result.kind[: len(first)])
+    return float(np.mean([estimate.value for estimate in by_kind(images)]))
 
 
 def _shared(results: Sequence[RetentionResult]) -> bool:
     """Tell whether seeds may have test images in common: those of a folder; generated ones are each seed's own."""
     return len(results) > 1 and results[0].question.get("data") not in GENERATED
-
-
-def _pairs(ours: RetentionResult, theirs: RetentionResult) -> list[Any]:
-    """For each kind of question, how two operators fare on the same images, and how many the unpruned model gets."""
-    from gradprobe.statistics.proportions import Pairs
-
-    found = []
-    for those in _kinds(ours.kind, len(ours.correct)):
-        a, b = ours.correct[those].astype(bool), theirs.correct[those].astype(bool)
-        found.append((Pairs(int((a & ~b).sum()), int((b & ~a).sum()), len(a)), int(ours.unpruned[those].sum())))
-    return found
-
-
-def _ratios(right: np.ndarray, unpruned: np.ndarray, kind: np.ndarray) -> "list[Estimate]":
-    from gradprobe.statistics.ratios import paired_ratio
-
-    return [paired_ratio(counts) for counts in _counts(right, unpruned, kind)]
-
-
-def _counts(right: np.ndarray, unpruned: np.ndarray, kind: np.ndarray) -> list[Any]:
-    from gradprobe.statistics.ratios import Paired
-
-    found = []
-    for those in _kinds(kind, len(right)):
-        a, b = right[those].astype(bool), unpruned[those].astype(bool)
-        found.append(Paired(int((a & b).sum()), int((a & ~b).sum()), int((b & ~a).sum())))
-    return found
-
-
-def _kinds(kind: np.ndarray, images: int) -> list[np.ndarray]:
-    """Masks of the images of each kind of question."""
-    return [kind == each for each in np.unique(kind)] if len(kind) else [np.ones(images, bool)]

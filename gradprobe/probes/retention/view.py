@@ -1,4 +1,4 @@
-"""Rows of retention -> the table for the terminal, and sentences that compare operators honestly."""
+"""Table of retention for the terminal, and sentences that compare operators."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -8,66 +8,63 @@ from rich.table import Table
 from rich.text import Text
 
 from gradprobe.plotting.columns import Row, interval, number
+from gradprobe.settings import RANKED
 
-RANKED = "ranked:"
 FEWEST_SEEDS = 5  # from which on a difference of what was trained is decided, as in `gradprobe.statistics.ratios`
 
 
-def retention_table(rows: Sequence[Row], n_tokens: int | None = None) -> Table:
-    """Retention of each operator, its seeds and what goes with it, K by K, rankings last; legible at 80 columns.
+def table(rows: Sequence[Row]) -> Table:
+    """Return the retention of each operator, K by K, rankings last; legible at 80 columns.
 
     Args:
-        rows: as `gradprobe.probes.retention.result.over_seeds` makes them.
-        n_tokens: N, to be said beside K; None: it is not known.
-
-    Returns:
-        What rich prints.
+        rows: as `gradprobe.probes.retention.result.over_seeds` makes them; with ``tokens``, N is printed beside K.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
-    table.add_column("operator", overflow="fold", min_width=17)  # gumbel-ste+gather
-    table.add_column("retention [95 %]", justify="right", no_wrap=True)
-    table.add_column("each seed", justify="right", max_width=11)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
+    made.add_column("operator", overflow="fold", min_width=17)  # gumbel-ste+gather
+    made.add_column("retention [95 %]", justify="right", no_wrap=True)
+    made.add_column("each seed", justify="right", max_width=11)
     for heading in ("fresh", "acc.", "AUC", "s"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        made.add_column(heading, justify="right", no_wrap=True)
     ordered = sorted(rows, key=lambda row: (row["k"], is_ranking(row)))
     for k, group in groupby(ordered, key=lambda row: row["k"]):
-        table.add_section()
-        table.add_row(Text(f"K = {k}{f' of {n_tokens}' if n_tokens else ''}", "bold"))
-        for row in group:
-            table.add_row(
+        made.add_section()
+        members = list(group)
+        made.add_row(Text(f"K = {k}{f' of {n}' if (n := members[0].get('tokens')) else ''}", "bold"))
+        for row in members:
+            made.add_row(
                 name_of(row), interval(row["retention"], row["low"], row["high"]),
                 " ".join(number(x, 3) for x in row["by_seed"]), number(row["untrained"]), number(row["accuracy"]),
                 number(row["auc"]), number(_mean(row["seconds"]), 0),
             )  # fmt: skip
-    table.caption = (
+    made.caption = (
         "retention: accuracy with the K deployed tokens over that with all; fresh: the same of the untrained scorer, "
         "on the first images; acc.: mean accuracy; AUC: of the scores, where it is known which tokens matter, 0.5 is "
         "chance; s: seconds a seed"
     )
-    return table
+    return made
 
 
-def difference_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
-    """A sentence for each operator that was compared: both retentions, and their difference with its interval.
+def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """Return a sentence for each operator that was compared: both retentions and their difference with its interval.
 
     Args:
         rows: of the table.
         baseline: the operator they were compared with.
     """
-    lines = []
+    sentences = []
     for row in rows:
         if row["difference"] is None or is_ranking(row):
             continue
         other = row["retention"] - row["difference"]
-        lines.append(
+        sentences.append(
             f"{row['op']} at K = {row['k']}: retention {number(row['retention'], 3)} against {number(other, 3)} of "
             f"{baseline}, difference {difference(row)}: {_verdict(row)}"
         )
-    return lines
+    return sentences
 
 
 def meaning(rows: Sequence[Row]) -> str:
-    """Say what the intervals are of, and what they are not."""
+    """Return a sentence on what the intervals cover and what they do not."""
     count = max(len(row["seeds"]) for row in rows)
     if count == 1:
         return (
@@ -86,7 +83,7 @@ def meaning(rows: Sequence[Row]) -> str:
 
 
 def name_of(row: Row) -> str:
-    """The operator, or what a ranking ranks by.
+    """Return the name of an operator, or the words for a ranking.
 
     Example:
         >>> name_of({"op": "lapsum+vpnoise"}), name_of({"op": "ranked:norm"})
@@ -99,28 +96,28 @@ def name_of(row: Row) -> str:
 
 
 def kind_lines(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
-    """Retention by kind of question, mean over seeds, for each row that has kinds.
+    """Return the retention by kind of question, mean over seeds, of each row that has kinds.
 
     Args:
         rows: of the table.
         names: of the kinds, in the order of their numbers.
     """
-    lines = []
+    sentences = []
     for row in rows:
         if row["by_kind"]:
             means = [_mean(each) for each in zip(*row["by_kind"], strict=True)]
-            told = ", ".join(f"{name} {number(x)}" for name, x in zip(names, means, strict=True))
-            lines.append(f"{name_of(row)} at K = {row['k']}: {told}")
-    return lines
+            numbers = ", ".join(f"{name} {number(x)}" for name, x in zip(names, means, strict=True))
+            sentences.append(f"{name_of(row)} at K = {row['k']}: {numbers}")
+    return sentences
 
 
 def is_ranking(row: Row) -> bool:
-    """Whether a row is of a ranking that needs no training."""
+    """Tell whether a row is of a ranking that needs no training."""
     return str(row["op"]).startswith(RANKED)
 
 
 def difference(row: Row) -> str:
-    """The difference to the baseline with its interval and sign; an en dash where nothing was compared."""
+    """Return the difference to the baseline with its interval and sign; an en dash where nothing was compared."""
     return interval(row["difference"], row["difference_low"], row["difference_high"])
 
 
@@ -135,7 +132,7 @@ def _verdict(row: Row) -> str:
 
 
 def seeds(count: int) -> str:
-    """A number of seeds in words.
+    """Return a number of seeds in words.
 
     Example:
         >>> seeds(1), seeds(5)
