@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from gradprobe.core import Batch, Selection
 from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
-from gradprobe.data.image_source import FolderSource, SceneSource, Source
+from gradprobe.data.image_source import FolderSource, ImageSource, SceneSource
 from gradprobe.data.images import Images
 from gradprobe.errors import UsageError, in_words, nearest
 from gradprobe.models.attention import class_attention
-from gradprobe.models.backbones import Backbone, frozen, load_backbone
+from gradprobe.models.backbones import Backbone, frozen
+from gradprobe.models.loading import load_backbone
 from gradprobe.models.own_models import STATE, own_backbone, own_names, state_fingerprint
 from gradprobe.operators.registry import label, part
 
@@ -46,7 +47,7 @@ class Classification:
     """
 
     backbone: Backbone
-    source: Source
+    source: ImageSource
     scorer: nn.Module
     loss: str
     names: Mapping[str, Any]
@@ -231,7 +232,7 @@ def classification(
             f"{weights or built.name} has no classifier (head.weight), so there are no classes to tell apart; give "
             "--weights FILE of a model with one"
         )
-    source: Source
+    source: ImageSource
     if train_data is not None and data is None:
         raise UsageError("--train-data without --data: name the folder that is tested on with --data DIR")
     if data is None:

@@ -8,7 +8,8 @@ from vits import DEPTH, KINDS, MASKED, TINY, UNWEIGHTED, digest, everything, ima
 
 from gradprobe.core import Noise, Selection
 from gradprobe.errors import UsageError
-from gradprobe.models.backbones import Backbone, frozen, load_backbone
+from gradprobe.models.backbones import Backbone, frozen
+from gradprobe.models.loading import load_backbone
 from gradprobe.operators.throttles.attention import Attention
 from gradprobe.operators.throttles.gather import Gather
 

@@ -200,7 +200,7 @@ def test_asking_for_more_than_there_are_is_refused(classes):
     folder.need(9)
     with pytest.raises(UsageError, match="has 9 images and 32 are needed; lower --images, --batches or --batch-size"):
         folder.need(32)
-    with pytest.raises(UsageError, match="10 images were asked for and 9 given"):
+    with pytest.raises(UsageError, match="10 images are needed and the order has 9"):
         folder.take(folder.order(0), 4, 6)
 
 

@@ -11,8 +11,8 @@ from vits import digest, everything
 
 from gradprobe.data.fingerprints import weights_fingerprint
 from gradprobe.errors import GradprobeError, Notice, UsageError
-from gradprobe.models import backbones
-from gradprobe.models.backbones import load_backbone
+from gradprobe.models import loading
+from gradprobe.models.loading import load_backbone
 
 
 def test_random_weights_come_from_the_seed_alone():
@@ -163,8 +163,8 @@ def test_a_hub_that_answers_but_fails_is_told_apart(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub.utils, "get_session", Session)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(backbones.timm, "create_model", failing)
-    with pytest.raises(GradprobeError, match=r"did not give the weights of test_vit \(disk full really\)"):
+    monkeypatch.setattr(loading.timm, "create_model", failing)
+    with pytest.raises(GradprobeError, match=r"did not deliver the weights of test_vit \(disk full really\)"):
         load_backbone("test_vit")
 
 

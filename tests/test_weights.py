@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from vits import everything
 
 from gradprobe.errors import GradprobeError, Notice, UsageError
-from gradprobe.models.backbones import load_backbone
+from gradprobe.models.loading import load_backbone
 from gradprobe.models.vit_weights import size_of
 from gradprobe.models.weights import read_weights
 

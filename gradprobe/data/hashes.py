@@ -1,8 +1,8 @@
-"""SHA-256 of files, remembered between runs by path, size and times: a file that did not change is read once.
+"""SHA-256 of files, cached between runs by path, size and times, so that an unchanged file is read once.
 
-The memory is a cache, one small file for each folder that was hashed, below ``$GRADPROBE_CACHE``, else
-``$XDG_CACHE_HOME/gradprobe`` or ``~/.cache/gradprobe``. It may be deleted at any time; where it cannot be read or
-written, files are hashed again.
+The cache is one small file for each folder of hashed files, below ``$GRADPROBE_CACHE``, else
+``$XDG_CACHE_HOME/gradprobe`` or ``~/.cache/gradprobe``. It can be deleted at any time; if it cannot be read or written,
+files are hashed again.
 """
 
 import json
@@ -18,18 +18,18 @@ from gradprobe.errors import GradprobeError
 from gradprobe.files import open_regular
 
 VARIABLE = "GRADPROBE_CACHE"
-# A file that changed so recently may change again within the same tick of its clock, and look as it did (git's "racy"
-# entries): its hash is not remembered. FAT's clock has the longest tick, 2 s.
+# A file changed this recently could change again within the same clock tick, with the same stamp (git's "racy"
+# entries), so its hash is not cached. The longest tick is FAT's, 2 s.
 RACY_NS = 2_100_000_000
-_THREADS = min(8, os.cpu_count() or 1)  # hashlib lets go of the interpreter
-_LIMIT = 256 << 20  # bytes of a memory that is worth reading
+_THREADS = min(8, os.cpu_count() or 1)  # hashlib releases the interpreter lock
+_LIMIT = 256 << 20  # bytes read of a cache file at most
 
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's contents, in hex.
 
     Raises:
-        GradprobeError: it cannot be read, or is no regular file.
+        GradprobeError: The file cannot be read or is not a regular file.
 
     Example:
         >>> import tempfile
@@ -38,46 +38,46 @@ def file_hash(path: Path) -> str:
         ...     file_hash(Path(folder) / "a")[:16]
         '9a129038d9a00aed'
     """
-    (found,) = file_hashes(path.parent, [path.name])
-    if found is None:
-        raise GradprobeError(f"{path} cannot be read ({_reason(path)}); check that it is there, and its permissions")
-    return found
+    (digest,) = file_hashes(path.parent, [path.name])
+    if digest is None:
+        raise GradprobeError(f"{path} cannot be read ({_reason(path)}); check that it exists, and its permissions")
+    return digest
 
 
 def file_hashes(root: Path, files: Sequence[str]) -> list[str | None]:
-    """Return the SHA-256 of each file's contents, in hex; None for one that cannot be read or is no regular file.
+    """Return the SHA-256 of each file's contents, in hex; None for a file that is unreadable or not regular.
 
     Args:
-        root: a folder.
-        files: paths relative to it.
+        root: Folder of the files.
+        files: Paths relative to the folder.
     """
-    memory = _Memory.of(root)
+    cache = _HashCache.of(root)
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(lambda file: memory.hash_of(root / file, file), files))
-    memory.save(files)
-    return found
+        hashes = list(pool.map(lambda file: cache.hash_of(root / file, file), files))
+    cache.save(files)
+    return hashes
 
 
 def cache_folder() -> Path | None:
-    """Return the folder of what is remembered; None where the user has no home."""
-    if named := os.environ.get(VARIABLE):
-        return Path(named)
+    """Return the folder of the cache, None for a user without a home directory."""
+    if folder := os.environ.get(VARIABLE):
+        return Path(folder)
     try:
         base = os.environ.get("XDG_CACHE_HOME")
         return (Path(base) if base else Path.home() / ".cache") / "gradprobe"
-    except RuntimeError:  # no home
+    except RuntimeError:  # no home directory
         return None
 
 
-class _Memory:
-    """The hashes of the files below a folder, each beside the size, times and inode that the file had."""
+class _HashCache:
+    """Hashes of the files below a folder, each with the size, times and inode of its file."""
 
-    def __init__(self, path: Path | None, known: dict[str, list]):
-        self._path, self._known = path, known
+    def __init__(self, path: Path | None, entries: dict[str, list]):
+        self._path, self._entries = path, entries
         self._new: dict[str, list] = {}
 
     @classmethod
-    def of(cls, root: Path) -> "_Memory":
+    def of(cls, root: Path) -> "_HashCache":
         folder = cache_folder()
         if folder is None:
             return cls(None, {})
@@ -86,11 +86,11 @@ class _Memory:
         return cls(path, _read(path))
 
     def hash_of(self, path: Path, name: str) -> str | None:
-        """The hash of a file, from the memory if its stamp is the one remembered."""
+        """Return the hash of a file, from the cache if its stamp is the same."""
         try:
-            known = self._known.get(name)
-            if known is not None and known[:-1] == _stamp(path.stat()):
-                return known[-1]
+            entry = self._entries.get(name)
+            if entry is not None and entry[:-1] == _stamp(path.stat()):
+                return entry[-1]
             with open_regular(path) as file:
                 before = os.fstat(file.fileno())
                 started = time.time_ns()
@@ -104,17 +104,17 @@ class _Memory:
         return digest
 
     def save(self, files: Sequence[str]) -> None:
-        """Write what is remembered, whole or not at all; where it cannot be written there is none."""
+        """Write the cache atomically; a cache that cannot be written is given up silently."""
         if self._path is None or not self._new:
             return
-        kept = self._known | self._new
-        if len(kept) > 2 * len(files) + 1000:  # most of them are gone
-            kept = {name: kept[name] for name in files if name in kept}
+        entries = self._entries | self._new
+        if len(entries) > 2 * len(files) + 1000:  # most of these files no longer exist
+            entries = {name: entries[name] for name in files if name in entries}
         temporary = self._path.with_name(f".{self._path.name}-{uuid.uuid4().hex[:8]}")
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
-                temporary.write_bytes(_sealed(kept))
+                temporary.write_bytes(_with_checksum(entries))
                 temporary.replace(self._path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -122,18 +122,18 @@ class _Memory:
             pass
 
 
-def _stamp(found: os.stat_result) -> list[int]:
-    """Stamp that changes when a file does: inode and time of last change too, which no ``touch`` puts back."""
-    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+def _stamp(status: os.stat_result) -> list[int]:
+    """Return numbers that change with a file, among them inode and ctime, which ``touch`` cannot reset."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _sealed(known: dict[str, list]) -> bytes:
-    body = json.dumps(known, separators=(",", ":")).encode()
+def _with_checksum(entries: dict[str, list]) -> bytes:
+    body = json.dumps(entries, separators=(",", ":")).encode()
     return sha256(body).hexdigest().encode() + b"\n" + body
 
 
 def _read(path: Path) -> dict[str, list]:
-    """The entries of a memory; none if it is not there or damaged."""
+    """Return the entries of a cache file, none if it is missing or damaged."""
     try:
         with open_regular(path) as file:
             check, _, body = file.read(_LIMIT).partition(b"\n")
@@ -147,4 +147,4 @@ def _reason(path: Path) -> str:
         open_regular(path).close()
     except OSError as error:
         return error.strerror or type(error).__name__
-    return "it changed meanwhile"
+    return "it changed while it was read"

@@ -1,4 +1,4 @@
-"""Where a task's images come from: a folder of photographs, or the embedded scenes."""
+"""Sources of a task's images: a folder of photographs, or the embedded scenes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -12,96 +12,96 @@ from gradprobe.data.images import ImageFolder, Images
 from gradprobe.data.scenes import scenes
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images by position in a seeded order; probes and training read different orders."""
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Files that could not be read so far and were passed over."""
+        """Files skipped so far because they could not be read."""
         ...
 
     @property
     def size(self) -> int:
-        """How many images probes can read."""
+        """Number of images available to probes."""
         ...
 
     def need(self, images: int) -> None:
-        """Refuse a question that needs more images than there are."""
+        """Refuse a request for more images than the source has."""
         ...
 
     def probe(self, start: int, size: int, seed: int) -> Images:
-        """Images ``start .. start + size`` of the order that probes read."""
+        """Return images ``start .. start + size`` in the order of probes."""
         ...
 
     def train(self, start: int, size: int, seed: int) -> Images:
-        """The same for training; the order never ends."""
+        """Return images ``start .. start + size`` in the order of training, which is endless."""
         ...
 
 
 @dataclass(frozen=True)
 class SceneSource:
-    """The embedded scenes: probes read scenes of held-out digits, training reads scenes of the others."""
+    """Embedded scenes; probes read scenes of held-out digits, training reads scenes of the other digits."""
 
     skipped: tuple[str, ...] = ()
     size: int = 1_000_000
 
     def need(self, images: int) -> None:
-        """There are always enough scenes."""
+        """Accept any number of images: scenes never run out."""
 
     def probe(self, start: int, size: int, seed: int) -> Images:
-        """Scenes ``start .. start + size`` of the seed's own million."""
+        """Return scenes ``start .. start + size`` of the million that belongs to the seed."""
         return self._take("heldout", seed * 1_000_000 + start, size)
 
     def train(self, start: int, size: int, seed: int) -> Images:
-        """The same of digits that the model was trained on, in scenes that it was not."""
+        """Return scenes of the digits that the model was trained on, but not the scenes it was trained on."""
         return self._take("train", (seed + 1_000) * 1_000_000 + start, size)
 
     def _take(self, split: str, first: int, size: int) -> Images:
         ids = range(first, first + size)
-        made = scenes(split, ids)
-        labels = torch.from_numpy(np.asarray(made.labels, np.int64))
-        return Images(torch.from_numpy(made.images), labels, tuple(ids), torch.from_numpy(made.red))
+        batch = scenes(split, ids)
+        labels = torch.from_numpy(np.asarray(batch.labels, np.int64))
+        return Images(torch.from_numpy(batch.images), labels, tuple(ids), torch.from_numpy(batch.red))
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """A folder of images in a seeded order; training goes round it, or another, in a new order each time."""
+    """Folder of images in a seeded order; training repeats it (or another folder) in a new order each epoch."""
 
     folder: ImageFolder
     training: ImageFolder | None = None
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """Files that could not be read so far and were passed over."""
+        """Files skipped so far because they could not be read."""
         return self.folder.skipped + (() if self.training is None else self.training.skipped)
 
     def unread(self) -> "FolderSource":
-        """Return the same images with nothing known yet of the files that cannot be read."""
+        """Return a copy with no record of which files can be read."""
         return FolderSource(replace(self.folder), None if self.training is None else replace(self.training))
 
     @property
     def size(self) -> int:
-        """Files in the folder that is probed."""
+        """Number of files in the folder of probes."""
         return len(self.folder)
 
     def need(self, images: int) -> None:
-        """Refuse a question that needs more images than the folder has.
+        """Refuse a request for more images than the folder has.
 
         Raises:
-            UsageError: it has fewer.
+            UsageError: The folder has fewer.
         """
         self.folder.need(images)
 
     def probe(self, start: int, size: int, seed: int) -> Images:
-        """Images ``start .. start + size`` of the seed's permutation.
+        """Return images ``start .. start + size`` of the seed's permutation.
 
         Raises:
-            GradprobeError: too few of them can be read.
+            GradprobeError: Too few of them can be read.
         """
         return self.folder.take(self.folder.order(seed), start, size)
 
     def train(self, start: int, size: int, seed: int) -> Images:
-        """The same going round and round, a new permutation each time."""
+        """Return images ``start .. start + size`` of an endless order, a new permutation each epoch."""
         return (self.training or self.folder).take(self._endless(seed), start, size)
 
     def _endless(self, seed: int) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""A folder of photographs as a task reads it: only the files that are needed, each with a stable integer."""
+"""Folder of photographs: files are read on demand, and each has a stable integer id."""
 
 import os
 import unicodedata
@@ -21,14 +21,14 @@ from gradprobe.data.fingerprints import image_files
 from gradprobe.data.reader import PictureError, read_picture
 from gradprobe.errors import GradprobeError, UsageError
 
-_THREADS = min(8, os.cpu_count() or 1)  # PIL lets go of the interpreter while it decodes
+_THREADS = min(8, os.cpu_count() or 1)  # PIL releases the interpreter lock while it decodes
 
 
 @dataclass(frozen=True)
 class Images:
-    """Preprocessed images ``(B, 3, H, W)``, their labels ``(B,)`` or None, and one stable integer each.
+    """Preprocessed images ``(B, 3, H, W)``, their labels ``(B,)`` or None, and a stable integer id each.
 
-    ``relevant (B, N)`` says which patches matter, where that is known.
+    ``relevant (B, N)`` is the mask of the patches that matter, None where it is unknown.
     """
 
     images: Tensor
@@ -39,19 +39,19 @@ class Images:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of images, by position in a list of sorted relative paths.
+    """Folder of images, by position in a sorted list of relative paths.
 
-    Pictures are read by `read_picture`: upright, on white, 8 bits. One that cannot be used is found out when its turn
-    comes, and from then on the folder is as if it had never been there: batches depend on the files and the order
-    alone, not on what was read before.
+    Pictures are read by `read_picture`: upright, on white, 8 bits. An unusable file is detected when its position is
+    reached, and is skipped as if it were not in the folder: batches depend on the files and the order alone, not on
+    earlier reads.
 
     Attributes:
-        root: the folder.
-        files: relative paths, sorted.
-        ids: one 63-bit integer an image, a hash of its relative path: the key of its noise.
-        labels: the class of each image; None where the folder does not tell.
-        unlabelled: why there are no labels, and the remedy; empty where there are.
-        transform: PIL image -> tensor ``(3, H, W)``.
+        root: Folder.
+        files: Relative paths, sorted.
+        ids: 63-bit integers, a hash of each relative path: the key of an image's noise.
+        labels: Class of each image; None where the folder does not determine it.
+        unlabelled: Reason why there are no labels, with a remedy; empty if there are labels.
+        transform: Function from a PIL image to a tensor ``(3, H, W)``.
     """
 
     root: Path
@@ -60,7 +60,7 @@ class ImageFolder:
     labels: tuple[int, ...] | None
     unlabelled: str
     transform: Callable[[Image.Image], Tensor]
-    # What is known of the files so far; it saves work and changes no answer.
+    # Cache of the files checked so far; it changes no result.
     _readable: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -73,18 +73,18 @@ class ImageFolder:
     ) -> "ImageFolder":
         """List a folder: a sub-folder per class, or images without labels.
 
-        Sub-folders named by wnids (``n01440764``) get ImageNet's 1000 labels, sub-folders named by numbers get these;
-        others are labelled in sorted order if there are as many as the model has classes and text and natural order
-        agree, or in the order that is asked for. No file is read yet.
+        Sub-folders named by wnids (``n01440764``) get ImageNet's 1000 labels, sub-folders named by numbers get these
+        numbers. Others are labelled in the order given by `class_order`; without it, in sorted order, if there are as
+        many as the model has classes and text and natural order agree. No file is read yet.
 
         Args:
-            path: the folder.
-            transform: PIL image -> tensor, such as `transform_for` gives.
-            n_classes: how many classes the model tells apart; None: not known.
-            class_order: ``text`` (torchvision's) or ``natural`` (timm's) labels the sub-folders in this order.
+            path: Folder.
+            transform: Function from a PIL image to a tensor, such as `transform_for` returns.
+            n_classes: Number of classes of the model, None if unknown.
+            class_order: Order of the sub-folders' labels, ``text`` (torchvision's) or ``natural`` (timm's).
 
         Raises:
-            UsageError: there is no such folder or order, or no image in it.
+            UsageError: The folder or the order does not exist, or the folder has no image.
         """
         root = Path(path)
         files = tuple(image_files(root))
@@ -97,18 +97,18 @@ class ImageFolder:
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """The files that turned out to be unreadable so far."""
+        """Files found to be unreadable so far."""
         return tuple(self.files[i] for i, good in sorted(self._readable.items()) if not good)
 
     def order(self, seed: int) -> np.ndarray:
-        """A permutation of all positions, the same for the same seed and number of files."""
+        """Return a permutation of all positions, which depends on the seed and the number of files alone."""
         return np.random.Generator(np.random.SFC64([seed])).permutation(len(self.files))
 
     def need(self, count: int) -> None:
-        """Refuse before any work a question that needs more images than there are.
+        """Refuse a request for more images than the folder has, before any work.
 
         Raises:
-            UsageError: the folder has fewer than ``count``.
+            UsageError: The folder has fewer than ``count``.
         """
         if count > len(self.files):
             raise UsageError(
@@ -117,46 +117,46 @@ class ImageFolder:
             )
 
     def need_labels(self) -> None:
-        """Refuse a question that needs labels if there are none.
+        """Refuse a folder without labels.
 
         Raises:
-            UsageError: the folder does not tell its classes; says why.
+            UsageError: The folder does not determine the classes; the message has the reason.
         """
         if self.labels is None:
             raise UsageError(f"--loss ce needs labels but in --data {self.root} {self.unlabelled}")
 
     def take(self, order: Iterable[int], start: int, size: int) -> Images:
-        """Images ``start .. start + size`` of those in ``order`` that can be read.
+        """Return images ``start .. start + size`` of the readable ones in ``order``.
 
-        An unreadable file is passed over and all later ones move up, so no image comes twice and it does not matter
-        which part was asked for first. Files before ``start`` that were never read are decoded once to find out.
+        An unreadable file is skipped and all later ones move up, so that no image is repeated and the result does not
+        depend on earlier calls. Files before ``start`` are decoded once, to know whether they are readable.
 
         Args:
-            order: positions; may be endless.
-            start: how many readable images to pass over.
-            size: how many to read, at least 1.
+            order: Positions, possibly endless.
+            start: Number of readable images to skip.
+            size: Number of images to read, at least 1.
 
         Raises:
-            UsageError: the order, with every file readable, has too few.
-            GradprobeError: it has too few because of unreadable files, or none can be read.
+            UsageError: The order has too few images, though every file is readable.
+            GradprobeError: The order has too few readable images, or none.
         """
-        walk = iter(order)
+        positions = iter(order)
         passed, misses, listed = 0, 0, 0
         indices: list[int] = []
         images: list[Tensor] = []
         with ThreadPoolExecutor(_THREADS) as pool:
             while len(images) < size:
-                chunk = [int(i) for i in islice(walk, start - passed or size - len(images))]
+                chunk = [int(i) for i in islice(positions, start - passed or size - len(images))]
                 if passed < start:
-                    found = sum(self._check(chunk, pool))
-                    passed += found
+                    hits = sum(self._check(chunk, pool))
+                    passed += hits
                 else:
-                    read = [(i, x) for i, x in zip(chunk, pool.map(self._read, chunk), strict=True) if x is not None]
-                    indices += [i for i, _ in read]
-                    images += [x for _, x in read]
-                    found = len(read)
+                    pairs = [(i, x) for i, x in zip(chunk, pool.map(self._read, chunk), strict=True) if x is not None]
+                    indices += [i for i, _ in pairs]
+                    images += [x for _, x in pairs]
+                    hits = len(pairs)
                 listed += len(chunk)
-                misses = 0 if found else misses + len(chunk)
+                misses = 0 if hits else misses + len(chunk)
                 if not chunk or misses >= len(self.files):
                     raise self._too_few(start + size, listed)
         labels = None if self.labels is None else torch.tensor([self.labels[i] for i in indices])
@@ -183,21 +183,21 @@ class ImageFolder:
         self._readable[index] = True
         return image
 
-    def _too_few(self, asked: int, listed: int) -> GradprobeError:
+    def _too_few(self, count: int, listed: int) -> GradprobeError:
         bad = self.skipped
         if not bad:
-            return UsageError(f"--data {self.root}: {asked} images were asked for and {listed} given; ask for fewer")
+            return UsageError(f"--data {self.root}: {count} images are needed and the order has {listed}; use fewer")
         if len(bad) == len(self.files):
             return GradprobeError(
                 f"none of the {len(bad)} images in {self.root} can be read, {bad[0]} for one; give others"
             )
-        what = f"{len(bad)} of the {len(self.files)} images in {self.root} cannot be read ({bad[0]} for one)"
+        problem = f"{len(bad)} of the {len(self.files)} images in {self.root} cannot be read ({bad[0]} for one)"
         advice = "lower --images, --batches or --batch-size, or give others"
-        return GradprobeError(f"{what}, too many for {asked}; {advice}")
+        return GradprobeError(f"{problem}, too many for {count}; {advice}")
 
 
 def transform_for(model: nn.Module) -> Callable[[Image.Image], Tensor]:
-    """The evaluation preprocessing that timm states for a model, at the size the model was built for."""
+    """Return timm's evaluation preprocessing for a model, at the model's own image size."""
     config = dict(resolve_model_data_config(model))
     size: Any = getattr(getattr(model, "patch_embed", None), "img_size", None)
     if size is not None:
@@ -206,12 +206,12 @@ def transform_for(model: nn.Module) -> Callable[[Image.Image], Tensor]:
 
 
 def image_id(file: str) -> int:
-    """A 63-bit integer from a relative path: the same on any machine and in any folder listing.
+    """Return a 63-bit hash of a relative path, the same on any machine.
 
     Example:
         >>> image_id("n01440764/a.jpg") == image_id("n01440764/a.jpg") != image_id("n01440764/b.jpg")
         True
     """
-    # NFC: file systems differ in how they spell accents.
+    # NFC: file systems encode accents differently.
     name = unicodedata.normalize("NFC", file).encode("utf-8", "surrogateescape")
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "big") >> 1

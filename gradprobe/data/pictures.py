@@ -1,7 +1,7 @@
 """Pictures for the embedded vision-language model: three to five whole handwritten digits among pieces of others.
 
-Every digit lies on 2 x 2 patches and wears one of four colours; pieces on other patches wear four further colours. A
-picture says nothing that its list of objects does not: captions and questions follow from that list alone.
+A digit covers 2 x 2 patches in one of four colours; pieces on other patches have one of four further colours. Captions
+and questions follow from the list of a picture's objects alone.
 """
 
 from collections.abc import Sequence
@@ -15,33 +15,33 @@ from gradprobe.errors import UsageError
 
 SIZE, PATCH, GRID = 80, 8, 10  # pixels, pixels, patches: N = 100
 SIDE = 2  # patches along a digit's edge: 8 x 8 samples enlarged twice
-PLACES = GRID - SIDE + 1  # rows, and columns, that a digit's first patch may be in
+PLACES = GRID - SIDE + 1  # possible rows, and columns, of a digit's first patch
 LEAST, MOST = 3, 5  # digits in a picture
 NO_DIGIT, NO_COLOUR = 10, 4
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = ("red", "green", "blue", "yellow")
-MEAN, STD = 0.14, 0.22  # of all pixels; the same for the three channels, so that a colour stays what it is
-CLUTTER = 0.4  # share of the patches without a digit that hold a piece of one
+MEAN, STD = 0.14, 0.22  # of all pixels; the same for the three channels, so that colours are preserved
+CLUTTER = 0.4  # share of the patches without a digit that have a piece of one
 NOISE = 26  # largest value (of 255) of the noise added to every pixel
 
 _HUES = np.array(
-    # the digits' colours, then those that only clutter wears: magenta, cyan, orange, grey
+    # the digits' colours, then magenta, cyan, orange, grey: colours of clutter alone
     [[1, 0.1, 0.1], [0.1, 1, 0.1], [0.15, 0.3, 1], [1, 0.95, 0.1], [1, 0.1, 1], [0.1, 1, 1], [1, 0.5, 0.05], [1, 1, 1]],
     dtype=np.float32,
 )
 _RGB = 225 * _HUES / np.linalg.norm(_HUES, axis=1, keepdims=True)  # equal length: no colour is brighter than another
-_SPLIT = {"train": 3, "heldout": 4}  # first word of a picture's seed; 0 and 1 are the scenes'
+_SPLIT = {"train": 3, "heldout": 4}  # first word of a picture's seed; scenes have 0 and 1
 
 
 @dataclass(frozen=True, order=True)
 class Object:
-    """A digit in a picture; objects sort in raster order.
+    """Digit in a picture; objects sort in raster order.
 
     Attributes:
-        row: of its first patch, 0..8.
-        column: of its first patch, 0..8.
-        digit: 0..9; no two objects of a picture have the same.
-        colour: index into ``COLOURS``.
+        row: Row of its first patch, 0..8.
+        column: Column of its first patch, 0..8.
+        digit: Digit, 0..9, different for all objects of a picture.
+        colour: Index into ``COLOURS``.
     """
 
     row: int
@@ -52,14 +52,14 @@ class Object:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A batch of pictures and the truth about each patch.
+    """Batch of pictures with the ground truth of each patch.
 
     Attributes:
-        images: ``(B, 3, 80, 80)`` float32, normalised: what the vision tower takes.
-        relevant: ``(B, 100)`` bool, the patches of objects.
-        digit_of: ``(B, 100)`` int8, the digit a patch belongs to, 10 for none.
-        colour_of: ``(B, 100)`` int8, index into ``COLOURS``, 4 for none.
-        objects: by picture, in raster order.
+        images: Normalised images, ``(B, 3, 80, 80)`` float32.
+        relevant: Mask of the patches of objects, ``(B, 100)`` bool.
+        digit_of: Digit that a patch belongs to, 10 for none, ``(B, 100)`` int8.
+        colour_of: Index of its colour in ``COLOURS``, 4 for none, ``(B, 100)`` int8.
+        objects: Objects of each picture, in raster order.
     """
 
     images: np.ndarray
@@ -70,14 +70,14 @@ class Pictures:
 
 
 def objects_of(split: str, ids: Sequence[int]) -> tuple[tuple[Object, ...], ...]:
-    """What is where in each picture, in raster order, without drawing it.
+    """Return the objects of each picture in raster order, without drawing the picture.
 
     Args:
-        split: "train" or "heldout".
-        ids: non-negative integers, one a picture.
+        split: Split, "train" or "heldout".
+        ids: Non-negative integers, one per picture.
 
     Raises:
-        UsageError: no split has this name, or an id is negative.
+        UsageError: The split is unknown, or an id is negative.
 
     Example:
         >>> one = objects_of("train", [5])[0]
@@ -88,14 +88,14 @@ def objects_of(split: str, ids: Sequence[int]) -> tuple[tuple[Object, ...], ...]
 
 
 def pictures(split: str, ids: Sequence[int]) -> Pictures:
-    """Draw pictures; each is a pure function of its split and id, whatever the batch.
+    """Draw pictures; each is a pure function of its split and id, independent of the batch.
 
     Args:
-        split: "train" or "heldout"; the digits and pieces of a picture come from samples of its split only.
-        ids: non-negative integers, one a picture.
+        split: Split, "train" or "heldout"; digits and pieces of a picture come from samples of its split only.
+        ids: Non-negative integers, one per picture.
 
     Raises:
-        UsageError: no split has this name, or an id is negative.
+        UsageError: The split is unknown, or an id is negative.
 
     Example:
         >>> both, one = pictures("heldout", [3, 4]), pictures("heldout", [4])
@@ -107,24 +107,24 @@ def pictures(split: str, ids: Sequence[int]) -> Pictures:
     canvas = np.empty((len(ids), 3, SIZE, SIZE), dtype=np.float32)
     labels = np.empty((2, len(ids), GRID, GRID), dtype=np.int8)
     labels[0], labels[1] = NO_DIGIT, NO_COLOUR
-    objects = []
+    layouts = []
     for row, rng in enumerate(generators):
-        found = _layout(rng)
-        _paint(rng, bank, found, canvas[row])
-        for o in found:
+        objects = _layout(rng)
+        _paint(rng, bank, objects, canvas[row])
+        for o in objects:
             labels[:, row, o.row : o.row + SIDE, o.column : o.column + SIDE] = [[[o.digit]], [[o.colour]]]
-        objects.append(tuple(sorted(found)))
-    # Rounded to whole bytes: the model sees the same numbers as it would through an image file.
+        layouts.append(tuple(sorted(objects)))
+    # Rounded to whole bytes, so that the model gets the same numbers as through an image file.
     np.minimum(canvas, 255, out=canvas)
     np.rint(canvas, out=canvas)
     canvas *= np.float32(1 / (255 * STD))
     canvas -= np.float32(MEAN / STD)
     digit_of, colour_of = labels.reshape(2, len(ids), GRID * GRID)
-    return Pictures(canvas, digit_of != NO_DIGIT, digit_of, colour_of, tuple(objects))
+    return Pictures(canvas, digit_of != NO_DIGIT, digit_of, colour_of, tuple(layouts))
 
 
 def as_bytes(images: np.ndarray) -> np.ndarray:
-    """Normalised images ``(B, 3, 80, 80)`` -> ``(B, 80, 80, 3)`` uint8, as in an image file.
+    """Convert normalised images to bytes as in an image file, ``(B, 3, 80, 80) -> (B, 80, 80, 3)`` uint8.
 
     Example:
         >>> as_bytes(pictures("train", [0]).images).shape
@@ -135,7 +135,7 @@ def as_bytes(images: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Bank:
-    of_digit: tuple[np.ndarray, ...]  # by digit, rows of ink
+    of_digit: tuple[np.ndarray, ...]  # indices into ink, by digit
     ink: np.ndarray  # (S, 16, 16) in [0, 1]
     pieces: np.ndarray  # (S, 9, 9, 8, 8), a view of ink
 
@@ -156,14 +156,14 @@ def _bank(split: str) -> _Bank:
 
 
 def _generators(split: str, ids: Sequence[int]) -> list[np.random.Generator]:
-    split_samples(split)  # refuses an unknown split
+    split_samples(split)  # raises on an unknown split
     if any(i < 0 for i in ids):
-        raise UsageError(f"picture id {min(ids)} is negative; ids are whole numbers from 0 on")
+        raise UsageError(f"picture id {min(ids)} is negative; ids are whole numbers of at least 0")
     return [np.random.Generator(np.random.SFC64([_SPLIT[split], int(i)])) for i in ids]
 
 
 def _layout(rng: np.random.Generator) -> list[Object]:
-    """The first thing drawn from a picture's generator: so the objects are the same, painted or not."""
+    """Draw the objects first from a picture's generator, so that they are the same whether it is painted or not."""
     count = int(rng.integers(LEAST, MOST + 1))
     digits, colours = rng.permutation(10)[:count].tolist(), rng.integers(0, len(COLOURS), count).tolist()
     places: list[tuple[int, int]] = []
@@ -175,13 +175,13 @@ def _layout(rng: np.random.Generator) -> list[Object]:
 
 
 def _paint(rng: np.random.Generator, bank: _Bank, objects: list[Object], canvas: np.ndarray) -> None:
-    """Paint one picture into ``canvas`` (3, 80, 80), in units of a byte."""
+    """Paint a picture into ``canvas`` (3, 80, 80), with values 0..255."""
     cells = GRID * GRID
     ink = np.zeros((SIZE, SIZE), dtype=np.float32)
     sample, (top, left) = rng.integers(0, len(bank.ink), cells), rng.integers(0, PATCH + 1, (2, cells))
-    there = rng.random(cells) < CLUTTER
+    present = rng.random(cells) < CLUTTER
     tint = _RGB[rng.integers(len(COLOURS), len(_RGB), cells)] * rng.uniform(0.8, 1.1, (cells, 1)).astype(np.float32)
-    pieces = bank.pieces[sample, top, left] * there[:, None, None]
+    pieces = bank.pieces[sample, top, left] * present[:, None, None]
     ink.reshape(GRID, PATCH, GRID, PATCH)[:] = pieces.reshape(GRID, GRID, PATCH, PATCH).transpose(0, 2, 1, 3)
     tint = tint.reshape(GRID, GRID, 3)
     edge = SIDE * PATCH

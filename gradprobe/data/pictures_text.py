@@ -1,7 +1,7 @@
-"""What can be said and asked about a picture, in 70 words: captions, and four kinds of questions with one-word answers.
+"""Captions of pictures, and four kinds of questions with one-word answers, in a vocabulary of 70 words.
 
-The kinds follow the benchmarks of the paper's ablation: relations (GQA), existence (POPE), attributes and counts by
-yes or no (MME), multiple choice (MMBench). Places, counts, digits and choices have words of their own.
+The kinds follow the benchmarks of the paper's ablation: relations (GQA), existence (POPE), attributes and counts with
+answers yes or no (MME), multiple choice (MMBench). Places, counts, digits and choices have separate words.
 """
 
 from collections.abc import Sequence
@@ -28,12 +28,12 @@ _SEED = {"train": 5, "heldout": 6}  # first word of a question's seed
 
 @dataclass(frozen=True)
 class Question:
-    """A question about a picture.
+    """Question about a picture.
 
     Attributes:
-        kind: index into ``KINDS``.
-        text: its words, apart by spaces.
-        answer: one word.
+        kind: Index into ``KINDS``.
+        text: Words, separated by spaces.
+        answer: Answer, one word.
     """
 
     kind: int
@@ -42,29 +42,28 @@ class Question:
 
 
 def caption(objects: Sequence[Object]) -> str:
-    """The caption of a picture: each object's colour, digit, row and column, in raster order.
+    """Return the caption of a picture: each object's colour, digit, row and column, in raster order.
 
     Example:
         >>> caption([Object(2, 0, 7, 0), Object(0, 4, 3, 2)])
         'blue three r1 c5 , red seven r3 c1 .'
     """
-    told = (f"{_name(o)} {ROWS[o.row]} {COLUMNS[o.column]}" for o in sorted(objects))
-    return " , ".join(told) + " ."
+    phrases = (f"{_name(o)} {ROWS[o.row]} {COLUMNS[o.column]}" for o in sorted(objects))
+    return " , ".join(phrases) + " ."
 
 
 def question(objects: Sequence[Object], kind: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Ask something about a picture.
+    """Return a random question about a picture, and its one-word answer.
+
+    Yes and no are equally likely answers, as are the four letters.
 
     Args:
-        objects: what is in the picture, at least two; no digit twice.
-        kind: one of ``KINDS``.
-        rng: decides what is asked; yes and no, and the four letters, are equally likely answers.
-
-    Returns:
-        The question and its answer, which is one word.
+        objects: Objects in the picture, at least two; no digit twice.
+        kind: Kind of question, one of ``KINDS``.
+        rng: Random number generator.
 
     Raises:
-        UsageError: there is no such kind.
+        UsageError: The kind is unknown.
 
     Example:
         >>> question([Object(2, 0, 7, 0), Object(0, 4, 3, 2)], "existence", np.random.default_rng(0))
@@ -77,7 +76,7 @@ def question(objects: Sequence[Object], kind: str, rng: np.random.Generator) -> 
 
 
 def captions(split: str, ids: Sequence[int]) -> tuple[str, ...]:
-    """The captions of pictures.
+    """Return the captions of pictures.
 
     Example:
         >>> captions("heldout", [1])[0].endswith(" .")
@@ -87,21 +86,21 @@ def captions(split: str, ids: Sequence[int]) -> tuple[str, ...]:
 
 
 def questions(split: str, ids: Sequence[int]) -> tuple[Question, ...]:
-    """One question about each picture, of kind ``id % 4``; a pure function of split and id.
+    """Return a question about each picture, of kind ``id % 4``: a pure function of split and id.
 
     Example:
         >>> [KINDS[q.kind] for q in questions("heldout", range(4))]
         ['relations', 'existence', 'attributes', 'choice']
     """
-    asked = []
+    result = []
     for i, objects in zip(ids, objects_of(split, ids), strict=True):
         rng = np.random.Generator(np.random.SFC64([_SEED[split], int(i)]))
-        asked.append(Question(i % len(KINDS), *question(objects, KINDS[i % len(KINDS)], rng)))
-    return tuple(asked)
+        result.append(Question(i % len(KINDS), *question(objects, KINDS[i % len(KINDS)], rng)))
+    return tuple(result)
 
 
 def prompt_of_caption() -> str:
-    """What to give the model for a caption.
+    """Return the prompt that asks for a caption.
 
     Example:
         >>> prompt_of_caption()
@@ -111,7 +110,7 @@ def prompt_of_caption() -> str:
 
 
 def prompt_of_question(text: str) -> str:
-    """What to give the model for an answer.
+    """Return the prompt that asks for the answer to a question.
 
     Example:
         >>> prompt_of_question("is there a red seven ?")
@@ -129,7 +128,7 @@ def _yes(rng: np.random.Generator) -> bool:
 
 
 def _other(rng: np.random.Generator, count: int, but: int) -> int:
-    """A number in 0..count-1 that is not ``but``."""
+    """Return a random number in 0..count-1 other than ``but``."""
     return int(but + rng.integers(1, count)) % count
 
 
@@ -137,7 +136,7 @@ def _relation(objects: Sequence[Object], rng: np.random.Generator) -> tuple[str,
     first, second = rng.permutation(len(objects))[:2].tolist()
     one, two = objects[first], objects[second]
     across, down = two.column - one.column, two.row - one.row
-    # Only along an axis on which the two do not overlap; there is always one.
+    # Only along an axis on which the two do not overlap; at least one exists.
     ways = [
         (d, words) for d, words in ((across, ("left of", "right of")), (down, ("above", "below"))) if abs(d) >= SIDE
     ]
@@ -151,7 +150,7 @@ def _existence(objects: Sequence[Object], rng: np.random.Generator) -> tuple[str
     o = objects[int(rng.integers(len(objects)))]
     if _yes(rng):
         return f"is there a {_name(o)} ?", "yes"
-    if _yes(rng):  # a digit that is there, in another colour
+    if _yes(rng):  # a digit of the picture, in another colour
         return f"is there a {COLOURS[_other(rng, len(COLOURS), o.colour)]} {DIGITS[o.digit]} ?", "no"
     absent = [d for d in range(10) if all(d != other.digit for other in objects)]
     return f"is there a {COLOURS[o.colour]} {DIGITS[absent[int(rng.integers(len(absent)))]]} ?", "no"
@@ -167,7 +166,7 @@ def _attribute(objects: Sequence[Object], rng: np.random.Generator) -> tuple[str
     colour = askable[int(rng.integers(len(askable)))]
     if _yes(rng):
         return f"does {COLOURS[colour]} occur {COUNTS[counts[colour]]} ?", "yes"
-    # Another colour's count, where there is one: a blind guess by the count alone does not help.
+    # Another colour's count if possible, so that guessing from the count alone does not help.
     wrong = [counts[c] for c in askable if counts[c] != counts[colour]]
     count = wrong[int(rng.integers(len(wrong)))] if wrong else _other(rng, len(COUNTS), counts[colour])
     return f"does {COLOURS[colour]} occur {COUNTS[count]} ?", "no"
@@ -177,17 +176,17 @@ def _choice(objects: Sequence[Object], rng: np.random.Generator) -> tuple[str, s
     single = [o for o in objects if sum(o.colour == other.colour for other in objects) == 1]
     if single and _yes(rng):
         o = single[int(rng.integers(len(single)))]
-        # Digits of the picture in other colours come before absent ones: to have seen the digit is not enough.
+        # Digits of the picture come before absent ones, so that presence of a digit alone does not give the answer.
         present = [other.digit for other in objects if other is not o]
         absent = [d for d in range(10) if d != o.digit and d not in present]
         wrong = [*rng.permutation(present).tolist(), *rng.permutation(absent).tolist()][: len(LETTERS) - 1]
-        asked, right = f"which digit is {COLOURS[o.colour]} ?", o.digit
+        text, right = f"which digit is {COLOURS[o.colour]} ?", o.digit
         names: tuple[str, ...] = DIGITS
     else:
         o = objects[int(rng.integers(len(objects)))]
         wrong = [c for c in range(len(COLOURS)) if c != o.colour]
-        asked, right = f"which colour is the {DIGITS[o.digit]} ?", o.colour
+        text, right = f"which colour is the {DIGITS[o.digit]} ?", o.colour
         names = COLOURS
     options = rng.permutation([right, *wrong]).tolist()
     listed = " ".join(f"{letter} : {names[option]}" for letter, option in zip(LETTERS, options, strict=True))
-    return f"{asked} {listed}", LETTERS[options.index(right)]
+    return f"{text} {listed}", LETTERS[options.index(right)]

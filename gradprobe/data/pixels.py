@@ -1,4 +1,4 @@
-"""Pixels as patches and back, and images as they look to people."""
+"""Conversion of images to patches and back, and to displayable pixels."""
 
 import numpy as np
 import torch
@@ -6,11 +6,11 @@ from torch import Tensor
 
 
 def to_patches(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Images ``(B, 3, H, W)`` -> their patches' pixels ``(B, N, 3 h w)``, in the order of a transformer's tokens.
+    """Return the pixels of each patch, ``(B, 3, H, W) -> (B, N, 3 h w)``, in the order of a transformer's tokens.
 
     Args:
-        images: whose sides are multiples of the patch's.
-        size: h and w of a patch.
+        images: Images whose sides are multiples of the patch's.
+        size: Height h and width w of a patch.
 
     Example:
         >>> images = torch.arange(2 * 3 * 4 * 6.0).reshape(2, 3, 4, 6)
@@ -25,12 +25,12 @@ def to_patches(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def to_images(patches: Tensor, size: tuple[int, int], shape: tuple[int, int]) -> Tensor:
-    """The images ``(B, 3, H, W)`` that have these patches ``(B, N, 3 h w)``.
+    """Return the images made of these patches, ``(B, N, 3 h w) -> (B, 3, H, W)``.
 
     Args:
-        patches: as `to_patches` gives them.
-        size: h and w of a patch.
-        shape: H and W.
+        patches: Patches as `to_patches` returns them.
+        size: Height h and width w of a patch.
+        shape: Height H and width W of the images.
     """
     (h, w), (height, width) = size, shape
     cells = patches.reshape(len(patches), height // h, width // w, -1, h, w)
@@ -38,6 +38,6 @@ def to_images(patches: Tensor, size: tuple[int, int], shape: tuple[int, int]) ->
 
 
 def displayed(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Normalised images ``(B, 3, H, W)`` as they look: ``x std + mean``, clipped to [0, 1], ``(B, H, W, 3)``."""
+    """Return normalised images for display: ``x std + mean`` clipped to [0, 1], ``(B, 3, H, W) -> (B, H, W, 3)``."""
     plain = images * torch.tensor(std).view(1, -1, 1, 1) + torch.tensor(mean).view(1, -1, 1, 1)
     return plain.clamp(0, 1).permute(0, 2, 3, 1).double().numpy()

@@ -1,7 +1,7 @@
-"""The one reader of picture files: upright, 8 bits, RGB, on white; a picture that cannot be used says why.
+"""Reader of picture files: upright, 8 bits, RGB, on white; an unusable picture raises an error with the reason.
 
-timm and torchvision ignore EXIF orientation and drop alpha; here a picture is what a person sees in a viewer, but for
-colour profiles, which are left out here too.
+timm and torchvision ignore EXIF orientation and drop alpha; here a picture looks as in a viewer, except that colour
+profiles are ignored.
 """
 
 from pathlib import Path
@@ -13,8 +13,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from gradprobe.errors import GradprobeError
 from gradprobe.files import open_regular
 
-LONGEST = 200  # times as long as wide: beyond it Qwen's processors refuse a picture, and no model sees anything in it
-PIXELS = 2 * 89_478_485  # from here on Pillow takes a picture for a decompression bomb
+LONGEST = 200  # largest aspect ratio: Qwen's processors refuse larger ones, and no model gets anything from them
+PIXELS = 2 * 89_478_485  # Pillow's limit, beyond which a picture counts as a decompression bomb
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -24,25 +24,25 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by EXIF orientation
-_TRANSPARENT = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}  # Pillow scales pixels of these depths, not the PNG's tRNS
+_TRANSPARENT = {"L;2": 85, "L;4": 17, "RGB;16B": 1 / 256}  # for these depths Pillow scales pixels but not tRNS
 
 
 class PictureError(GradprobeError):
-    """A picture that cannot be used; the text goes on after its name."""
+    """Picture that cannot be used; the text continues a sentence that begins with the file's name."""
 
 
 def read_picture(path: str | Path) -> Image.Image:
-    """Return a picture file as a person sees it, in mode RGB.
+    """Return a picture file as a viewer shows it, in mode RGB.
 
-    16-bit grey is scaled to 8 bits, transparent parts lie on white, and EXIF orientation is heeded. Plain upright RGB
-    comes out bit by bit as Pillow decodes it. Of an animation the first frame is read.
+    16-bit grey is scaled to 8 bits, transparent parts are put on white, and EXIF orientation is applied. Plain upright
+    RGB is returned bit for bit as Pillow decodes it. Of an animation the first frame is read.
 
     Args:
-        path: of the file; its content decides the format, not its suffix.
+        path: Path of the file; its content, not its suffix, determines the format.
 
     Raises:
-        PictureError: no such file, no picture, a broken one, one without a pixel in every 200 of its length, or one of
-            more than 179 million pixels.
+        PictureError: The file does not exist, is not a picture or is broken, or the picture is more than 200 times as
+            long as wide or has more than 179 million pixels.
 
     Example:
         >>> import tempfile
@@ -64,7 +64,7 @@ def read_picture(path: str | Path) -> Image.Image:
         raise PictureError("is no picture of a known format") from None
     except Image.DecompressionBombError:
         raise PictureError("has too many pixels") from None
-    except Exception as error:  # Pillow's decoders fail in many ways on broken files
+    except Exception as error:  # Pillow raises many kinds of errors on broken files
         strerror = getattr(error, "strerror", None)
         reason = " ".join(str(error).split()) or type(error).__name__
         raise PictureError(f"cannot be opened ({strerror})" if strerror else f"is broken ({reason})") from None
@@ -72,9 +72,9 @@ def read_picture(path: str | Path) -> Image.Image:
 
 
 def is_plain(path: str | Path) -> bool:
-    """Tell by its header whether every reader gives the same pixels: upright, opaque, 8 bits, of a usual shape.
+    """Return True if the header shows a picture that every reader decodes alike: upright, opaque, 8 bits, usual shape.
 
-    A file that is no picture to any of them is plain too.
+    A file that no reader can decode counts as plain too.
     """
     try:
         with open_regular(Path(path)) as content, Image.open(content) as file:
@@ -83,15 +83,15 @@ def is_plain(path: str | Path) -> bool:
             return not wide and not file.has_transparency_data and _orientation(file) in (None, 1)
     except (PictureError, Image.DecompressionBombError):
         return False
-    except Exception:  # Pillow's decoders fail in many ways on broken files
+    except Exception:  # Pillow raises many kinds of errors on broken files
         return True
 
 
 def _check(file: Image.Image) -> None:
-    """Refuse by its header a picture that should not be decoded."""
+    """Refuse a picture that should not be decoded, by its header."""
     width, height = file.size
     if file.format == "EPS":
-        raise PictureError("is a program (EPS), no picture")  # Pillow would have Ghostscript run it
+        raise PictureError("is a program (EPS), no picture")  # Pillow would run it with Ghostscript
     if max(width, height) > LONGEST * min(width, height):
         raise PictureError(f"is {width} x {height}, more than {LONGEST} times as long as wide")
     if width * height > PIXELS:
@@ -99,7 +99,7 @@ def _check(file: Image.Image) -> None:
 
 
 def _rgb(file: Any, raw: Any) -> Image.Image:
-    """Return the pixels of a decoded file; ``raw`` is how a PNG stores them."""
+    """Return the pixels of a decoded file; ``raw`` is the storage format of a PNG's pixels."""
     transparent = file.info.get("transparency")
     if file.mode == "F" or file.mode.startswith("I"):
         grey = np.asarray(file)
@@ -117,7 +117,7 @@ def _rgb(file: Any, raw: Any) -> Image.Image:
 
 
 def _eight_bits(file: Any, grey: np.ndarray) -> np.ndarray:
-    """Return grey of 16 bits, or of integers or floats whose range their values tell, as 0..255."""
+    """Return grey of 16 bits, or of integers or floats (the range follows from their values), as 0..255."""
     tags = getattr(file, "tag_v2", {})  # of a TIFF
     if file.mode.startswith("I;16"):
         ranges = [2 ** int(np.max(tags.get(ExifTags.Base.BitsPerSample, 16))) - 1]
@@ -134,7 +134,7 @@ def _eight_bits(file: Any, grey: np.ndarray) -> np.ndarray:
 
 
 def _orientation(file: Image.Image) -> Any:
-    """Return the EXIF orientation; None where there is none, or where EXIF is broken and the pixels are not."""
+    """Return the EXIF orientation; None without EXIF or with broken EXIF."""
     try:
         return file.getexif().get(ExifTags.Base.Orientation)
     except Exception:

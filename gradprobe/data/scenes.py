@@ -1,7 +1,7 @@
-"""Procedural scenes: one whole handwritten digit in each of four colours among clutter just as bright and colourful.
+"""Procedural scenes: one whole handwritten digit in each of four colours, among clutter as bright and colourful.
 
-A scene's class is its red digit. The clutter is made of pieces of digits in the same four colours and in others, so
-that neither brightness nor colour alone tells which patches matter: one has to see that a digit is whole.
+A scene's class is its red digit. The clutter consists of pieces of digits in the same four colours and in others, so
+that neither brightness nor colour alone identifies the patches that matter; only the whole shape of a digit does.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ GRID = SIZE // PATCH  # 14 x 14 patches, N = 196
 BOX = 30  # a digit with its margin: (8 + 2) x 3 pixels
 PIECE, CELLS = 12, 10  # clutter: 12-pixel pieces on a grid a little larger than the scene
 NO_DIGIT, NO_COLOUR = 10, 4
-MIN_INK = 2.0  # summed ink (0..64) from which on a patch belongs to a digit
-MEAN, STD = 0.24, 0.27  # of all pixels; the same for the three channels, so that a colour stays what it is
+MIN_INK = 2.0  # least summed ink (0..64) of a patch that belongs to a digit
+MEAN, STD = 0.24, 0.27  # of all pixels; the same for the three channels, so that colours are preserved
 SPLITS = {"train": 0, "heldout": 1}
 HELDOUT_SHARE = 0.2
 
 _HUES = np.array(
-    # red, green, blue, yellow: the digits' colours; then magenta, cyan, orange, grey: only clutter wears them
+    # red, green, blue, yellow: the digits' colours; then magenta, cyan, orange, grey: colours of clutter alone
     [[1, 0.1, 0.1], [0.1, 1, 0.1], [0.15, 0.3, 1], [1, 0.95, 0.1], [1, 0.1, 1], [0.1, 1, 1], [1, 0.5, 0.05], [1, 1, 1]],
     dtype=np.float32,
 )
@@ -33,14 +33,14 @@ _COLOUR_SHARE = np.cumsum([0.19, 0.19, 0.19, 0.19, 0.06, 0.06, 0.06, 0.06])  # o
 
 @dataclass(frozen=True)
 class Scenes:
-    """A batch of scenes and the truth about each patch.
+    """Batch of scenes with the ground truth of each patch.
 
     Attributes:
-        images: ``(B, 3, 112, 112)`` float32, normalised: what the model takes.
-        labels: ``(B,)`` int64, the red digit.
-        digit_of: ``(B, 196)`` int8, the digit a patch belongs to, 10 for none.
-        colour_of: ``(B, 196)`` int8, 0 red, 1 green, 2 blue, 3 yellow, 4 for no digit.
-        red: ``(B, 196)`` bool, the patches of the red digit.
+        images: Normalised images, ``(B, 3, 112, 112)`` float32.
+        labels: Red digit, ``(B,)`` int64.
+        digit_of: Digit that a patch belongs to, 10 for none, ``(B, 196)`` int8.
+        colour_of: Colour of that digit, 0 red, 1 green, 2 blue, 3 yellow, 4 for no digit, ``(B, 196)`` int8.
+        red: Mask of the patches of the red digit, ``(B, 196)`` bool.
     """
 
     images: np.ndarray
@@ -52,16 +52,16 @@ class Scenes:
 
 @cache
 def split_samples(split: str) -> np.ndarray:
-    """The samples of scikit-learn's ``load_digits`` that a split may use, 80 % of each digit for "train".
+    """Return the samples of scikit-learn's ``load_digits`` in a split; "train" has 80 % of each digit.
 
     Args:
-        split: "train" or "heldout".
+        split: Split, "train" or "heldout".
 
     Returns:
-        Sorted indices into ``load_digits``; those of the two splits are disjoint and together all 1797.
+        Sorted indices into ``load_digits``; the two splits are disjoint and together have all 1797.
 
     Raises:
-        UsageError: no split has this name.
+        UsageError: The split is unknown.
 
     Example:
         >>> len(split_samples("train")), len(split_samples("heldout"))
@@ -81,14 +81,14 @@ def split_samples(split: str) -> np.ndarray:
 
 
 def scenes(split: str, ids: Sequence[int]) -> Scenes:
-    """Make scenes; each is a pure function of its split and id, whatever the batch.
+    """Draw scenes; each is a pure function of its split and id, independent of the batch.
 
     Args:
-        split: "train" or "heldout"; digits and clutter of a scene come from samples of its split only.
-        ids: non-negative integers, one a scene.
+        split: Split, "train" or "heldout"; digits and clutter of a scene come from samples of its split only.
+        ids: Non-negative integers, one per scene.
 
     Raises:
-        UsageError: no split has this name, or an id is negative.
+        UsageError: The split is unknown, or an id is negative.
 
     Example:
         >>> one, two = scenes("heldout", [3, 4]), scenes("heldout", [4])
@@ -97,7 +97,7 @@ def scenes(split: str, ids: Sequence[int]) -> Scenes:
     """
     bank = _bank(split)
     if any(i < 0 for i in ids):
-        raise UsageError(f"scene id {min(ids)} is negative; ids are whole numbers from 0 on")
+        raise UsageError(f"scene id {min(ids)} is negative; ids are whole numbers of at least 0")
     count = len(ids)
     images = np.empty((count, 3, SIZE, SIZE), dtype=np.float32)
     digits = np.empty((count, 4), dtype=np.int64)
@@ -116,9 +116,9 @@ def scenes(split: str, ids: Sequence[int]) -> Scenes:
 
 @dataclass(frozen=True)
 class _Bank:
-    digits: np.ndarray  # (S,) what the samples are
+    digits: np.ndarray  # (S,) label of each sample
     ink: np.ndarray  # (S, BOX, BOX) in [0, 1]
-    room: np.ndarray  # (S, BOX, BOX) in [0, 1]: where a digit leaves the clutter visible
+    room: np.ndarray  # (S, BOX, BOX) in [0, 1]: visibility of the clutter behind a digit
     pieces: np.ndarray  # (S, BOX - PIECE + 1, BOX - PIECE + 1, PIECE, PIECE), a view of ink
 
 
@@ -141,9 +141,9 @@ def _bank(split: str) -> _Bank:
 
 
 def _draw(rng: np.random.Generator, bank: _Bank, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Paint one scene into ``canvas``; returns the four digits by colour and their ink in each patch."""
+    """Paint a scene into ``canvas``; return the four digits by colour and their ink in each patch."""
     canvas[:] = 0
-    for _ in range(2):  # two layers of pieces on two grids, so that no grid shows
+    for _ in range(2):  # two layers of pieces on two grids, so that no grid is visible
         _clutter(rng, bank, canvas)
     samples = rng.integers(0, len(bank.digits), 4)
     quadrant = rng.permutation(4)  # one digit in each quarter of the scene: they never overlap
@@ -166,7 +166,7 @@ def _clutter(rng: np.random.Generator, bank: _Bank, canvas: np.ndarray) -> None:
     """Paint a layer of coloured pieces of digits over the canvas."""
     count = CELLS * CELLS
     sample = rng.integers(0, len(bank.digits), count)
-    # The middle of the box: a piece without ink would be no clutter.
+    # From the middle of the box, since a piece at its edge could have no ink.
     row, column = rng.integers(4, BOX - PIECE - 3, (2, count))
     colour = _shade(rng, np.searchsorted(_COLOUR_SHARE, rng.random(count) * _COLOUR_SHARE[-1], side="right"))
     present = rng.random(count, dtype=np.float32) < 0.42
@@ -179,6 +179,6 @@ def _clutter(rng: np.random.Generator, bank: _Bank, canvas: np.ndarray) -> None:
 
 
 def _shade(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
-    """The RGB of each colour index, each time a little different in hue and brightness."""
+    """Return the RGB of each colour index, slightly varied in hue and brightness."""
     rgb = COLOURS[colour] + rng.uniform(-0.06, 0.06, (len(colour), 3)).astype(np.float32)
     return rgb * rng.uniform(0.85, 1.1, (len(colour), 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""What the class token of an unpruned vision transformer looks at."""
+"""Attention of the class token in an unpruned vision transformer."""
 
 import torch
 from timm.models.vision_transformer import Attention, Block
@@ -9,14 +9,14 @@ from gradprobe.models.backbones import Backbone
 
 
 def class_attention(backbone: Backbone, tokens: Tokens) -> Tensor | None:
-    """How much the class token looks at each patch in the last block, mean over heads ``(B, N)``.
+    """Return the attention of the class token to each patch in the last block, mean over heads ``(B, N)``.
 
-    All patches go through the model, without gradient; None for a model without class token or with another kind of
+    All patches pass through the model, without gradient. None for a model without class token or with another kind of
     attention. Source: the ranking of FasterVLM and EViT.
 
     Args:
-        backbone: the model, split at the insertion point.
-        tokens: what it made of the images up to there.
+        backbone: Model, split at the insertion point.
+        tokens: Tokens at the insertion point.
     """
     model = backbone.model
     last = model.blocks[-1]
@@ -31,5 +31,5 @@ def class_attention(backbone: Backbone, tokens: Tokens) -> Tensor | None:
         heads = (len(x), x.shape[1], 3, attn.num_heads, attn.head_dim)
         query, key, _ = attn.qkv(x).reshape(heads).permute(2, 0, 3, 1, 4)
         query, key = attn.q_norm(query[:, :, :1]), attn.k_norm(key)
-        looks = (query @ key.mT * attn.scale).softmax(-1)[:, :, 0].mean(1)
-    return looks[:, model.num_prefix_tokens :].to(tokens.patches.dtype)
+        attention = (query @ key.mT * attn.scale).softmax(-1)[:, :, 0].mean(1)
+    return attention[:, model.num_prefix_tokens :].to(tokens.patches.dtype)

@@ -1,18 +1,15 @@
-"""A timm VisionTransformer split at a layer: embed, then encode what an operator selected.
+"""A timm VisionTransformer split at a layer: embed images, then encode the selected tokens.
 
-Its blocks take any number of tokens, and positions are added once, before the first; so tokens can leave at any layer.
-Models whose layers look at the whole grid of patches cannot lose single tokens and are refused.
+Its blocks take any number of tokens, and positions are added once, before the first block, so tokens can be dropped at
+any layer. Models whose layers need the whole grid of patches are refused.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from difflib import get_close_matches
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import ResPostBlock, VisionTransformer
@@ -20,31 +17,30 @@ from torch import Tensor, nn
 
 from gradprobe.core import Selection, Tokens
 from gradprobe.data.images import ImageFolder, transform_for
-from gradprobe.errors import GradprobeError, UsageError, brief, nearest
-from gradprobe.models.vit_weights import check_size, fill, settings_of, size_of
-from gradprobe.models.weights import read_weights
+from gradprobe.errors import UsageError
 from gradprobe.models.wrappers import unwrapped
 
-DTYPES = ("float32", "float64", "bfloat16")
+METHODS = ("forward", "forward_features", "pool")  # a model that overrides one cannot be split
 OTHER_THROTTLES = "gather, zero, scale, vpnoise and mean work"
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen vision transformer split at a layer; keeping all tokens gives the model's own output bit for bit.
+    """Frozen vision transformer split at a layer; keeping all tokens gives the model's own output bit for bit.
 
-    The model is the user's: around each call it is in evaluation mode and its parameters ask for no gradient, and
-    afterwards it is as it was, also after an exception. Enter `frozen` to do so once for many calls.
+    The model is the user's: during each call it is in evaluation mode and its parameters require no gradient, and
+    afterwards both are restored, also after an exception. Enter `frozen` to do so once for many calls.
 
     Attributes:
-        name: what errors call it.
-        model: the transformer.
-        layer: how many blocks come before the insertion point, 0..depth.
-        n_tokens: N, the patches of an image.
-        dim: D, the width of a token.
-        autocast: run in bfloat16 where torch's autocast says so; parameters and results keep their type.
+        name: Name in error messages.
+        model: Transformer.
+        layer: Number of blocks before the insertion point, 0..depth.
+        n_tokens: Number of patches of an image, N.
+        dim: Width of a token, D.
+        autocast: Flag for torch's bfloat16 autocast; parameters and results keep their type.
 
     Example:
+        >>> import timm
         >>> model = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=2)
         >>> backbone = Backbone.of(model, layer=1)
         >>> images = torch.randn(2, 3, 32, 32)
@@ -63,20 +59,20 @@ class Backbone:
 
     @classmethod
     def of(cls, model: nn.Module, layer: int = 0, name: str | None = None, autocast: bool = False) -> "Backbone":
-        """Split a model of one's own.
+        """Split a model at a layer.
 
         Args:
-            model: a timm ``VisionTransformer``; not copied, not changed. Wrappers that compute the same
-                (``torch.compile``, data parallelism, LoRA) are taken off.
-            layer: how many blocks come before the insertion point, 0..depth.
-            name: what errors call it; its class by default.
-            autocast: run in bfloat16 under autocast.
+            model: A timm ``VisionTransformer``, neither copied nor changed. Wrappers that compute the same
+                (``torch.compile``, data parallelism, LoRA) are removed.
+            layer: Number of blocks before the insertion point, 0..depth.
+            name: Name in error messages, the model's class by default.
+            autocast: Flag for torch's bfloat16 autocast.
 
         Raises:
-            UsageError: the model cannot be split, or has no such layer.
+            UsageError: The model cannot be split, or has no such layer.
         """
         name = name or type(model).__name__
-        vit = _splittable(unwrapped(model, name), name)
+        vit = check_splittable(unwrapped(model, name), name)
         depth = len(vit.blocks)
         if not isinstance(layer, int) or not 0 <= layer <= depth:
             raise UsageError(
@@ -85,16 +81,16 @@ class Backbone:
         return cls(name, vit, layer, vit.patch_embed.num_patches, vit.embed_dim, autocast)
 
     def embed(self, images: Tensor) -> Tokens:
-        """Images ``(B, 3, H, W)`` -> tokens at the insertion point; no gradient is kept.
+        """Return the tokens of images ``(B, 3, H, W)`` at the insertion point, without gradient.
 
         Raises:
-            UsageError: the images do not have the size that the model takes.
+            UsageError: The images do not have the model's image size.
         """
         weight = next(self.model.parameters())
-        wanted = (self.model.in_chans, *_pair(self.model.patch_embed.img_size))
-        if tuple(images.shape[1:]) != wanted:
-            takes = ", ".join(map(str, wanted))
-            raise UsageError(f"images of shape {tuple(images.shape)} do not fit: {self.name} takes (B, {takes})")
+        expected = (self.model.in_chans, *_pair(self.model.patch_embed.img_size))
+        if tuple(images.shape[1:]) != expected:
+            shape = ", ".join(map(str, expected))
+            raise UsageError(f"images of shape {tuple(images.shape)} do not fit: {self.name} takes (B, {shape})")
         with torch.no_grad(), self.running():
             x = self.model.patch_embed(images.to(weight.device, weight.dtype))
             x = self.model.norm_pre(self.model.patch_drop(self.model._pos_embed(x)))
@@ -103,24 +99,24 @@ class Backbone:
         return Tokens(x[:, :p], x[:, p:])
 
     def encode(self, prefix: Tensor, selection: Selection) -> Tensor:
-        """What was selected -> logits ``(B, classes)``; gradients reach its tokens and its ``key_bias``.
+        """Return the logits ``(B, classes)`` of a selection, differentiable in its tokens and its ``key_bias``.
 
         ``key_bias`` is added to the attention logits of each selected token as a key, in every later layer and in the
-        pooling (an average becomes ``sum_i softmax(key_bias)_i x_i``); the prefix has bias 0. A token of bias ``-inf``
-        is exactly absent. With a ``self_bias`` that one holds where a token looks at itself. A model without classifier
-        gives its pooled features ``(B, D)``.
+        pooling (an average becomes ``sum_i softmax(key_bias)_i x_i``); the prefix has bias 0. A token with bias
+        ``-inf`` is exactly absent. ``self_bias`` replaces it where a token attends to itself. A model without
+        classifier returns its pooled features ``(B, D)``.
 
         Args:
-            prefix: class and register tokens, ``(B, P0, D)``.
-            selection: what an operator made of the patches.
+            prefix: Class and register tokens, ``(B, P0, D)``.
+            selection: Output of an operator.
 
         Raises:
-            UsageError: there is a ``key_bias`` and this model's blocks or pooling cannot use one.
+            UsageError: The selection has a ``key_bias`` that the model's blocks or pooling cannot use.
         """
         model, bias = self.model, selection.key_bias
         x = torch.cat([prefix, selection.tokens], 1) if prefix.shape[1] else selection.tokens
         if not prefix.shape[1] and isinstance(model.blocks[0], ResPostBlock):
-            # Its tokens are a transposed view of the convolution's output, and products with a copy round otherwise.
+            # Its tokens are a transposed view of the convolution's output; products with a copy would round otherwise.
             x = x.mT.contiguous().mT
         with self.running():
             if bias is None:
@@ -136,42 +132,42 @@ class Backbone:
         return x.to(selection.tokens.dtype)
 
     def full(self, images: Tensor) -> Tensor:
-        """Images -> logits of the unpruned model, without gradient."""
+        """Return the logits of the unpruned model, without gradient."""
         weight = next(self.model.parameters())
         with torch.no_grad(), self.running():
             return self.model(images.to(weight.device, weight.dtype)).to(weight.dtype)
 
     def open_images(self, path: str | Path, class_order: str | None = None) -> ImageFolder:
-        """A folder of images, preprocessed as timm says for this model, labelled with its classes where they are known.
+        """Open a folder of images with timm's preprocessing for this model, and with labels if they can be determined.
 
         Args:
-            path: the folder.
-            class_order: order of the class folders, ``text`` or ``natural``, where the two differ; None: not said.
+            path: Folder.
+            class_order: Order of the class folders, ``text`` or ``natural``, needed only if the two differ.
 
         Raises:
-            UsageError: there is no such folder, or no image in it.
+            UsageError: The folder does not exist or has no image.
         """
         return ImageFolder.open(path, transform_for(self.model), self.model.num_classes, class_order)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Evaluation mode, no gradients for parameters, and bfloat16 if asked for; as found afterwards."""
+        """Freeze the model as `frozen` does, and run it under bfloat16 autocast if the backbone says so."""
         device = next(self.model.parameters()).device.type
         with frozen(self.model), torch.autocast(device, torch.bfloat16) if self.autocast else nullcontext():
             yield
 
     def _check_bias(self) -> None:
-        """Refuse a key bias that could not make a token exactly absent."""
+        """Refuse a key bias if the model cannot make a token exactly absent."""
         for block in self.model.blocks[self.layer :]:
             if "attn_mask" not in signature(block.forward).parameters:
-                what = f"the {type(block).__name__} of {self.name} takes no attention mask"
-                raise UsageError(f"{what}, so attention cannot be used as a throttle; {OTHER_THROTTLES}")
+                reason = f"the {type(block).__name__} of {self.name} takes no attention mask"
+                raise UsageError(f"{reason}, so attention cannot be used as a throttle; {OTHER_THROTTLES}")
         if self.model.global_pool not in ("token", "avg", "map"):
-            what = f"{self.name} pools by {self.model.global_pool!r}, which has no weighted form"
-            raise UsageError(f"{what}, so attention cannot be used as a throttle; {OTHER_THROTTLES}")
+            reason = f"{self.name} pools by {self.model.global_pool!r}, which has no weighted form"
+            raise UsageError(f"{reason}, so attention cannot be used as a throttle; {OTHER_THROTTLES}")
 
     def _head(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Pool and classify with the mask ``(B, 1, 1, tokens)`` acting in the pooling too."""
+        """Pool and classify, with the mask ``(B, 1, 1, tokens)`` in the pooling too."""
         model = self.model
         if model.global_pool == "token":
             return model.forward_head(x)
@@ -182,17 +178,17 @@ class Backbone:
         return model.head(model.head_drop(model.fc_norm(x)))
 
 
-def _with_diagonal(mask: Tensor, own: Tensor) -> Tensor:
-    """The mask ``(B, 1, 1, T)`` for each query; where one of the last M tokens sees itself, its own ``(B, M)``."""
+def _with_diagonal(mask: Tensor, self_bias: Tensor) -> Tensor:
+    """Expand the mask ``(B, 1, 1, T)`` to all queries, with ``self_bias (B, M)`` on the diagonal of the last M."""
     total = mask.shape[-1]
-    padded = torch.cat([own.new_zeros(len(own), total - own.shape[1]), own], 1).to(mask.dtype)
+    padded = torch.cat([self_bias.new_zeros(len(self_bias), total - self_bias.shape[1]), self_bias], 1).to(mask.dtype)
     diagonal = torch.eye(total, dtype=torch.bool, device=mask.device)
     return torch.where(diagonal, padded[:, None, None, :], mask)
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no gradients for parameters inside; each module's mode and parameter's flag as found after.
+    """Put a model in evaluation mode without gradients for its parameters; restore modes and flags on exit.
 
     Example:
         >>> model = nn.Sequential(nn.Dropout(0.5)).train()
@@ -202,99 +198,47 @@ def frozen(model: nn.Module) -> Iterator[None]:
         >>> model[0].training
         True
     """
-    training = [module for module in model.modules() if module.training]
-    asking = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    modules = [module for module in model.modules() if module.training]
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for module in training:
+        for module in modules:
             module.training = False
-        for parameter in asking:
+        for parameter in parameters:
             parameter.requires_grad_(False)
         yield
     finally:
-        for module in training:
+        for module in modules:
             module.training = True
-        for parameter in asking:
+        for parameter in parameters:
             parameter.requires_grad_(True)
 
 
-def load_backbone(
-    name: str,
-    weights: str | Path | None = None,
-    layer: int = 0,
-    seed: int = 0,
-    device: str = "cpu",
-    dtype: str = "float32",
-    weights_key: str | None = None,
-    image_size: int | str | tuple[int, int] | None = None,
-) -> Backbone:
-    """A frozen backbone from names: ``scenes``, or any timm ``VisionTransformer``. Torch's random state stays as found.
-
-    A file's head decides the number of classes (0 without one), its position embedding the size of the images. Its
-    wrappings are those of `gradprobe.models.weights.read_weights`; what was chosen or resampled is said by a `Notice`.
+def check_splittable(model: nn.Module, name: str) -> VisionTransformer:
+    """Return the model, or refuse one from which tokens cannot be dropped at any layer.
 
     Args:
-        name: ``scenes`` or a timm name, with or without a tag: ``deit_base_patch16_224.fb_in1k``.
-        weights: a .safetensors or .pth file, ``"none"`` for random ones from the seed, None for the hub's (or the
-            shipped ones of ``scenes``).
-        layer: how many blocks come before the insertion point, 0..depth.
-        seed: of random weights.
-        device: a torch device.
-        dtype: ``float32``, ``float64``, or ``bfloat16`` (float32 parameters, run under autocast).
-        weights_key: which of the models in the file; None: by timm's order of preference.
-        image_size: pixels, or ``"HxW"``; position embeddings of another size are resampled as timm does. None: that of
-            the weights.
+        model: Model without wrappers.
+        name: Name in error messages.
 
     Raises:
-        UsageError: no such name, layer, device, dtype, size or file, the file's weights are of another model, or the
-            model cannot be split.
-        GradprobeError: the file is corrupt, or the hub did not give the weights.
-
-    Example:
-        >>> load_backbone("deit_tiny_patch16_224", weights="none").n_tokens
-        196
-        >>> load_backbone("deit_tiny_patch16_224", weights="none", image_size="64x32").n_tokens
-        8
+        UsageError: The model cannot be split.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"--dtype {dtype} is not possible; {nearest(dtype, DTYPES)}")
-    if weights_key is not None and weights in (None, "none"):
-        raise UsageError(f"--weights-key {weights_key} needs a file; give --weights FILE")
-    size = size_of(image_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        if name == "scenes":
-            model: nn.Module = _scenes(weights, weights_key, size)
-        else:
-            model = _timm(name, weights, weights_key, size)
-    backbone = Backbone.of(model.eval().requires_grad_(False), layer, name, autocast=dtype == "bfloat16")
-    try:
-        model.to(device=device, dtype=torch.float64 if dtype == "float64" else torch.float32)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        possible = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise UsageError(f"--device {device} is not possible here ({brief(error)}); possible: {possible}") from None
-    return backbone
-
-
-def _splittable(model: nn.Module, name: str) -> VisionTransformer:
-    """The model itself, if tokens can leave it at any layer."""
     if not isinstance(model, VisionTransformer):
-        what = f"{name} is a {type(model).__name__} and cannot be split"
-        inside = [path for path, part in model.named_modules() if isinstance(part, VisionTransformer)]
-        if inside:
-            raise UsageError(f"{what}; there is a VisionTransformer in it: pass {' or '.join(map(_attribute, inside))}")
-        what = f"{what}: {_obstacle(model)}"
-        raise UsageError(f"{what}; possible: scenes, and timm's VisionTransformer (deit, deit3, vit, dinov2, siglip)")
-    kind = type(model)
-    own = [
-        part
-        for part in ("forward", "forward_features", "pool")
-        if getattr(kind, part) is not getattr(VisionTransformer, part)
-    ]
-    if kind.forward_head not in (VisionTransformer.forward_head, VisionTransformerDistilled.forward_head):
-        own.append("forward_head")
-    if own:
+        problem = f"{name} is a {type(model).__name__} and cannot be split"
+        paths = [path for path, part in model.named_modules() if isinstance(part, VisionTransformer)]
+        if paths:
+            raise UsageError(f"{problem}; it contains a VisionTransformer: pass {' or '.join(map(_attribute, paths))}")
+        problem = f"{problem}: {_obstacle(model)}"
         raise UsageError(
-            f"{name} cannot be split: {kind.__name__} has its own {', '.join(own)}; give a plain VisionTransformer"
+            f"{problem}; possible: scenes, and timm's VisionTransformer (deit, deit3, vit, dinov2, siglip)"
+        )
+    kind, plain = type(model), VisionTransformer
+    methods = [method for method in METHODS if getattr(kind, method) is not getattr(plain, method)]
+    if kind.forward_head not in (plain.forward_head, VisionTransformerDistilled.forward_head):
+        methods.append("forward_head")
+    if methods:
+        raise UsageError(
+            f"{name} cannot be split: {kind.__name__} has its own {', '.join(methods)}; give a plain VisionTransformer"
         )
     if not model.global_pool:
         raise UsageError(
@@ -304,7 +248,7 @@ def _splittable(model: nn.Module, name: str) -> VisionTransformer:
 
 
 def _obstacle(model: nn.Module) -> str:
-    """Why a model of another class cannot lose single tokens."""
+    """Return the reason why single tokens cannot be dropped from a model of another class."""
     parts = {name for name, _ in model.named_children()}
     if parts & {"stages", "layers", "layer1", "features", "network"}:
         return "its stages of windows or convolutions need the whole grid of patches"
@@ -316,79 +260,8 @@ def _obstacle(model: nn.Module) -> str:
 
 
 def _attribute(path: str) -> str:
-    """A submodule as it is written in Python: ``layers.0.vit`` -> ``model.layers[0].vit``."""
+    """Return the Python expression of a submodule: ``layers.0.vit`` -> ``model.layers[0].vit``."""
     return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path.split("."))
-
-
-def _scenes(weights: str | Path | None, key: str | None, size: tuple[int, int] | None) -> VisionTransformer:
-    from gradprobe.data.scenes import MEAN, SIZE, STD
-    from gradprobe.embedded.scenes_model import load_scenes_model, scenes_model
-
-    if size not in (None, (SIZE, SIZE)):
-        raise UsageError(f"--image-size is not possible with --backbone scenes, whose images have {SIZE} x {SIZE}")
-    model: Any = load_scenes_model() if weights is None else scenes_model()
-    # Where timm looks for the preprocessing of a folder of images.
-    model.pretrained_cfg = {
-        "input_size": (3, SIZE, SIZE), "mean": (MEAN,) * 3, "std": (STD,) * 3, "crop_pct": 1.0,
-        "interpolation": "bicubic",
-    }  # fmt: skip
-    if weights not in (None, "none"):
-        fill(model, read_weights(str(weights), model.state_dict(), key), "scenes")
-    return model
-
-
-def _timm(name: str, weights: str | Path | None, key: str | None, size: tuple[int, int] | None) -> nn.Module:
-    architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        close = get_close_matches(architecture, timm.list_models(), n=3)
-        guess = f"did you mean {', '.join(close)}? " if close else ""
-        raise UsageError(
-            f"no backbone is called {name!r}; {guess}possible: scenes, or a name of timm.list_models('*vit*')"
-        )
-    tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise UsageError(f"{architecture} has no weights {tag!r}; {nearest(tag, tags)}")
-    with torch.device("meta"):  # a look without memory: refuse before anything is downloaded
-        plan = _splittable(timm.create_model(architecture), name)
-    settings: dict[str, Any] = {}
-    if size is not None:
-        check_size(size, plan)
-        settings["img_size"] = size
-    if weights == "none":
-        return timm.create_model(name, **settings)
-    if weights is not None:
-        read = read_weights(str(weights), plan.state_dict(), key)
-        model: Any = timm.create_model(name, **settings_of(read.tensors, plan, size is not None), **settings)
-        fill(model, read, name)
-        return model
-    if not tags:
-        raise UsageError(f"timm has no weights for {name}; give --weights FILE, or --weights none for random ones")
-    with _hub() as reached:
-        try:
-            return timm.create_model(name, pretrained=True, **settings)
-        except Exception as error:  # the hub, its client and timm raise what they like
-            what = f"the hub did not give the weights of {name} ({brief(error)})"
-            if not reached:
-                what = f"the hub could not be reached and its cache has no weights of {name}"
-            raise GradprobeError(f"{what}; give --weights FILE, or --weights none for random ones") from None
-
-
-@contextmanager
-def _hub() -> Iterator[bool]:
-    """Whether the hub answers; if not, its client uses its cache at once instead of retrying for a minute."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        if not before:
-            try:
-                get_session().head(constants.ENDPOINT, timeout=5)
-            except Exception:  # whatever the client's transport raises
-                constants.HF_HUB_OFFLINE = True
-        yield not constants.HF_HUB_OFFLINE
-    finally:
-        constants.HF_HUB_OFFLINE = before
 
 
 def _pair(size: int | tuple[int, int]) -> tuple[int, int]:

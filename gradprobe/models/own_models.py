@@ -1,4 +1,4 @@
-"""Models that a caller hands over as objects: how they are split, and what names them in a question."""
+"""Models passed as objects: split at a layer, and identified in stored questions."""
 
 import hashlib
 import json
@@ -13,20 +13,20 @@ from torch import nn
 from gradprobe.errors import UsageError, in_words
 from gradprobe.models.backbones import Backbone
 
-STATE = "state:"  # begins the fingerprint of weights that are in no file
+STATE = "state:"  # prefix of the fingerprint of weights that are in no file
 
 
 def own_backbone(model: Any, *, layer: int = 0, device: str = "cpu", dtype: str = "float32") -> Backbone:
-    """Split a model of the caller's own, which stays where it is and as it is.
+    """Split the caller's model, which is neither moved nor changed.
 
     Args:
-        model: a timm ``VisionTransformer``, or a `Backbone`, which keeps its own layer.
-        layer: blocks before the insertion point; for a `Backbone` 0 or its own.
-        device: ``cpu`` or where the model is.
-        dtype: ``float32`` or that of its parameters; ``bfloat16`` runs float32 parameters under autocast.
+        model: A timm ``VisionTransformer``, or a `Backbone`, which keeps its own layer.
+        layer: Number of blocks before the insertion point; for a `Backbone` 0 or its own.
+        device: Device, ``cpu`` or that of the model.
+        dtype: Data type, ``float32`` or that of its parameters; ``bfloat16`` runs float32 parameters under autocast.
 
     Raises:
-        UsageError: another object, a model that cannot be split, or another layer, device or dtype than it has.
+        UsageError: The object is no model, the model cannot be split, or its layer, device or dtype is another one.
     """
     if isinstance(model, Backbone):
         if layer not in (0, model.layer):
@@ -47,27 +47,26 @@ def own_backbone(model: Any, *, layer: int = 0, device: str = "cpu", dtype: str 
         raise UsageError(f"the model is in {_dtype(parameter)}; give model.float(), with dtype='bfloat16' for autocast")
     own = "bfloat16" if backbone.autocast else _dtype(parameter)
     if dtype not in ("float32", own) or (dtype == "bfloat16" and parameter.dtype != torch.float32):
-        how = "Backbone.of(model, autocast=True)" if dtype == "bfloat16" else f"model.to(torch.{dtype})"
-        raise UsageError(f"the model runs in {own}, not {dtype}; give {how}, or leave dtype= out")
+        remedy = "Backbone.of(model, autocast=True)" if dtype == "bfloat16" else f"model.to(torch.{dtype})"
+        raise UsageError(f"the model runs in {own}, not {dtype}; give {remedy}, or leave dtype= out")
     return backbone
 
 
 def own_names(backbone: Backbone) -> dict[str, str]:
-    """The entries of a question that name such a model: ``backbone``, ``weights`` and ``dtype``."""
+    """Return the entries ``backbone``, ``weights`` and ``dtype`` that identify such a model in a stored question."""
     parameter = next(backbone.model.parameters())
     dtype = "bfloat16" if backbone.autocast else _dtype(parameter)
     return {"backbone": backbone.name, "weights": state_fingerprint(backbone.model), "dtype": dtype}
 
 
 def state_fingerprint(model: VisionTransformer) -> str:
-    """``state:`` and 16 hex digits of a hash of all that decides a model's output.
+    """Return ``state:`` and 16 hex digits of a hash over everything that determines a model's output.
 
-    It is of the names, shapes, types and values of the ``state_dict`` and, because they are not among these, of the
-    number of heads, the pooling, and the size and preprocessing of images. It is the same in every process and on
-    every device.
+    The hash covers names, shapes, types and values of the ``state_dict`` and, since they are not in it, the number of
+    heads, the pooling, and the size and preprocessing of images. It is the same in every process and on every device.
 
     Args:
-        model: a timm ``VisionTransformer``.
+        model: A timm ``VisionTransformer``.
 
     Example:
         >>> import timm
@@ -79,9 +78,11 @@ def state_fingerprint(model: VisionTransformer) -> str:
     """
     heads = [module.num_heads for module in model.modules() if hasattr(module, "num_heads")]
     settings = {
-        "heads": heads, "pool": str(model.global_pool), "size": list(model.patch_embed.img_size),
+        "heads": heads,
+        "pool": str(model.global_pool),
+        "size": list(model.patch_embed.img_size),
         "images": resolve_model_data_config(model),
-    }  # fmt: skip
+    }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, value in sorted(model.state_dict().items()):
         values = value.detach().cpu().contiguous()

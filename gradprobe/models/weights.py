@@ -1,8 +1,8 @@
-"""Weights in files: the wrappings that training scripts put around a state_dict, and the choice among several.
+"""Weights in files: unwrap the state_dict of a checkpoint, and choose among several.
 
-A checkpoint may hold several models (raw weights and their moving average, student and teacher) below keys or name
-prefixes, nested in any way. `CONTAINERS` says which is preferred; the first four are those of timm's own loader, in its
-order. Prefixes of one model's wrappers (`PREFIXES`) are cut off.
+A checkpoint may hold several models (raw weights and their moving average, student and teacher) under keys or name
+prefixes, nested in any way. `CONTAINERS` is the order of preference; its first four are those of timm's own loader.
+Prefixes that wrappers add to the names of one model (`PREFIXES`) are removed.
 """
 
 from collections import Counter
@@ -17,36 +17,37 @@ from gradprobe.data.fingerprints import weights_file
 from gradprobe.errors import UsageError, nearest
 from gradprobe.models.safe_load import load_file
 
-CONTAINERS = (  # "": tensors at the top level
-    "state_dict_ema", "model_ema", "state_dict", "model", "", "model_state_dict", "teacher", "ema", "ema_model",
-    "ema_state_dict", "net", "network", "module", "backbone", "student",
-)  # fmt: skip
+CONTAINERS = (
+    *("state_dict_ema", "model_ema", "state_dict", "model", ""),  # "": tensors at the top level
+    *("model_state_dict", "teacher", "ema", "ema_model", "ema_state_dict"),
+    *("net", "network", "module", "backbone", "student"),
+)
 PREFIXES = ("module", "_orig_mod", "model", "backbone", "net", "network", "base_model")
-SEVERAL = frozenset(CONTAINERS) - frozenset(PREFIXES)  # as a prefix, each is a model of its own
+SEVERAL = frozenset(CONTAINERS) - frozenset(PREFIXES)  # prefixes that each mark a separate model
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A state_dict from a file.
+    """State_dict from a file.
 
     Attributes:
-        tensors: by name, prefixes cut off.
-        beside: names that had no prefix where most had one: a classifier, or a leftover of the training script.
-        path: the file.
-        key: the container that was taken, ``""`` for the file itself; nested ones are joined by dots.
-        others: the containers that were not.
-        prefix: the prefix that was cut off, ``""`` for none.
+        tensors: Tensors by name, without prefix.
+        unprefixed: Names without the prefix that most names had: a classifier, or a leftover of the training script.
+        path: File.
+        key: Key of the chosen container, ``""`` for the file itself; nested keys are joined by dots.
+        others: Keys of the other containers.
+        prefix: Prefix that was removed, ``""`` for none.
     """
 
     tensors: Mapping[str, Tensor]
-    beside: frozenset[str]
+    unprefixed: frozenset[str]
     path: str
     key: str = ""
     others: tuple[str, ...] = ()
     prefix: str = ""
 
     def notice(self, remarks: Iterable[str] = ()) -> str:
-        """Say what was unwrapped or chosen, and what else there is to say, in one line; ``""`` if there is nothing."""
+        """Return one line about what was unwrapped or chosen, with further remarks; ``""`` if there is nothing."""
         parts = []
         if self.key or self.others:
             rather = f" rather than from {' or '.join(self.others)}" if self.others else ""
@@ -59,18 +60,18 @@ class Weights:
 
 
 def read_weights(path: str | Path, names: Collection[str], key: str | None = None) -> Weights:
-    """Read the weights of one model from a .safetensors file or a checkpoint; nothing is executed.
+    """Read the weights of one model from a .safetensors file or a checkpoint, without executing code.
 
     Args:
-        path: the file.
-        names: of the model's own state_dict; a prefix is cut off where what it begins is none of them, and containers
-            that hold less than half as many of them as the best one are passed over.
-        key: the container to take: a key, keys joined by dots, or a prefix that one of several models has; None: by the
-            order of `CONTAINERS`, then by the file's.
+        path: File.
+        names: Names in the model's own state_dict. A prefix is removed unless the name with it is among them, and
+            containers with less than half as many of them as the best container are skipped.
+        key: Container: a key, keys joined by dots, or the prefix of one of several models. None: the first in the order
+            of `CONTAINERS`, then of the file.
 
     Raises:
-        UsageError: no such file or key, or no weights in it.
-        GradprobeError: the file is damaged or holds pickled code.
+        UsageError: The file or the key does not exist, or holds no weights.
+        GradprobeError: The file is damaged or holds pickled code.
 
     Example:
         >>> import tempfile, torch
@@ -83,20 +84,20 @@ def read_weights(path: str | Path, names: Collection[str], key: str | None = Non
         ('state_dict_ema', 'module.', {'head.weight': tensor([1.])}, tensor([0.]))
     """
     own = frozenset(names)
-    everything = list(_candidates(load_file(weights_file(path)), own, (), {}))
-    if not everything:
+    candidates = list(_candidates(load_file(weights_file(path)), own, (), {}))
+    if not candidates:
         raise UsageError(
             f"--weights {path} holds no weights: it must map names to tensors, or do so under a key such as "
             "state_dict or model"
         )
-    most = max(len(own & each.tensors.keys()) for each in everything)
-    plausible = [each for each in everything if 2 * len(own & each.tensors.keys()) >= most]
+    most = max(len(own & each.tensors.keys()) for each in candidates)
+    plausible = [each for each in candidates if 2 * len(own & each.tensors.keys()) >= most]
     possible = plausible
     if key is not None:
-        possible = [each for each in everything if each.key == key or each.key.startswith(f"{key}.")]
+        possible = [each for each in candidates if each.key == key or each.key.startswith(f"{key}.")]
         if not possible:
             known = [each.key for each in plausible if each.key]
-            advice = nearest(key, known) if known else "it holds one model under no key: leave --weights-key out"
+            advice = nearest(key, known) if known else "it holds one model without a key: leave --weights-key out"
             raise UsageError(f"--weights {path} has no weights under {key!r}; {advice}")
     chosen = min(possible, key=_rank)
     if any(".lora_" in name for name in chosen.tensors):
@@ -109,14 +110,14 @@ def read_weights(path: str | Path, names: Collection[str], key: str | None = Non
 
 
 def _rank(weights: Weights) -> tuple[int, ...]:
-    """Order of preference: that of `CONTAINERS`, outer names first; unknown ones last."""
+    """Return the sort key of the order of `CONTAINERS`, outer names first, unknown names last."""
     return tuple(CONTAINERS.index(part) if part in CONTAINERS else len(CONTAINERS) for part in weights.key.split("."))
 
 
 def _candidates(
     content: Any, own: frozenset[str], keys: tuple[str, ...], seen: dict[int, list[tuple[tuple[str, ...], Weights]]]
 ) -> Iterator[Weights]:
-    """Every state_dict in the nested dictionaries of a file; each dictionary is looked into once."""
+    """Yield every state_dict in the nested dictionaries of a file; a dictionary that recurs is searched once."""
     if not isinstance(content, Mapping):
         return
     named = {} if id(content) in seen else {n: value for n, value in content.items() if isinstance(n, str)}
@@ -129,25 +130,25 @@ def _candidates(
 
 
 def _models(tensors: Mapping[str, Tensor], own: frozenset[str]) -> Iterator[tuple[tuple[str, ...], Weights]]:
-    """The models in one dictionary without their prefixes, and what tells them apart."""
+    """Yield the models in one dictionary, each with its distinguishing prefixes and with the prefixes removed."""
     groups = _groups(tensors, own)
     for label, group in groups.items():
         chains = {name: _chain(name, own) for name in group}
         chain = Counter(chains.values()).most_common(1)[0][0]
-        beside = frozenset(name for name in group if chain and not chains[name])
+        unprefixed = frozenset(name for name in group if chain and not chains[name])
         bare = {_bare(name, own): value for name, value in group.items()}
         prefix = "".join(f"{part}." for part in chain)
-        yield label or (chain[:1] if len(groups) > 1 else ()), Weights(bare, beside, path="", prefix=prefix)
+        yield label or (chain[:1] if len(groups) > 1 else ()), Weights(bare, unprefixed, path="", prefix=prefix)
 
 
 def _groups(tensors: Mapping[str, Tensor], own: frozenset[str]) -> dict[tuple[str, ...], dict[str, Tensor]]:
-    """The models that share a dictionary, told apart by their prefixes."""
+    """Return the models of a shared dictionary, distinguished by their prefixes."""
     groups: dict[tuple[str, ...], dict[str, Tensor]] = {}
     for name, value in tensors.items():
         label = tuple(part for part in _chain(name, own) if part in SEVERAL)
         groups.setdefault(label, {})[name] = value
     for label, group in list(groups.items()):
-        if _clashes(group, own):  # the same names in two wrappers: two models
+        if _clashes(group, own):  # the same name under two prefixes: two models
             del groups[label]
             for name, value in group.items():
                 groups.setdefault(_chain(name, own), {})[name] = value
@@ -155,7 +156,7 @@ def _groups(tensors: Mapping[str, Tensor], own: frozenset[str]) -> dict[tuple[st
 
 
 def _clashes(group: Mapping[str, Tensor], own: frozenset[str]) -> bool:
-    """Tell whether two names are one without their prefixes and differ in value."""
+    """Return True if two names are equal without their prefixes and their tensors differ."""
     bare: dict[str, Tensor] = {}
     for name, value in group.items():
         other = bare.setdefault(_bare(name, own), value)
@@ -165,7 +166,7 @@ def _clashes(group: Mapping[str, Tensor], own: frozenset[str]) -> bool:
 
 
 def _chain(name: str, own: frozenset[str]) -> tuple[str, ...]:
-    """The wrappers in front of a tensor's name: ``module._orig_mod.head.bias`` -> ``("module", "_orig_mod")``."""
+    """Return the prefixes of a tensor's name: ``module._orig_mod.head.bias`` -> ``("module", "_orig_mod")``."""
     parts = name.split(".")
     count = 0
     while count < len(parts) - 1 and (parts[count] in PREFIXES or parts[count] in SEVERAL):

@@ -1,4 +1,4 @@
-"""Models inside the wrappers that training puts around them."""
+"""Removal of the wrappers that training puts around a model."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from gradprobe.errors import UsageError, in_words
 def unwrapped(model: Any, name: str) -> Any:
     """Return the model inside ``torch.compile``, data parallelism, an averaged copy or PEFT, if it computes the same.
 
-    Adapters of PEFT's tuners (LoRA and its kin) are parts of the model itself, so ``base_model.model`` keeps them;
-    prompt learning happens outside it and is refused, as are parameters in shards.
+    Adapters of PEFT's tuners (LoRA and similar) are parts of the model itself, so ``base_model.model`` keeps them.
+    Learned prompts lie outside the model and are refused, as are sharded parameters.
 
     Args:
-        model: any model; one that is not wrapped comes back as it is.
-        name: what errors call it.
+        model: Model; one without a wrapper is returned as it is.
+        name: Name in error messages.
 
     Raises:
-        UsageError: what is no module, or a model inside that does not compute the same.
+        UsageError: The object is not a module, or the model inside does not compute the same.
 
     Example:
         >>> linear = nn.Linear(2, 2)
