@@ -1,4 +1,4 @@
-"""The budget K as it is asked for: a number of tokens, or their share of N."""
+"""Budget K: a number of tokens, or a share of N."""
 
 from numbers import Real
 
@@ -6,14 +6,14 @@ from gradprobe.errors import UsageError
 
 
 def check_budget(k: int | None, keep: float | None) -> None:
-    """Refuse anything but exactly one of a number of tokens and a possible share.
+    """Refuse a budget that is not exactly one of a number of tokens and a share.
 
     Args:
-        k: tokens kept; its range is checked where N is known.
-        keep: their share.
+        k: Number of tokens kept; its range is checked when N is known.
+        keep: Share of tokens kept.
 
     Raises:
-        UsageError: both, neither, or a share outside (0, 1].
+        UsageError: Both or neither are given, or the share is outside (0, 1].
     """
     if (k is None) == (keep is None):
         raise UsageError("give either --k (tokens kept) or --keep (their share, e.g. --keep 0.3)")
@@ -22,7 +22,7 @@ def check_budget(k: int | None, keep: float | None) -> None:
 
 
 def budget(k: int | None, keep: float | None, n_tokens: int) -> int:
-    """K of N tokens.
+    """Return K, the number of tokens kept of N.
 
     Example:
         >>> budget(None, 0.3, 196), budget(58, None, 196)

@@ -1,7 +1,7 @@
-"""The one exception family: each error says what was asked, what is possible and what to type.
+"""Exceptions of gradprobe: each says what was asked, what is possible and what to type.
 
-``UsageError`` is a question that cannot be asked (the command line exits with 2); any other ``GradprobeError`` is a
-question that could not be answered (exit code 1).
+``UsageError`` is a wrong request (exit code 2 on the command line); any other ``GradprobeError`` is a request that
+failed (exit code 1).
 """
 
 from collections.abc import Iterable
@@ -9,23 +9,23 @@ from difflib import get_close_matches
 
 
 class GradprobeError(Exception):
-    """A question that gradprobe could not answer, told in one line."""
+    """Request that gradprobe could not fulfil; the message is one line."""
 
 
 class UsageError(GradprobeError):
-    """A question that cannot be asked: a wrong name, value or combination of options."""
+    """Request with a wrong name, value or combination of options."""
 
 
 class Notice(UserWarning):
-    """Something that gradprobe chose for the user; the command line prints it on stderr, each once."""
+    """Choice that gradprobe made for the user; the command line prints each on stderr, once."""
 
 
-def nearest(asked: str, known: Iterable[str]) -> str:
-    """Words that end an error about an unknown name: the nearest known one, then all of them.
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message about an unknown name: the nearest known name, then all of them.
 
     Args:
-        asked: the name that was typed.
-        known: the names that exist.
+        name: Name that was typed.
+        known: Names that exist.
 
     Returns:
         Text such as ``did you mean 'vpnoise'? Known: gumbel, vpnoise``.
@@ -35,13 +35,13 @@ def nearest(asked: str, known: Iterable[str]) -> str:
         "did you mean 'vpnoise'? Known: gumbel, vpnoise"
     """
     names = sorted(known)
-    close = get_close_matches(str(asked), names, n=1)
+    close = get_close_matches(str(name), names, n=1)
     guess = f"did you mean '{close[0]}'? " if close else ""
     return f"{guess}Known: {', '.join(names)}"
 
 
 def in_words(value: object) -> str:
-    """A value that was given instead of another, in one line: itself if it is short, else its type.
+    """Return one line that describes a wrong value: the value itself if it is short, else its type.
 
     Example:
         >>> in_words("scenes"), in_words(list(range(100)))
@@ -52,10 +52,10 @@ def in_words(value: object) -> str:
 
 
 def check_positive(name: str, field: str, value: float) -> None:
-    """Refuse a field of an operator that is no positive number.
+    """Refuse a field of an operator that is not a positive number.
 
     Raises:
-        UsageError: the message says what can be typed.
+        UsageError: The value is not positive; the message has an example.
 
     Example:
         >>> check_positive("lapsum", "tau", 0.3)

@@ -1,6 +1,6 @@
-"""The ranges of all numbers that a user can type, and the one check of them, on the command line and in Python.
+"""Ranges of all numbers that a user can type, and their check on the command line and in Python.
 
-Upper ends are generous: far beyond any use, and low enough that memory or time of a slip are not spent unasked.
+Upper ends lie far beyond any use, and low enough that a slip does not exhaust memory or time.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,13 @@ from gradprobe.errors import UsageError
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``least`` to ``most``.
+    """Range of numbers from ``least`` to ``most``.
 
     Attributes:
-        least: the smallest; with ``above`` itself excluded.
-        most: the largest.
-        whole: whole numbers only.
-        above: larger than ``least`` only.
+        least: Smallest number, excluded if ``above`` is set.
+        most: Largest number.
+        whole: Flag for whole numbers only.
+        above: Flag for numbers larger than ``least`` only.
     """
 
     least: float
@@ -27,14 +27,14 @@ class Range:
     above: bool = False
 
     def holds(self, value: Any) -> bool:
-        """Tell whether the value is a number of this range; NaN, infinities and truth values are of none."""
-        kinds = int if self.whole else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds):
+        """Return True if the value is a number in this range; NaN, infinities and booleans are in none."""
+        types = int if self.whole else (int, float)
+        if isinstance(value, bool) or not isinstance(value, types):
             return False
         return self.least < value <= self.most if self.above else self.least <= value <= self.most
 
     def __str__(self) -> str:
-        """Words that end an error."""
+        """Return the end of an error message."""
         if not self.whole and self.above and not self.least:
             return "a share in (0, 1], e.g. 0.3" if self.most == 1 else f"a positive number, at most {self.most:g}"
         if not self.whole:
@@ -91,12 +91,12 @@ def check_number(option: str, value: Any, least: float | None = None) -> None:
     """Refuse a number outside the range of its option.
 
     Args:
-        option: its name, as in `RANGES`; underscores stand for dashes.
-        value: what was typed or passed.
-        least: a larger least value than that of the table.
+        option: Name of the option, as in `RANGES`; underscores count as dashes.
+        value: Value to check.
+        least: Least value, if it is larger than that of the table.
 
     Raises:
-        UsageError: another kind of value, NaN, or one outside.
+        UsageError: The value is of another type, NaN, or outside the range.
 
     Example:
         >>> check_number("seed", 3)
@@ -105,19 +105,19 @@ def check_number(option: str, value: Any, least: float | None = None) -> None:
         gradprobe.errors.UsageError: --learning-rate nan is not possible; give a positive number, at most 1e+06
     """
     option = option.replace("_", "-")
-    kind = RANGES[option]
-    if least is not None and least > kind.least:
-        kind = Range(least, kind.most, kind.whole, kind.above)
-    if not kind.holds(value):
-        shown = f"{value:g}" if isinstance(value, float) else value
-        raise UsageError(f"--{option} {shown} is not possible; give {kind}")
+    limits = RANGES[option]
+    if least is not None and least > limits.least:
+        limits = Range(least, limits.most, limits.whole, limits.above)
+    if not limits.holds(value):
+        text = f"{value:g}" if isinstance(value, float) else value
+        raise UsageError(f"--{option} {text} is not possible; give {limits}")
 
 
 def check_numbers(numbers: Mapping[str, Any]) -> None:
-    """Refuse those of the named numbers that are outside the range of their option; None is not asked.
+    """Refuse numbers outside the range of their option; None is accepted.
 
     Raises:
-        UsageError: names the first.
+        UsageError: A number is outside its range; the message names the first.
     """
     for option, value in numbers.items():
         if value is not None:

@@ -1,4 +1,4 @@
-"""``gradprobe check``: operators examined for what every operator promises."""
+"""``gradprobe check``: examine whether operators keep the promises of every operator."""
 
 import dataclasses
 from typing import Annotated, Any
@@ -15,7 +15,7 @@ def check(
     op: Annotated[list[str], typer.Argument(help="Operators: my_op.py:MyOp, vpnoise, my_op.py:MyRelaxation+gather.")],
     as_json: options.Json = False,
 ) -> None:
-    """Check operators against what every operator promises; exit code 1 if one breaks any of it."""
+    """Check operators against the promises of every operator; exit code 1 if one breaks a promise."""
     from gradprobe.cli.progress import bars
     from gradprobe.operators import registry
     from gradprobe.testing import examine
@@ -24,11 +24,11 @@ def check(
     with bars() as progress:
         reports = {name: examine(operator, progress=progress) for name, operator in operators.items()}
     if as_json:
-        listed = [
+        rows = [
             {"op": name, "ok": _ok(findings), "findings": [dataclasses.asdict(f) for f in findings]}
             for name, findings in reports.items()
         ]
-        say_json({"checked": listed})
+        say_json({"checked": rows})
     else:
         _print(reports)
     if not all(map(_ok, reports.values())):
@@ -54,8 +54,8 @@ def _print(reports: dict[str, Any]) -> None:
         table.add_column("", no_wrap=True)
         table.add_column("seen", overflow="fold")
         for f in findings:
-            seen = f.case if f.status == "failed" else f.told
-            table.add_row(f.property, Text(f.status, STYLES[f.status]), seen)
+            detail = f.case if f.status == "failed" else f.told
+            table.add_row(f.property, Text(f.status, STYLES[f.status]), detail)
         console.print(table)
         for f in findings:
             if f.status == "failed":
@@ -64,5 +64,5 @@ def _print(reports: dict[str, Any]) -> None:
                     console.print(f"  {word}: {text}")
         for remedy in dict.fromkeys(f.remedy for f in findings if f.status == "skipped" and f.remedy):
             console.print(f"skipped: {remedy}", style="dim")
-        count = {status: sum(f.status == status for f in findings) for status in STYLES}
-        console.print(f"{name}: " + ", ".join(f"{many} {status}" for status, many in count.items() if many))
+        counts = {status: sum(f.status == status for f in findings) for status in STYLES}
+        console.print(f"{name}: " + ", ".join(f"{count} {status}" for status, count in counts.items() if count))

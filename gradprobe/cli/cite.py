@@ -21,13 +21,11 @@ BACKBONES = {"scenes": ("pedregosa2011scikit",), "deit": ("touvron2021deit",)}  
 
 
 def cite(
-    op: Annotated[list[str] | None, typer.Option(help="Operator that was used, repeatable.")] = None,
-    probe: Annotated[list[str] | None, typer.Option(help="Probe that was used, repeatable.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="Model that was used: scenes, deit_tiny_patch16_224, ...")
-    ] = None,
+    op: Annotated[list[str] | None, typer.Option(help="Operator to cite, repeatable.")] = None,
+    probe: Annotated[list[str] | None, typer.Option(help="Probe to cite, repeatable.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Model to cite: scenes, deit_tiny_patch16_224, ...")] = None,
 ) -> None:
-    """Print the BibTeX entries of operators, probes and model, each once, in order."""
+    """Print the BibTeX entries of operators, probes and a model, each once, in order."""
     if not op and not probe and not backbone:
         raise UsageError("nothing to cite; give --op vpnoise, --probe landscape, --backbone scenes, or several of them")
     for name in probe or []:
@@ -50,7 +48,7 @@ def cite(
 
 
 def _entries(name: str, part: Any) -> list[str]:
-    """Return the entries that the author of a part declares, by key or in full."""
+    """Return the entries that a part declares, by key or in full."""
     from gradprobe.operator_info import about_of
 
     about = about_of(part)
@@ -60,12 +58,13 @@ def _entries(name: str, part: Any) -> list[str]:
     return _known(about.cite, name)
 
 
-def _known(keys: tuple[str, ...], what: str) -> list[str]:
+def _known(keys: tuple[str, ...], name: str) -> list[str]:
+    """Return the entries of keys; an entry in full is its own key."""
     from gradprobe.operators.citations import BIBTEX
 
     if not keys:
-        say(f"{what}: nothing to cite", err=True)
+        say(f"{name}: nothing to cite", err=True)
     for key in keys:
         if not key.lstrip().startswith("@") and key not in BIBTEX:
-            raise UsageError(f"{what} cites {key!r}, which is no BibTeX entry; {nearest(key, BIBTEX)}")
+            raise UsageError(f"{name} cites {key!r}, which is no BibTeX entry; {nearest(key, BIBTEX)}")
     return [BIBTEX.get(key, key).strip() + "\n" for key in keys]

@@ -1,4 +1,4 @@
-"""``gradprobe list``: stored results, and the operators that can be named."""
+"""``gradprobe list``: stored results, and the operators that have a name."""
 
 import dataclasses
 import shutil
@@ -28,11 +28,11 @@ def listing(
     what: Annotated[What, typer.Argument(help="results, operators, relaxations or throttles.")] = "results",
     results: Results = Path("runs"),
     no_cost: Annotated[
-        bool, typer.Option("--no-cost", help="Operators: without measuring the cost of a call.")
+        bool, typer.Option("--no-cost", help="Do not measure the cost of a call to each operator.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """List the stored results, oldest first; or operators: formula, gradient, budget, source, cost of a call."""
+    """List the stored results, oldest first, or operators with formula, gradient, budget, source and cost of a call."""
     if what == "results":
         list_results(results, as_json)
         return
@@ -61,27 +61,30 @@ def listing(
 
 
 def _row(kind: str, name: str, no_cost: bool) -> dict[str, Any]:
-    """Describe one name; for a broken package the row holds its problem."""
+    """Return the row of a name; the row of a broken package has its problem."""
     from gradprobe.operator_info import about_of
     from gradprobe.operators import packages, registry
     from gradprobe.testing.speed import speed_of
 
     points = [] if name in registry.TABLES[kind] else packages.plugins(kind)[name]
     row: dict[str, Any] = {
-        "kind": kind, "name": name, "is": registry.ALIASES.get(name) if kind == "operator" else None,
-        "provider": " and ".join(map(packages.package_of, points)) or "gradprobe", "problem": None,
-    }  # fmt: skip
+        "kind": kind,
+        "name": name,
+        "is": registry.ALIASES.get(name) if kind == "operator" else None,
+        "provider": " and ".join(map(packages.package_of, points)) or "gradprobe",
+        "problem": None,
+    }
     try:
-        thing = registry.build(name) if kind == "operator" else registry.part(kind, name)
-        about = about_of(thing)
+        item = registry.build(name) if kind == "operator" else registry.part(kind, name)
+        about = about_of(item)
         row |= {"about": about and dataclasses.asdict(about), "forward_ms": None, "backward_ms": None}
         if not no_cost:
-            speed = speed_of(kind, thing)  # type: ignore[arg-type]  # one of HEADINGS
+            speed = speed_of(kind, item)  # type: ignore[arg-type]  # one of HEADINGS
             row |= {"forward_ms": speed.forward, "backward_ms": speed.backward}
-    except Exception as error:  # anyone's package
+    except Exception as error:  # a package of a third party can raise anything
         row |= {"about": row.get("about"), "forward_ms": None, "backward_ms": None}
-        kind_of_error = "" if isinstance(error, GradprobeError) else f"{type(error).__name__}: "
-        row["problem"] = f"{kind_of_error}{' '.join(str(error).split())}"
+        prefix = "" if isinstance(error, GradprobeError) else f"{type(error).__name__}: "
+        row["problem"] = f"{prefix}{' '.join(str(error).split())}"
     return row
 
 

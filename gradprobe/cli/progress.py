@@ -8,32 +8,31 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gradprobe.cli.screen import Screen
 from gradprobe.plotting.escape import visible
 
-KEPT = 8  # finished bars that stay in sight: more would not fit a terminal
+FINISHED = 8  # finished bars shown at most, so that they fit a terminal
 
 
 @contextmanager
 def bars(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """A function ``(what, done, of how many)`` that draws one bar for each ``what``."""
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("left"), TimeRemainingColumn(),
-    )  # fmt: skip
-    progress = Progress(*columns, console=Screen(stderr=True), disable=quiet)
-    known = {}
+    """Yield a function ``(description, done, total)`` that draws one bar per description."""
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    left = (TextColumn("left"), TimeRemainingColumn())
+    progress = Progress(*columns, *left, console=Screen(stderr=True), disable=quiet)
+    tasks = {}
     finished: list = []
 
-    def tell(what: str, done: int, total: int) -> None:
-        if what not in known:
-            progress.start()  # not before there is something to show: an early error stays one line
-            known[what] = progress.add_task(visible(what), total=total)
-        progress.update(known[what], completed=done, total=total)
-        if done >= total and known[what] not in finished:
-            finished.append(known[what])
-            for old in finished[:-KEPT]:
+    def update(description: str, done: int, total: int) -> None:
+        if description not in tasks:
+            progress.start()  # not earlier, so that an early error stays one line
+            tasks[description] = progress.add_task(visible(description), total=total)
+        task = tasks[description]
+        progress.update(task, completed=done, total=total)
+        if done >= total and task not in finished:
+            finished.append(task)
+            for old in finished[:-FINISHED]:
                 progress.update(old, visible=False)
 
     try:
-        yield tell
+        yield update
     finally:
-        if known:  # stopped without a start it prints an empty line
+        if tasks:  # stop() without start() prints an empty line
             progress.stop()

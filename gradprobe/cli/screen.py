@@ -1,4 +1,4 @@
-"""Tables and lines of rich, with all text taken literally."""
+"""Console for rich's tables and lines that prints text literally."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,16 +11,16 @@ from gradprobe.plotting.escape import visible
 
 
 class Screen(Console):
-    """A console of rich that takes text literally: no markup, no emoji codes, no control characters."""
+    """Console of rich that prints text literally: no markup, no emoji codes, no control characters."""
 
     def __init__(self, **settings: Any):
         super().__init__(**{"markup": False, "emoji": False, "highlight": False, **settings})
 
     def render_str(self, text: str, **settings: Any) -> Text:
-        """Text of a cell, a heading or a line; called before anything is measured."""
+        """Return the text of a cell, a heading or a line with control characters escaped, before it is measured."""
         return super().render_str(visible(text, keep="\n"), **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Segments on their way out; those that rich itself makes to move the cursor pass."""
+        """Yield segments with control characters escaped, except those by which rich itself moves the cursor."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text, keep="\n"))

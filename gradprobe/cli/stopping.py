@@ -1,18 +1,18 @@
-"""Signals that ask a program to end: they stop it as Ctrl-C does, so that nothing is left half-written."""
+"""Termination signals, handled like Ctrl-C so that nothing is left half-written."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-NAMES = ("SIGTERM", "SIGHUP")  # of kill and batch systems; of a terminal that was closed
+NAMES = ("SIGTERM", "SIGHUP")  # sent by kill and batch systems, and by a terminal that closes
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asked the program to end.
+    """Termination by a signal.
 
     Attributes:
-        code: what a shell calls a program that this signal ended, 128 + its number.
+        code: Exit code by the convention of shells, 128 + the signal's number.
     """
 
     def __init__(self, number: int):
@@ -22,10 +22,10 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stoppable() -> Iterator[list[Stopped]]:
-    """Raise `Stopped` at the first of these signals; a second one ends the program at once, as it would anyway.
+    """Raise `Stopped` at the first termination signal; a second signal ends the program at once.
 
     Yields:
-        The signal that came, for what turns the exception into another on its way; empty until then.
+        List that receives the signal, for callers in which the exception has been replaced by another.
     """
     received: list[Stopped] = []
 
@@ -36,7 +36,7 @@ def stoppable() -> Iterator[list[Stopped]]:
 
     before = {}
     for number in (getattr(signal, name) for name in NAMES if hasattr(signal, name)):
-        if signal.getsignal(number) == signal.SIG_DFL:  # nohup has said to ignore SIGHUP
+        if signal.getsignal(number) == signal.SIG_DFL:  # under nohup SIGHUP is ignored
             before[number] = signal.signal(number, stop)
     try:
         yield received

@@ -1,4 +1,4 @@
-"""The convolutional patch embedding of the embedded models."""
+"""Convolutional patch embedding of the embedded models."""
 
 import torch
 from torch import Tensor, nn
@@ -6,22 +6,22 @@ from torch.nn import functional as F
 
 
 class ConvStem(nn.Module):
-    """Pixels to patch tokens by convolutions, ``(B, 3, 8H, 8W) -> (B, H W, D)``: a timm ``embed_layer``.
+    """Convolutions from pixels to patch tokens, ``(B, 3, 8H, 8W) -> (B, H W, D)``: a timm ``embed_layer``.
 
-    Three stride-2 3x3 convolutions see 15 x 15 pixels about the middle (pixel 8i + 3) of each 8 x 8 patch; one more 3x3
-    blends in the eight neighbours. Early convolutions make small transformers trainable: Xiao et al. 2021, "Early
-    convolutions help transformers see better". Each token ends with mean 0 and RMS 1: without that, training makes the
-    tokens that matter longer, and ranking tokens by their norm alone finds them.
+    Three 3x3 convolutions of stride 2 cover 15 x 15 pixels about the middle (pixel 8i + 3) of each 8 x 8 patch; one
+    more 3x3 convolution adds the eight neighbours. Early convolutions make small transformers trainable: Xiao et al.
+    2021, "Early convolutions help transformers see better". Each token is normalised to mean 0 and RMS 1; otherwise
+    training would make the tokens that matter longer, and the norm alone would identify them.
 
     Args:
-        img_size: pixels a side, a multiple of 8.
-        patch_size: must be 8.
-        in_chans: colour channels.
-        embed_dim: D, a multiple of 4.
-        bias: whether the last convolution has one.
-        dynamic_img_pad: timm passes it; ignored, the image size is fixed.
-        device: where the parameters are made.
-        dtype: their type.
+        img_size: Pixels per side, a multiple of 8.
+        patch_size: Pixels per side of a patch; must be 8.
+        in_chans: Number of colour channels.
+        embed_dim: Token width D, a multiple of 4.
+        bias: Flag for a bias of the last convolution.
+        dynamic_img_pad: Ignored argument of timm; the image size is fixed.
+        device: Device of the parameters.
+        dtype: Data type of the parameters.
 
     Example:
         >>> ConvStem(112, 8, 3, 32)(torch.zeros(2, 3, 112, 112)).shape
@@ -51,8 +51,8 @@ class ConvStem(nn.Module):
         self.blend = nn.Conv2d(embed_dim, embed_dim, 3, padding=1, bias=bias, device=device, dtype=dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images ``(B, 3, H, W)`` -> tokens ``(B, N, D)``, row by row."""
-        # Padding on the far side only, twice, centres a token on its patch; on both sides, on the patch's corner.
+        """Return the tokens ``(B, N, D)`` of images ``(B, 3, H, W)``, row by row."""
+        # Padding on the far side centres a token on its patch; padding on both sides would centre it on a corner.
         x = F.relu(self.conv1(F.pad(x, (0, 1, 0, 1))))
         x = F.relu(self.conv2(F.pad(x, (0, 1, 0, 1))))
         x = F.relu(self.conv3(x))

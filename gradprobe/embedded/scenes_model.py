@@ -1,6 +1,6 @@
-"""The embedded model: a small vision transformer that reads the red digit of a scene, with its weights.
+"""Embedded model: a small vision transformer that classifies scenes by their red digit, with its weights.
 
-Importing this module imports no torch: asking for the hash of the weights, or where they lie, stays cheap.
+Importing this module imports no torch, so that the path and the hash of the weights are available quickly.
 """
 
 from hashlib import sha256
@@ -18,10 +18,10 @@ CARD = WEIGHTS.with_suffix(".json")
 
 
 def scenes_model() -> "VisionTransformer":
-    """The architecture, untrained: 112 px, patch 8, N = 196, width 128, 4 blocks, 4 heads, 10 classes; 1 M parameters.
+    """Return the untrained model: 112 px, patch 8, N = 196, width 128, 4 blocks, 4 heads, 10 classes, 1 M parameters.
 
-    It is a plain timm ``VisionTransformer`` whose patch embedding is a stack of convolutions; its initial weights come
-    from torch's global generator.
+    It is a plain timm ``VisionTransformer`` with a convolutional patch embedding; its initial weights are drawn from
+    torch's global generator.
 
     Example:
         >>> scenes_model().pos_embed.shape
@@ -37,13 +37,13 @@ def scenes_model() -> "VisionTransformer":
 
 
 def load_scenes_model(weights: Path = WEIGHTS) -> "VisionTransformer":
-    """The trained model in evaluation mode, float32, on the CPU; torch's random state is left as found.
+    """Return the trained model in evaluation mode, float32, on the CPU; torch's random state is restored.
 
     Args:
-        weights: a safetensors file as ``gradprobe train-scenes`` writes it; the shipped one by default.
+        weights: A safetensors file written by ``gradprobe train-scenes``, the shipped one by default.
 
     Raises:
-        GradprobeError: the file is missing, unreadable, or of another model.
+        GradprobeError: The file is missing, unreadable, or of another model.
 
     Example:
         >>> load_scenes_model().training
@@ -69,10 +69,10 @@ def load_scenes_model(weights: Path = WEIGHTS) -> "VisionTransformer":
 
 
 def scenes_sha256(weights: Path = WEIGHTS) -> str:
-    """SHA-256 of the weights file, in hex: what stored results name the model by.
+    """Return the SHA-256 of the weights file in hex, which identifies the model in stored results.
 
     Raises:
-        GradprobeError: the file is missing.
+        GradprobeError: The file is missing.
 
     Example:
         >>> len(scenes_sha256())

@@ -1,4 +1,4 @@
-"""Rows of numbers -> tables for the terminal and for documents."""
+"""Formatting of rows of numbers as tables for the terminal and for documents."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -12,7 +12,7 @@ Cell = Callable[[Row], str]
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A number with a fixed count of decimals; an en dash where it is undefined.
+    """Return a number with a fixed count of decimals, or an en dash if it is undefined.
 
     Example:
         >>> number(0.857), number(None), number(-0.0001), number(float("inf"))
@@ -27,7 +27,7 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def short(value: float | None) -> str:
-    """A number of any size to three figures.
+    """Return a number of any size to three figures.
 
     Example:
         >>> short(1234.5), short(0.000123), short(5.25)
@@ -37,7 +37,7 @@ def short(value: float | None) -> str:
 
 
 def interval(value: float | None, low: float | None, high: float | None) -> str:
-    """An estimate and its interval, with as many decimals as the width of the interval bears.
+    """Return an estimate and its interval, with decimals that suit the width of the interval.
 
     Example:
         >>> interval(0.8571, 0.83, 0.8876), interval(0.0152, 0.0131, 0.0173), interval(28.41, 20.3, 39.9)
@@ -50,19 +50,19 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
 
 
 def names(rows: Sequence[Row]) -> list[str]:
-    """Return names that tell rows apart: the operator, and the training steps where these differ."""
+    """Return distinct names of rows: the operator, and the training steps where these differ."""
     several = len({row.get("steps") for row in rows}) > 1
     return [f"{row['op']} @{row['steps']}" if several else str(row["op"]) for row in rows]
 
 
 def table(rows: Sequence[Row], columns: Mapping[str, Cell], caption: str = "", none: Collection[str] = ()) -> Table:
-    """Return a table for the terminal, an operator a row.
+    """Return a table for the terminal, with one operator per row.
 
     Args:
-        rows: of a probe.
-        columns: heading -> cell.
-        caption: words below.
-        none: headings under which an operator without a gradient has the word "none".
+        rows: Rows of a probe.
+        columns: Function of a cell, by heading.
+        caption: Text below the table.
+        none: Headings under which an operator without a gradient has the word "none".
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left")
     table.caption = caption or None
@@ -75,6 +75,6 @@ def table(rows: Sequence[Row], columns: Mapping[str, Cell], caption: str = "", n
 
 
 def cells(row: Row, columns: Mapping[str, Cell], none: Collection[str] = ()) -> list[str]:
-    """Return the texts of a row; "none" under some headings where the operator has no gradient."""
+    """Return the texts of a row, with "none" under some headings if the operator has no gradient."""
     absent = none if row.get("gradient") == "none" else ()
     return ["none" if heading in absent else cell(row) for heading, cell in columns.items()]

@@ -1,7 +1,7 @@
-"""Text from outside (paths, file names, names in files) made harmless where it leaves the program.
+"""Escaping of outside text (paths, file names, names in files) in the output of the program.
 
-One function for each way out: the terminal and plain files, matplotlib, HTML, JSON inside a script, Markdown. Names
-are kept as they are everywhere else, so that they can be compared and typed back.
+There is one function for each kind of output: the terminal and plain files, matplotlib, HTML, JSON in a script,
+Markdown. Everywhere else names are unescaped, so that they can be compared and typed back.
 """
 
 import json
@@ -9,8 +9,8 @@ import re
 from html import escape
 from typing import Any
 
-# What moves the cursor, turns the direction of text, breaks lines unseen, or cannot be encoded at all: C0 and C1, bidi
-# controls, zero-width and separator characters, tags, and the surrogates that stand for bytes of undecodable names.
+# Characters that move the cursor, change the direction of text, break lines invisibly or cannot be encoded: C0 and C1,
+# bidi controls, zero-width and separator characters, tags, and the surrogates of bytes in undecodable names.
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff"
     "\U000e0000-\U000e007f]"
@@ -18,11 +18,11 @@ _UNSEEN = re.compile(
 
 
 def visible(text: object, keep: str = "") -> str:
-    r"""Text with every control character, bidi control and undecodable byte written as its escape.
+    r"""Return text with every control character, bidi control and undecodable byte written as an escape.
 
     Args:
-        text: anything; its ``str`` is taken.
-        keep: characters that stay as they are, such as a newline.
+        text: Object whose ``str`` is escaped.
+        keep: Characters that are not escaped, such as a newline.
 
     Example:
         >>> visible("a\x1b[31m.jpg"), visible("two\nlines"), visible("two\nlines", keep="\n")
@@ -40,7 +40,7 @@ def _by_number(code: int) -> str:
 
 
 def html(text: object) -> str:
-    r"""Text for an element or an attribute of a page.
+    r"""Escape text for an element or an attribute of a page.
 
     Example:
         >>> html("<b>\u202e")
@@ -50,30 +50,30 @@ def html(text: object) -> str:
 
 
 def script_json(value: Any) -> str:
-    r"""JSON for a ``<script>``: nothing in it can end the element, open a comment, or break a line of the script.
+    r"""Return JSON for a ``<script>``, which cannot end the element, open a comment, or break a line of the script.
 
     Example:
         >>> script_json({"name": "<!--<script>"})
         '{"name": "\\u003c!--\\u003cscript\\u003e"}'
     """
-    text = json.dumps(value, allow_nan=False, sort_keys=True)  # ASCII: line separators are escapes already
+    text = json.dumps(value, allow_nan=False, sort_keys=True)  # ASCII, so line separators are already escapes
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def code_span(text: object) -> str:
-    """Text as Markdown code, which its own backticks do not end.
+    """Return text as Markdown code that backticks in the text do not end.
 
     Example:
         >>> code_span("lapsum+vpnoise"), code_span("a`b")
         ('`lapsum+vpnoise`', '`` a`b ``')
     """
-    shown = visible(text)
-    fence = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
-    return f"{fence} {shown} {fence}" if len(fence) > 1 else f"{fence}{shown}{fence}"
+    code = visible(text)
+    fence = "`" * (max(map(len, re.findall("`+", code)), default=0) + 1)
+    return f"{fence} {code} {fence}" if len(fence) > 1 else f"{fence}{code}{fence}"
 
 
 def legend_label(name: object) -> str:
-    """A name for a legend; matplotlib leaves out those that begin with an underscore.
+    """Return a name for a legend; matplotlib would leave out a name that begins with an underscore.
 
     Example:
         >>> legend_label("_mine.py:Op"), legend_label("lapsum+vpnoise")

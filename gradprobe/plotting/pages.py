@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: whether one can be made, and writing it."""
+"""Writing of self-contained HTML pages."""
 
 import importlib
 from pathlib import Path
@@ -8,16 +8,16 @@ from gradprobe.files import check_place
 
 
 def check_html(path: Path | str, needs: str = "", extra: str = "") -> Path:
-    """Refuse a page that cannot be made (before the work that it would show is done).
+    """Refuse a page that could not be written, before the work for the page is done.
 
     Args:
-        path: of the page.
-        needs: the package of an extra that makes it; none for the core's.
-        extra: what installs that with gradprobe.
+        path: Path of the page.
+        needs: Optional package that draws it, empty for none.
+        extra: Extra of gradprobe that installs the package.
 
     Raises:
-        UsageError: another suffix than .html, or a place where no file can be.
-        GradprobeError: the package is not installed.
+        UsageError: The suffix is not .html, or no file can be written there.
+        GradprobeError: The package is not installed.
     """
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
@@ -33,10 +33,10 @@ def check_html(path: Path | str, needs: str = "", extra: str = "") -> Path:
 
 
 def write_html(text: str, path: Path) -> Path:
-    """Write a page; its folder is made if need be.
+    """Write a page; missing folders are created.
 
     Raises:
-        GradprobeError: the file cannot be written.
+        GradprobeError: The file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

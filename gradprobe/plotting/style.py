@@ -1,4 +1,4 @@
-"""The look of the figures, the same on every machine: palette, sizes, and files that depend on the results alone."""
+"""Style of the figures, the same on every machine: palette, sizes, and files that depend on the results alone."""
 
 import re
 from collections.abc import Iterator
@@ -14,17 +14,15 @@ from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import check_place
 from gradprobe.plotting.escape import visible
 
-# Okabe and Ito, "Color universal design" (2008): told apart by all kinds of colour vision.
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
-)  # fmt: skip
+# Okabe and Ito, "Color universal design" (2008): distinguishable with all kinds of colour vision.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#666666"
 OTHERS = (GREEN, PURPLE, SKY, VERMILION, YELLOW, GREY)  # after orange and blue, in this order
 
-RISE, STEP = FORMULAS = ("$L - L(0)$", "$|L_{j+1} - L_j|$")  # all that figures write as formulas
-_TICK = re.compile(
-    r"\$\\mathdefault\{[-0-9.]*(\\times)?[-0-9.]*(\^\{[-0-9.]+\})?\}\$"
-)  # a number on a logarithmic axis
+RISE, STEP = FORMULAS = ("$L - L(0)$", "$|L_{j+1} - L_j|$")  # the only formulas in figures
+# A number on a logarithmic axis.
+_TICK = re.compile(r"\$\\mathdefault\{[-0-9.]*(\\times)?[-0-9.]*(\^\{[-0-9.]+\})?\}\$")
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and the full width of a two-column paper
 
@@ -43,7 +41,7 @@ STYLE: dict[str, Any] = {
     "figure.constrained_layout.use": True,
     "figure.dpi": 100,
     "figure.titlesize": 9,
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs everywhere
+    "font.family": "DejaVu Sans",  # shipped with matplotlib: the same glyphs everywhere
     "font.size": 8,
     "grid.color": "#DDDDDD",
     "grid.linewidth": 0.5,
@@ -51,17 +49,17 @@ STYLE: dict[str, Any] = {
     "legend.fontsize": 7.5,
     "legend.frameon": False,
     "lines.linewidth": 1.0,
-    "pdf.fonttype": 42,  # text stays text: it can be searched and copied
+    "pdf.fonttype": 42,  # text stays text, which can be searched and copied
     "savefig.dpi": 300,
     "svg.fonttype": "none",  # likewise
-    "svg.hashsalt": "gradprobe",  # else element names are random
+    "svg.hashsalt": "gradprobe",  # otherwise element names are random
     "xtick.labelsize": 7.5,
     "xtick.major.width": 0.6,
     "ytick.labelsize": 7.5,
     "ytick.major.width": 0.6,
 }
 
-# What a file says about itself: neither date nor version, so that the same results give the same bytes.
+# Metadata of files without date and version, so that the same results give the same bytes.
 METADATA: dict[str, dict[str, None]] = {
     ".pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     ".png": {"Software": None},
@@ -71,7 +69,7 @@ METADATA: dict[str, dict[str, None]] = {
 
 @contextmanager
 def look() -> Iterator[None]:
-    """Draw in gradprobe's style, whatever the user's own settings are; they are back afterwards.
+    """Draw in gradprobe's style, independent of the user's settings, which are restored afterwards.
 
     Example:
         >>> import matplotlib
@@ -85,10 +83,10 @@ def look() -> Iterator[None]:
 
 
 def check_path(path: Path | str) -> Path:
-    """Refuse a figure that could not be written (before the work that it would show is done).
+    """Refuse the path of a figure that could not be written, before the work for the figure is done.
 
     Raises:
-        UsageError: another suffix, or a place where no file can be.
+        UsageError: The suffix is unknown, or no file can be written there.
     """
     path = Path(path)
     if path.suffix.lower() not in METADATA:
@@ -100,18 +98,18 @@ def check_path(path: Path | str) -> Path:
 
 
 def save_figure(figure: Figure, path: Path | str) -> Path:
-    """Write a figure as png, svg or pdf, by suffix; the folder is made if need be.
+    """Write a figure as png, svg or pdf, by suffix; missing folders are created.
 
     Raises:
-        UsageError: another suffix.
-        GradprobeError: the file cannot be written.
+        UsageError: The suffix is unknown.
+        GradprobeError: The file cannot be written.
     """
     path = check_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with look():
-            _take_literally(figure)
-            _settle(figure)
+            _make_literal(figure)
+            _fix_layout(figure)
             figure.savefig(path, metadata=METADATA[path.suffix.lower()])
     except OSError as error:
         reason = error.strerror or error
@@ -119,10 +117,10 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
     return path
 
 
-def _take_literally(figure: Figure) -> None:
-    """Take every text of a figure literally: dollars start no formula, control characters are shown as escapes.
+def _make_literal(figure: Figure) -> None:
+    """Make every text of a figure literal: dollars begin no formula, control characters appear as escapes.
 
-    Called before the figure is laid out; `FORMULAS` and the numbers of logarithmic axes stay formulas.
+    `FORMULAS` and the numbers of logarithmic axes stay formulas. Called before the layout.
     """
     for axes in figure.axes:
         for axis in axes._axis_map.values():  # type: ignore[attr-defined]  # x, y and, in 3-D, z
@@ -138,16 +136,16 @@ def _take_literally(figure: Figure) -> None:
             text.set_text(visible(words, keep="\n"))
 
 
-def _settle(figure: Figure) -> None:
-    """Lay out once, at the resolution of the file, and round where its parts are.
+def _fix_layout(figure: Figure) -> None:
+    """Lay out a figure once, at the resolution of the file, and round the positions of its parts.
 
-    The layout's solver varies in the last bits from run to run.
+    Unrounded, the positions vary in the last bits from run to run.
     """
     if figure.get_layout_engine() is None:
         return
     dpi = figure.dpi
     figure.dpi = STYLE["savefig.dpi"]
-    for _ in range(2):  # the second time with the labels that the first has made
+    for _ in range(2):  # the second pass has the labels that the first creates
         figure.draw_without_rendering()
     figure.dpi = dpi
     figure.set_layout_engine("none")
