@@ -1,4 +1,4 @@
-"""Texts and images that a model cannot take: told when a line is read, with its number, and never in mid-run."""
+"""Texts and images that a model cannot take: listed by line when the file is read, and never found in mid-run."""
 
 import json
 import os
@@ -129,8 +129,9 @@ class FussyProcessor:
 def test_images_that_the_processor_refuses_are_passed_over_in_training_and_validation(tmp_path, held_out):
     processor = FussyProcessor()
     captions = open_captions(captioned(tmp_path), held_out=held_out, processor=processor)  # each third has 16 x 16
-    found = captions.train(0, 12, 0) + captions.probe(0, captions.size, 0)
-    assert {np.asarray(e.image() if callable(e.image) else e.image).shape for e in found} <= {(28, 28, 3), (56, 40, 3)}
+    examples = captions.train(0, 12, 0) + captions.probe(0, captions.size, 0)
+    images = [np.asarray(e.image() if callable(e.image) else e.image) for e in examples]
+    assert {image.shape for image in images} <= {(28, 28, 3), (56, 40, 3)}
     for i in range(12):
         captions.read(i)
     assert captions.n_skipped == 4
@@ -215,9 +216,9 @@ def test_keys_that_come_twice_and_texts_that_are_none_are_told(tmp_path):
         {"image": ["a.png"], "caption": "x"},
         {"image": "a.png", "caption": "fine \U0001f600"},
     )
-    found = list_captions(tmp_path)
-    assert [entry.caption for entry in found.entries] == ["fine \U0001f600"]
-    assert [fault.partition(": ")[2] for fault in found.faults] == [
+    listing = list_captions(tmp_path)
+    assert [entry.caption for entry in listing.entries] == ["fine \U0001f600"]
+    assert [fault.partition(": ")[2] for fault in listing.faults] == [
         "caption twice", "image twice", "no caption", "no caption", "no caption", "caption is no proper text",
         "answer is no proper text", "no UTF-8 text", "no JSON", "no image",
     ]  # fmt: skip
@@ -245,10 +246,10 @@ def test_paths_may_be_absolute_or_lead_elsewhere_and_one_image_has_one_name(tmp_
     absolute = str(tmp_path / "other" / "b.png")
     paths = ("./a.png", "a.png", ".//a.png", "../other/b.png", absolute, "~/a.png", "", "..", "a.png/", "a.png\0")
     lines(tmp_path / "data", *({"image": path, "caption": "x"} for path in paths))
-    found = list_captions(tmp_path / "data")
-    assert [entry.image for entry in found.entries] == ["a.png", "../other/b.png", absolute]
+    listing = list_captions(tmp_path / "data")
+    assert [entry.image for entry in listing.entries] == ["a.png", "../other/b.png", absolute]
     same = "the same image and caption as line 1"
-    assert [fault.partition(": ")[2] for fault in found.faults] == [
+    assert [fault.partition(": ")[2] for fault in listing.faults] == [
         same, same, f"no image {tmp_path / 'data' / '~/a.png'}", "no image", f"no image {tmp_path / 'data' / '..'}",
         same, "no image",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Captioned images on disk: what is read of them, what is passed over and told, and in which order they come."""
+"""Captioned images on disk: entries, faults and the order of examples."""
 
 import json
 import shutil
@@ -26,9 +26,9 @@ def test_a_line_is_an_image_and_a_caption(tmp_path):
     paint(tmp_path / "a b/ü.png", (5, 4), 0)
     line = {"image": "a b/ü.png", "caption": " a dog ", "prompt": "What?", "question": "Where?", "answer": "here"}
     file = lines(tmp_path / "captions.jsonl", line, b"", b"  ")  # empty lines are no faults
-    found = list_captions(file)
-    assert found.entries == (Entry("a b/ü.png", "a dog", "What?", "Where?", "here"),) and found.faults == ()
-    assert list_captions(tmp_path).entries == found.entries  # the folder means its captions.jsonl
+    listing = list_captions(file)
+    assert listing.entries == (Entry("a b/ü.png", "a dog", "What?", "Where?", "here"),) and listing.faults == ()
+    assert list_captions(tmp_path).entries == listing.entries  # the folder means its captions.jsonl
 
 
 def test_hugging_face_names_are_read_too(tmp_path):
@@ -55,11 +55,11 @@ def test_broken_lines_are_passed_over_and_told_by_their_number(tmp_path):
         {"image": ".", "caption": "a folder"},  # 11
         {"image": "a.png", "caption": "second"},  # 12
     )
-    found = list_captions(file)
-    assert [entry.caption for entry in found.entries] == ["fine", "second"]
-    assert [int(fault.split(":")[0].removeprefix("line ")) for fault in found.faults] == list(range(2, 12))
-    assert "no JSON" in found.faults[0] and "gone.png" in found.faults[5] and "line 1" in found.faults[8]
-    assert first_faults(found.faults) == (*found.faults[:5], "and 5 more")
+    listing = list_captions(file)
+    assert [entry.caption for entry in listing.entries] == ["fine", "second"]
+    assert [int(fault.split(":")[0].removeprefix("line ")) for fault in listing.faults] == list(range(2, 12))
+    assert "no JSON" in listing.faults[0] and "gone.png" in listing.faults[5] and "line 1" in listing.faults[8]
+    assert first_faults(listing.faults) == (*listing.faults[:5], "and 5 more")
 
 
 def test_a_folder_of_images_and_texts(tmp_path):
@@ -69,9 +69,9 @@ def test_a_folder_of_images_and_texts(tmp_path):
     (tmp_path / "deep/two.txt").write_text("second", encoding="utf-8")
     (tmp_path / "four.txt").write_text(" \n", encoding="utf-8")
     (tmp_path / "five.txt").write_bytes(b"\xff\xfe\xfd")
-    found = list_captions(tmp_path)
-    assert {(e.image, e.caption) for e in found.entries} == {("one.png", "first"), ("deep/two.png", "second")}
-    assert len(found.faults) == 3 and any("no three.txt" in fault for fault in found.faults)
+    listing = list_captions(tmp_path)
+    assert {(e.image, e.caption) for e in listing.entries} == {("one.png", "first"), ("deep/two.png", "second")}
+    assert len(listing.faults) == 3 and any("no three.txt" in fault for fault in listing.faults)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}\n", b'[{"image": "a.png", "caption": "x"}]\n', b"\x00\x01\n" * 9])
@@ -181,9 +181,9 @@ def test_an_image_that_cannot_be_read_changes_nothing_but_itself(tmp_path):
     bad = next(e for e in whole.listing.entries if e.id == order[4].id)
     (tmp_path / bad.image).write_bytes((tmp_path / bad.image).read_bytes()[:40])
     source = open_captions(file, held_out=3)
-    found = source.train(0, 9, seed=1)
-    assert [e.id for e in found] == [e.id for e in (*order[:4], order[5], *order[5:9])]  # the next stands in
-    assert [e.id for e in open_captions(file, held_out=3).train(4, 2, seed=1)] == [e.id for e in found[4:6]]
+    examples = source.train(0, 9, seed=1)
+    assert [e.id for e in examples] == [e.id for e in (*order[:4], order[5], *order[5:9])]  # the next stands in
+    assert [e.id for e in open_captions(file, held_out=3).train(4, 2, seed=1)] == [e.id for e in examples[4:6]]
     assert source.n_skipped == 1 and bad.image in source.skipped[0]
 
 

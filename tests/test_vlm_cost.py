@@ -15,8 +15,8 @@ from gradprobe.cli.vlm_cost import cost as command
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.cost import measure as probe
 from gradprobe.vlm.costs.dimensions import config_of, layout_of, size_of, skeleton
-from gradprobe.vlm.costs.figure import cost_tables, vlm_cost_figure
-from gradprobe.vlm.costs.flops import cost, ffn_for
+from gradprobe.vlm.costs.figure import cost_tables, ffn_for, vlm_cost_figure
+from gradprobe.vlm.costs.flops import cost
 
 LLAVA, NEXT, QWEN = "llava-hf/llava-1.5-7b-hf", "llava-hf/llava-v1.6-vicuna-7b-hf", "Qwen/Qwen2.5-VL-7B-Instruct"
 SIZES = [(56, 56), (50, 30), (20, 90), (120, 44)]
@@ -44,8 +44,8 @@ def counted(call):
 
 
 def test_table_4_to_three_figures():
-    found = cost(LLAVA, k=[64])
-    unpruned, pruned = found.rows()
+    report = cost(LLAVA, k=[64])
+    unpruned, pruned = report.rows()
     assert [f"{row['paper'] / 1e12:.2f}" for row in (unpruned, pruned)] == ["8.89", "2.13"]
     assert [row["paper_table_4"]["flops"] for row in (unpruned, pruned)] == [8.89, 2.13]
     assert (unpruned["sequence"], pruned["sequence"]) == (576 + 97, 64 + 97)
@@ -75,12 +75,12 @@ def test_trained_parameters_and_what_the_papers_84_million_need():
 
 
 def test_the_7b_model_costs_what_torch_counts_on_the_meta_device():
-    found = cost(LLAVA, k=[64])
+    report = cost(LLAVA, k=[64])
     model = skeleton(config_of(LLAVA))
     pixels = torch.empty(1, 3, 336, 336, device="meta")
-    full = found.flops[0]
+    full = report.flops[0]
     assert counted(lambda: model.model.get_image_features(pixels)) == full.vision + full.projector
-    for each in found.flops:
+    for each in report.flops:
         embeds = torch.empty(1, each.sequence, 4096, device="meta")
         read = counted(lambda e=embeds: model.model.language_model(inputs_embeds=e, use_cache=True))
         assert read == each.linear + each.attention_full
@@ -136,9 +136,9 @@ def test_every_family_costs_what_torch_counts(folders, family, size):
 
 
 def test_fewer_tokens_cost_less_and_ratio_is_a_share_of_n():
-    found = cost(LLAVA, k=[64, 192], ratio=[0.5])
-    assert [each.kept for each in found.flops] == [576, 288, 192, 64]
-    totals = [each.total for each in found.flops]
+    report = cost(LLAVA, k=[64, 192], ratio=[0.5])
+    assert [each.kept for each in report.flops] == [576, 288, 192, 64]
+    totals = [each.total for each in report.flops]
     assert totals == sorted(totals, reverse=True)
     assert [each.kept for each in cost(NEXT).flops] == [2880, 320]  # without either: 1/9, the paper's strongest
 
@@ -156,16 +156,16 @@ def test_keeping_all_costs_the_scorer_more_than_not_pruning():
 def test_the_parts_are_timed_and_the_generator_is_left_as_found(folders, family):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    found = cost(str(folders[family]), k=[2, 4], image_size=SIZES[-1], scorer="mlp:width=8").measured(passes=6)
+    report = cost(str(folders[family]), k=[2, 4], image_size=SIZES[-1], scorer="mlp:width=8").measured(passes=6)
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert {n: times.shape for n, times in found.timing.milliseconds.items()} == dict.fromkeys((0, 4, 2), (6, 3))
-    for row in found.rows():
-        told = row["measured"]
-        assert min(told["encoder"], told["prefill"]) > 0 and told["prefill_low"] <= told["prefill_high"]
-        parts = found.timing.milliseconds[row["kept"] if row["pruned"] else 0]
-        assert told["ttft"] == pytest.approx(np.median(parts.sum(1)))
-    assert found.rows()[0]["measured"]["prefill_speedup"] == 1
-    assert json.loads(json.dumps(found.rows())) == found.rows()
+    assert {n: times.shape for n, times in report.timing.milliseconds.items()} == dict.fromkeys((0, 4, 2), (6, 3))
+    for row in report.rows():
+        times = row["measured"]
+        assert min(times["encoder"], times["prefill"]) > 0 and times["prefill_low"] <= times["prefill_high"]
+        parts = report.timing.milliseconds[row["kept"] if row["pruned"] else 0]
+        assert times["ttft"] == pytest.approx(np.median(parts.sum(1)))
+    assert report.rows()[0]["measured"]["prefill_speedup"] == 1
+    assert json.loads(json.dumps(report.rows())) == report.rows()
 
 
 # --- tables and figure ---
@@ -212,9 +212,9 @@ def test_the_bars_are_the_counts():
 
 def test_the_command_prints_draws_and_answers_in_json(tmp_path):
     run = CliRunner().invoke
-    told = run(app, ["--model", LLAVA, "--k", "64", "--figure", str(tmp_path / "f.png")])
-    text = " ".join(told.output.split())
-    assert told.exit_code == 0, told.output
+    result = run(app, ["--model", LLAVA, "--k", "64", "--figure", str(tmp_path / "f.png")])
+    text = " ".join(result.output.split())
+    assert result.exit_code == 0, result.output
     for words in ("scorer 25.2 M", "about 84 M", "FFN of about 11,600", "1.26 % at K = 64", "576 visual tokens"):
         assert words in text
     assert (tmp_path / "f.png").stat().st_size > 5000
@@ -224,7 +224,7 @@ def test_the_command_prints_draws_and_answers_in_json(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("arguments", "words"),
     [
         ({"model": "llava-hf/llava-1.5-7b"}, "did you mean 'llava-hf/llava-1.5-7b-hf'"),
         ({"model": LLAVA, "k": [577]}, "--k 1 to --k 576"),
@@ -235,9 +235,9 @@ def test_the_command_prints_draws_and_answers_in_json(tmp_path):
         ({"model": LLAVA, "scorer": "mpl"}, "mlp"),
     ],
 )
-def test_what_cannot_be_asked_says_what_can(asked, words):
+def test_what_cannot_be_asked_says_what_can(arguments, words):
     with pytest.raises(UsageError, match=words):
-        cost(**asked)
+        cost(**arguments)
 
 
 @pytest.mark.parametrize(

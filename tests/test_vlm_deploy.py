@@ -179,8 +179,7 @@ def test_text_and_newlines_stay_and_the_language_model_reads_no_more_than_what_i
     pruned = pruner(family)
     inputs = made(pruned.vlm, ROWS)
     lengths = []
-    model = pruned.vlm.model.model.language_model
-    hook = model.register_forward_pre_hook(
+    hook = pruned.vlm.family.language(pruned.vlm.model).register_forward_pre_hook(
         lambda _, args, given: lengths.append(given["inputs_embeds"].shape[1]), with_kwargs=True
     )
     try:
@@ -203,10 +202,10 @@ def test_gaps_in_positions_are_not_taken_for_packed_sequences(family, same_rows)
     sequence = pruned.sequence(inputs)
     assert (sequence.positions.flatten(0, -2)[0].diff() > 1).any()
     with torch.no_grad():
-        fallen = pruned.vlm.model.model.language_model(
+        fallen = pruned.vlm.family.language(pruned.vlm.model)(
             inputs_embeds=sequence.embeds, position_ids=sequence.positions, use_cache=False
         ).last_hidden_state
-        fallen = pruned.vlm.model.lm_head(fallen)
+        fallen = pruned.vlm.model.get_output_embeddings()(fallen)
     if sequence.positions.ndim == 2:  # the trap is there: positions of three axes are exempt
         assert (fallen - pruned.logits(inputs))[0].abs().max() > 1e-3
     with pytest.raises(UsageError, match="use_cache=False"):
@@ -325,9 +324,9 @@ def test_a_scorer_that_retention_trained_opens_as_a_pruner(tmp_path):
 
 def test_a_pruner_of_another_model_is_refused_with_towers_and_widths(tmp_path):
     _, folder = written(tmp_path)
-    with pytest.raises(UsageError, match=r"tower clip_vision_model, width 32.*tower qwen2_5_vl\w*, width 32") as told:
+    with pytest.raises(UsageError, match=r"tower clip_vision_model, width 32.*tower qwen2_5_vl\w*, width 32") as error:
         load(folder, shared("qwen2_5_vl"))
-    assert "token width 32" in str(told.value) and "token width 128" in str(told.value)
+    assert "token width 32" in str(error.value) and "token width 128" in str(error.value)
     with pytest.raises(UsageError, match=r"family llava,.*family llava_next,.*--model tiny-llava"):
         load(folder, shared("llava_next"))
 
@@ -393,15 +392,15 @@ def test_the_command_says_what_the_pruned_model_says(tmp_path, folder_of_a_model
     scorer = part("scorer", SPEC).make(vlm.dim, 0)
     folder = save(tmp_path / "pruner", scorer, {**vlm.metadata, "scorer": SPEC, "ratio": 0.1, "op": "vpnoise"})
     images = ["--image", pictures[0], "--image", pictures[1]]
-    asked = ["--pruner", folder, *images, "--prompt", "is there a red seven ?", "--max-new-tokens", 3]
-    result = run(*asked, "--json")
+    arguments = ["--pruner", folder, *images, "--prompt", "is there a red seven ?", "--max-new-tokens", 3]
+    result = run(*arguments, "--json")
     assert result.exit_code == 0, result.output
     answer = json.loads(result.stdout)
     inputs = inputs_of(vlm, [Image.open(p) for p in pictures], "is there a red seven ?")
     pruned = Pruner(vlm, scorer, Budget(ratio=0.1))
     assert answer["tokens"] == [100, 100] and answer["kept"] == [index.tolist() for index in pruned.kept(inputs)[0]]
     assert answer["new_tokens"] == pruned.generate(inputs, max_new_tokens=3, options=GREEDY)[0, -3:].tolist()
-    result = run(*asked, "--k", 4, "--model", folder_of_a_model)
+    result = run(*arguments, "--k", 4, "--model", folder_of_a_model)
     assert result.exit_code == 0 and "read 4 of 100, 4 of 100 visual tokens" in result.output
 
 
@@ -410,8 +409,8 @@ def test_what_the_command_cannot_do_is_said(tmp_path, folder_of_a_model, picture
     metadata = {**vlm.metadata, "scorer": SPEC, "k": 3}
     folder = save(tmp_path / "pruner", part("scorer", SPEC).make(vlm.dim, 0), metadata)
     (tmp_path / "broken.png").write_bytes(b"no image")
-    asked = {"--pruner": folder, "--image": pictures[0], "--prompt": "is there a red seven ?"}
-    for changed, told in (
+    arguments = {"--pruner": folder, "--image": pictures[0], "--prompt": "is there a red seven ?"}
+    for changed, message in (
         ({"--pruner": tmp_path / "none"}, "no pruner in"),
         ({"--image": tmp_path / "none.png"}, "no file"),
         ({"--image": tmp_path / "broken.png"}, "cannot be read as an image"),
@@ -423,8 +422,8 @@ def test_what_the_command_cannot_do_is_said(tmp_path, folder_of_a_model, picture
         ({"--max-new-tokens": 0}, "--max-new-tokens 0"),
         ({"--model": tmp_path / "none"}, "no folder"),
     ):
-        result = run(*[word for pair in {**asked, **changed}.items() for word in pair])
-        assert isinstance(result.exception, UsageError) and told in str(result.exception)
+        result = run(*[word for pair in {**arguments, **changed}.items() for word in pair])
+        assert isinstance(result.exception, UsageError) and message in str(result.exception)
 
 
 def test_a_prompt_needs_a_processor():

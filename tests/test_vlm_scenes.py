@@ -68,8 +68,8 @@ def inputs_of(processor, split, ids, prompts):
 def generated(vlm, inputs, count):
     with torch.inference_mode():
         ids = vlm.model.generate(**inputs, max_new_tokens=count, do_sample=False)
-    told = ids[:, inputs["input_ids"].shape[1] :]
-    return [text.strip() for text in vlm.processor.batch_decode(told, skip_special_tokens=True)]
+    new = ids[:, inputs["input_ids"].shape[1] :]
+    return [text.strip() for text in vlm.processor.batch_decode(new, skip_special_tokens=True)]
 
 
 def test_the_files_are_small_and_the_card_is_theirs(card):
@@ -83,18 +83,17 @@ def test_the_files_are_small_and_the_card_is_theirs(card):
 
 
 def test_the_card_says_that_it_can_and_that_pruning_hurts(card):
-    found = card["accuracy"]
+    shares = card["accuracy"]
     assert card["held_out_pictures"] >= 1000 * len(KINDS)
-    assert min(found["unpruned"][kind] for kind in KINDS) >= 0.9
-    assert found["unpruned"]["caption"] >= 0.9
-    assert found["random_11"]["average"] <= found["unpruned"]["average"] - 0.15
+    assert min(shares["unpruned"][kind] for kind in KINDS) >= 0.9
+    assert shares["unpruned"]["caption"] >= 0.9
+    assert shares["random_11"]["average"] <= shares["unpruned"]["average"] - 0.15
     for k in BUDGETS:
-        assert found[f"relevant_{k}"]["average"] > found[f"random_{k}"]["average"]
+        assert shares[f"relevant_{k}"]["average"] > shares[f"random_{k}"]["average"]
 
 
 def test_what_the_card_says_can_be_measured_again(vlm, card):
-    found = evaluate(vlm.model, 100, budgets=(11,))
-    for rule, shares in found.items():
+    for rule, shares in evaluate(vlm.model, 100, budgets=(11,)).items():
         for name in ("average", "caption"):
             assert abs(shares[name] - card["accuracy"][rule][name]) < 0.1, (rule, name)
 
@@ -110,16 +109,16 @@ def test_it_opens_with_plain_transformers():
 
 def test_it_answers_and_captions_through_processor_and_generate(vlm):
     ids = range(40)
-    asked = questions("heldout", ids)
-    inputs = inputs_of(vlm.processor, "heldout", ids, [prompt_of_question(q.text) for q in asked])
+    queries = questions("heldout", ids)
+    inputs = inputs_of(vlm.processor, "heldout", ids, [prompt_of_question(q.text) for q in queries])
     assert ((inputs["input_ids"] == ID["<image>"]).sum(dim=1) == 100).all()
     answers = generated(vlm, inputs, 3)  # the end comes after the answer
-    assert np.mean([told == q.answer for told, q in zip(answers, asked, strict=True)]) >= 0.85
+    assert np.mean([text == q.answer for text, q in zip(answers, queries, strict=True)]) >= 0.85
     said = generated(vlm, inputs_of(vlm.processor, "heldout", ids, [prompt_of_caption()] * len(ids)), 40)
     words = [
         one == two
-        for told, right in zip(said, captions("heldout", ids), strict=True)
-        for one, two in zip(told.split(), right.split(), strict=False)
+        for text, right in zip(said, captions("heldout", ids), strict=True)
+        for one, two in zip(text.split(), right.split(), strict=False)
     ]
     assert np.mean(words) >= 0.85
 
@@ -139,21 +138,21 @@ def test_visual_tokens_are_those_of_the_model_and_before_the_projector_128_wide(
     with torch.inference_mode():
         theirs = torch.stack(list(vlm.model.model.get_image_features(pixel_values=images).pooler_output))
         assert torch.allclose(visual_tokens(vlm.model, images), theirs, atol=1e-5)
-    seen = vlm.vision_features({"pixel_values": images})
-    assert [tuple(tokens.shape) for tokens in seen.tokens] == [(100, 128)] * 2
+    features = vlm.vision_features({"pixel_values": images})
+    assert [tuple(tokens.shape) for tokens in features.tokens] == [(100, 128)] * 2
     assert vlm.dim == 128
 
 
 def test_lines_are_read_as_if_each_were_alone(fresh):
     """Loss of caption and questions in one sequence = as separate prompts through the whole model."""
     ids = range(2)
-    found = objects_of("train", ids)
+    objects = objects_of("train", ids)
     data = pictures("train", ids)
     images, where = torch.from_numpy(data.images), torch.arange(CELLS).expand(2, CELLS)
-    asked = questions("train", ids)
+    queries = questions("train", ids)
     rows = [
         [caption_line(o), (q.kind, f"{q.text} answer :", q.answer), caption_line(o)]
-        for o, q in zip(found, asked, strict=True)
+        for o, q in zip(objects, queries, strict=True)
     ]
     text = lines_of(rows)
     assert len(text.ids[0]) == len(text.target[0])
@@ -188,10 +187,10 @@ def test_the_words_of_a_patch_are_those_of_its_object():
     data = pictures("train", range(20))
     words = truth(data.objects).numpy()
     assert np.array_equal(words[..., 0] != ID["<nothing>"], data.relevant)
-    for b, found in enumerate(data.objects):
-        for told, digit in zip(words[b][data.relevant[b]], data.digit_of[b][data.relevant[b]], strict=True):
-            (o,) = (o for o in found if o.digit == digit)
-            assert " ".join(WORDS[word - ID[WORDS[0]]] for word in told) in caption_words(o)
+    for b, objects in enumerate(data.objects):
+        for four, digit in zip(words[b][data.relevant[b]], data.digit_of[b][data.relevant[b]], strict=True):
+            (o,) = (o for o in objects if o.digit == digit)
+            assert " ".join(WORDS[word - ID[WORDS[0]]] for word in four) in caption_words(o)
 
 
 def caption_words(o):

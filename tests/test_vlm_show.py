@@ -18,6 +18,7 @@ from gradprobe.core import hard_topk
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators.registry import part
 from gradprobe.plotting.style import BLUE, VERMILION
+from gradprobe.vlm.families.base import View
 from gradprobe.vlm.model import VLM
 from gradprobe.vlm.ranking import NORM, ranking
 from gradprobe.vlm.ranking_figure import means_lines, ranking_figure
@@ -32,7 +33,7 @@ def scorer_of(vlm, seed=1):
 
 
 def drawn(shown):
-    return ranking_figure(shown.pictures, shown.top, shown.bottom, shown.similarity, shown.means(), "a title")
+    return ranking_figure(shown.views, shown.top, shown.bottom, shown.similarity, shown.means(), "a title")
 
 
 # --- the ranking ---
@@ -90,11 +91,12 @@ def test_a_token_stands_on_the_pixels_that_it_is_made_of(family, size):
         flat[place] = -2 * flat[place].sign()
         changed = (vlm.vision_features(other).tokens[0] != tokens).any(1).nonzero().flatten().tolist()
         after = ranking(vlm, other, 1)
-        cells = []
-        for old, new in zip(before.pictures, after.pictures, strict=True):
+        cells, first = [], 0
+        for old, new in zip(before.views, after.views, strict=True):
             (height, width), (rows, columns) = old.image.shape[:2], old.grid
             places = np.argwhere(np.abs(new.image - old.image).max(-1) > 1e-3)
-            cells += [old.first + int(y * rows // height) * columns + int(x * columns // width) for y, x in places]
+            cells += [first + int(y * rows // height) * columns + int(x * columns // width) for y, x in places]
+            first += rows * columns
         if cells:  # padding of tiles, and Qwen's second copy of a picture, are not seen
             assert changed == cells
             hits += 1
@@ -119,8 +121,8 @@ def test_the_picture_and_the_layout_are_those_of_the_processor(family):
     picture = plain(*layout.seen)
     inputs = images(Image.fromarray(picture), return_tensors="pt")
     shown = ranking(seen_through(vlm, images), inputs, 2)
-    np.testing.assert_allclose(shown.pictures[-1].image * 255, picture, atol=1e-3)
-    assert tuple(each.grid for each in shown.pictures) == layout.grids and len(shown.scores) == layout.tokens
+    np.testing.assert_allclose(shown.views[-1].image * 255, picture, atol=1e-3)
+    assert tuple(each.grid for each in shown.views) == layout.grids and len(shown.scores) == layout.tokens
 
 
 def test_what_cannot_be_ranked_says_what_can():
@@ -146,14 +148,15 @@ def test_red_cells_are_the_top_and_blue_ones_the_bottom(family):
     shown = ranking(vlm, made(vlm, [[1]]), 5, scorer_of(vlm))
     figure = drawn(shown)
     *pictures, matrix = figure.axes
-    found = {VERMILION: [], BLUE: []}
-    for axes, picture in zip(pictures, shown.pictures, strict=True):
-        for layer, colour in zip(axes.images[1:], found, strict=True):
+    painted, first = {VERMILION: [], BLUE: []}, 0
+    for axes, view in zip(pictures, shown.views, strict=True):
+        for layer, colour in zip(axes.images[1:], painted, strict=True):
             paint = np.asarray(layer.get_array())
-            assert paint.shape == (*picture.grid, 4)
-            found[colour] += [picture.first + int(i) for i in np.flatnonzero(paint[..., 3])]
+            assert paint.shape == (*view.grid, 4)
+            painted[colour] += [first + int(i) for i in np.flatnonzero(paint[..., 3])]
             assert all(tuple(c) == to_rgb(colour) for c in paint[paint[..., 3] > 0][:, :3])
-    assert found == {VERMILION: sorted(shown.top), BLUE: sorted(shown.bottom)}
+        first += view.grid[0] * view.grid[1]
+    assert painted == {VERMILION: sorted(shown.top), BLUE: sorted(shown.bottom)}
     np.testing.assert_array_equal(matrix.images[0].get_array(), shown.similarity)
 
 
@@ -161,7 +164,7 @@ def test_an_outline_goes_round_a_set_and_not_through_it():
     image = np.ones((40, 40, 3))
     top, bottom = np.array([0, 1]), np.array([10])  # a pair side by side in the corner, and a cell inside
     figure = ranking_figure(
-        [("", image, (4, 4), 0)], top, bottom, np.eye(4), dict.fromkeys(("top", "bottom", "across"))
+        [View("", image, (4, 4))], top, bottom, np.eye(4), dict.fromkeys(("top", "bottom", "across"))
     )
     lines = [c for c in figure.axes[0].collections if isinstance(c, LineCollection)]
     assert [len(each.get_segments()) for each in lines] == [6, 4]
@@ -198,15 +201,15 @@ def test_it_draws_a_picture_of_the_embedded_model_and_a_file(scenes, tmp_path):
     folder, pruner = scenes
     run = CliRunner().invoke
     figure = tmp_path / "f.png"
-    told = run(app, ["--pruner", str(pruner), "--picture", "3", "--figure", str(figure)])
-    assert told.exit_code == 0, told.output
+    result = run(app, ["--pruner", str(pruner), "--picture", "3", "--figure", str(figure)])
+    assert result.exit_code == 0, result.output
     assert figure.stat().st_size > 10_000
     for words in ("11 of 100 tokens at each end", "within the top 11:", "on digits:"):
-        assert words in told.output
+        assert words in result.output
     file = tmp_path / "x.jpg"
     Image.fromarray(plain(90, 120)).save(file)
-    asked = ["--model", str(folder), "--image", str(file), "--k", "7", "--figure", str(tmp_path / "g.svg"), "--json"]
-    answer = json.loads(run(app, asked).stdout)
+    options = ["--image", str(file), "--k", "7", "--figure", str(tmp_path / "g.svg"), "--json"]
+    answer = json.loads(run(app, ["--model", str(folder), *options]).stdout)
     assert answer["settings"] == {
         "model": str(folder), "ranked_by": NORM, "image": "x.jpg", "k": 7, "tokens": 100,
     }  # fmt: skip
@@ -231,11 +234,11 @@ def test_a_wrong_input_says_what_to_type_and_draws_nothing(scenes, tmp_path, arg
     text.write_text("no image")
     names = {"MODEL": str(scenes[0]), "TEXT": str(text)}
     figure = tmp_path / "f.png"
-    found = CliRunner().invoke(app, [*(names.get(a, a) for a in arguments), "--figure", str(figure)])
-    assert isinstance(found.exception, GradprobeError) and words in str(found.exception)
+    result = CliRunner().invoke(app, [*(names.get(a, a) for a in arguments), "--figure", str(figure)])
+    assert isinstance(result.exception, GradprobeError) and words in str(result.exception)
     assert not figure.exists()
 
 
 def test_a_figure_of_no_known_kind_is_refused_before_the_model_is_opened(tmp_path):
-    found = CliRunner().invoke(app, ["--model", "nowhere", "--picture", "1", "--k", "3", "--figure", "f.xyz"])
-    assert isinstance(found.exception, UsageError) and "f.xyz" in str(found.exception)
+    result = CliRunner().invoke(app, ["--model", "nowhere", "--picture", "1", "--k", "3", "--figure", "f.xyz"])
+    assert isinstance(result.exception, UsageError) and "f.xyz" in str(result.exception)

@@ -151,10 +151,10 @@ def test_data_that_come_round_are_seen_once(tmp_path, monkeypatch):
     tower = task.vlm.model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     batches = task.training_batches(7, 0)  # there are 7 images to train on
     first = next(batches)
-    seen = len(calls)
+    passes = len(calls)
     again = next(batches)
     tower.remove()
-    assert seen > 0 and len(calls) == seen
+    assert passes > 0 and len(calls) == passes
     assert sorted(first.ids) == sorted(again.ids)
     places = [again.ids.index(i) for i in first.ids]
     assert torch.equal(first.tokens.patches, again.tokens.patches[places])
@@ -203,7 +203,7 @@ def test_probes_do_not_know_that_it_is_a_language_model(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"weights": "x.pth"}, "name a folder"),
         ({"train_data": "other"}, "held out"),
@@ -213,8 +213,8 @@ def test_probes_do_not_know_that_it_is_a_language_model(tmp_path):
         ({"backbone": "./nowhere"}, "no folder"),
     ],
 )
-def test_what_means_nothing_here_is_refused(options, told):
-    with pytest.raises(UsageError, match=told):
+def test_what_means_nothing_here_is_refused(options, message):
+    with pytest.raises(UsageError, match=message):
         captioning(**options)
 
 

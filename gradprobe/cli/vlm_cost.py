@@ -14,19 +14,19 @@ def cost(
     model: Annotated[str, typer.Option(help="One of the paper's models by hub id, scenes-vlm, or a folder.")],
     k: Annotated[str | None, typer.Option(help="Visual tokens kept, e.g. 64,128,192.")] = None,
     ratio: Annotated[str | None, typer.Option(help="The same as shares of N; 0.111 without either.")] = None,
-    text_tokens: Annotated[int, typer.Option(help="Of the prompt, special tokens included.")] = 97,
+    text_tokens: Annotated[int, typer.Option(help="Length of the prompt, special tokens included.")] = 97,
     image_size: Annotated[str | None, typer.Option(help="Height x width, e.g. 672x672.")] = None,
     scorer: Annotated[str, typer.Option(help="Its name and fields.")] = "transformer:depth=2,width=1024,heads=16",
     denoiser: Annotated[str, typer.Option(help="Its name; it is not deployed, only its parameters count.")] = "token",
     measure: Annotated[bool, typer.Option("--measure", help="Time the parts too, with random weights.")] = False,
-    passes: Annotated[int, typer.Option(help="That are timed, after warm-up.")] = 30,
+    passes: Annotated[int, typer.Option(help="Timed passes, after warm-up.")] = 30,
     device: options.Device = "cpu",
     figure: options.Figure = None,
     as_json: options.Json = False,
 ) -> None:
-    """FLOPs and parameters of each part, unpruned and with K tokens, from the configuration alone: no weights.
+    """Count FLOPs and parameters of each part, unpruned and with K tokens, from the configuration alone: no weights.
 
-    With --measure also milliseconds, on a GPU by CUDA events in FP16.
+    With --measure also time each part, on a GPU by CUDA events in FP16.
     """
     counts = options.numbers("k", k, int, "64,128,192")
     shares = options.numbers("ratio", ratio, float, "0.111,0.222")
@@ -37,10 +37,10 @@ def cost(
 
         check_path(figure)
 
-    from gradprobe.vlm.costs import flops as costs
     from gradprobe.vlm.costs.dimensions import size_of
+    from gradprobe.vlm.costs.flops import cost as count
 
-    report = costs.cost(
+    report = count(
         model, k=counts, ratio=shares, text_tokens=text_tokens, image_size=size_of(image_size), scorer=scorer,
         denoiser=denoiser,
     )  # fmt: skip
@@ -62,7 +62,7 @@ def cost(
 
         console = Screen()
         console.print(cost_tables(rows))
-        for line in cost_lines(settings, rows, costs.ffn_for(84_000_000)):
+        for line in cost_lines(settings, rows):
             console.print(line)
         if timing is not None:
             console.print(f"Timed on {timing.device}, {timing.dtype}, random weights, {passes} passes in turns.")

@@ -20,8 +20,8 @@ def generate(
     model: Annotated[str | None, typer.Option(help="Hub id or folder; the model it was trained on by default.")] = None,
     k: Annotated[int | None, typer.Option(help="Tokens kept an image; instead of the pruner's own budget.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Tokens kept as a share of N in (0, 1]; instead of --k.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="At most so many tokens.")] = 64,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto: spread over what there is.")] = "cpu",
+    max_new_tokens: Annotated[int, typer.Option(help="Largest number of new tokens.")] = 64,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto: spread over all devices.")] = "cpu",
     dtype: Annotated[
         str | None, typer.Option(help="float32, bfloat16 or float16; float32 on a CPU, else bfloat16.")
     ] = None,

@@ -24,7 +24,7 @@ def show(
     trust: options.Trust = None,
     as_json: options.Json = False,
 ) -> None:
-    """Draw the top K and bottom K tokens of an image, and how alike they are (the paper's Fig. 5)."""
+    """Draw the top K and bottom K tokens of an image, and their similarities (the paper's Fig. 5)."""
     from gradprobe.plotting.style import check_path, save_figure
 
     check_path(figure)
@@ -55,7 +55,7 @@ def show(
     means, n = shown.means(), len(shown.scores)
     name = f"picture {picture}" if image is None else image.name
     title = f"{name}, {k} of {n} tokens"
-    save_figure(ranking_figure(shown.pictures, shown.top, shown.bottom, shown.similarity, means, title), figure)
+    save_figure(ranking_figure(shown.views, shown.top, shown.bottom, shown.similarity, means, title), figure)
     hits = None if relevant is None else {
         "top": int(relevant[shown.top].sum()), "bottom": int(relevant[shown.bottom].sum()), "all": int(relevant.sum()),
     }  # fmt: skip

@@ -40,7 +40,7 @@ __all__ = sorted(_HOME)
 if not TYPE_CHECKING:
 
     def __getattr__(name: str):
-        """Resolve a public name on first use: transformers is not imported before something of it is asked for."""
+        """Resolve a public name on first use, so that transformers is imported only when it is needed."""
         if name not in _HOME:
             raise AttributeError(f"gradprobe.vlm has no {name!r}; public names: {', '.join(__all__)}")
         return getattr(importlib.import_module(f"gradprobe.vlm.{_HOME[name]}"), name)

@@ -1,7 +1,7 @@
 """Ranking of the visual tokens of one image by a scorer, and similarity of the first and the last of them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from gradprobe.data.pixels import displayed
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.models.backbones import frozen
 from gradprobe.nans import refuse_nan
+from gradprobe.vlm.families.base import View
 from gradprobe.vlm.model import VLM
-from gradprobe.vlm.ranking_figure import Picture
 
 NORM = "the length of a token"
 
@@ -27,7 +27,7 @@ class Ranking:
         top: Numbers of the K tokens of the highest scores, the highest first, ``(K,)``.
         bottom: Numbers of the K of the lowest scores, the lowest last, ``(K,)``.
         similarity: ``cos(x_i, x_j)`` of [top; bottom] before the projector, ``(2K, 2K)``.
-        pictures: Pictures that the tokens cover.
+        views: Pictures that the tokens cover, in the order of the tokens.
         ranked_by: Name of the scores.
     """
 
@@ -35,7 +35,7 @@ class Ranking:
     top: np.ndarray
     bottom: np.ndarray
     similarity: np.ndarray
-    pictures: tuple[Picture, ...]
+    views: tuple[View, ...]
     ranked_by: str
 
     def means(self) -> dict[str, float | None]:
@@ -78,7 +78,7 @@ def ranking(
     unit = nn.functional.normalize(tokens[ends].double(), dim=-1)
     return Ranking(
         scores=scores.cpu().numpy(), top=ends[:k].cpu().numpy(), bottom=ends[k:].cpu().numpy(),
-        similarity=(unit @ unit.T).clamp(-1, 1).cpu().numpy(), pictures=_pictures(vlm, inputs, n), ranked_by=ranked_by,
+        similarity=(unit @ unit.T).clamp(-1, 1).cpu().numpy(), views=_views(vlm, inputs, n), ranked_by=ranked_by,
     )  # fmt: skip
 
 
@@ -94,19 +94,15 @@ def _scores(tokens: Tensor, scorer: nn.Module | None) -> Tensor:
     return scores
 
 
-def _pictures(vlm: VLM, inputs: Mapping[str, Any], n: int) -> tuple[Picture, ...]:
+def _views(vlm: VLM, inputs: Mapping[str, Any], n: int) -> tuple[View, ...]:
     """Return the pixels that the tower read as people see them."""
     tensors = {name: torch.as_tensor(inputs[name]).detach().cpu() for name in vlm.family.inputs if name in inputs}
     pixels = vlm.family.inputs[0]
     views = vlm.family.views(vlm.model.config, tensors | {pixels: tensors[pixels].float()})
-    pictures, first = [], 0
-    for view in views:
-        pictures.append(Picture(view.title, _displayed(vlm, view.pixels), view.grid, first))
-        first += view.grid[0] * view.grid[1]
-    if first != n:
+    if sum(rows * columns for rows, columns in (view.grid for view in views)) != n:
         grids = " and ".join(f"{view.grid[0]} x {view.grid[1]}" for view in views)
         raise GradprobeError(f"{vlm.name} made {n} tokens of the image, which do not cover {grids}")
-    return tuple(pictures)
+    return tuple(replace(view, image=_displayed(vlm, view.image)) for view in views)
 
 
 def _displayed(vlm: VLM, pixels: Tensor) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Figure 5: the first and the last tokens of an image in a ranking, and their similarities within and across."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,48 +14,37 @@ from matplotlib.patches import Patch, Rectangle
 from gradprobe.plotting.columns import number
 from gradprobe.plotting.style import BLUE, GREY, PAGE, VERMILION, look
 
+if TYPE_CHECKING:  # without torch
+    from gradprobe.vlm.families.base import View
+
 FADE, OPACITY = 0.45, 0.5  # of the picture towards white, and of the colour on a token
 BAND = 0.035  # breadth of a band along the matrix, as a share of its side
 
 
-class Picture(NamedTuple):
-    """Picture that a block of visual tokens covers, in raster order.
-
-    Attributes:
-        title: Name of the picture among those of an image; empty for the only one.
-        image: ``(H, W, 3)`` in [0, 1].
-        grid: Rows and columns of tokens.
-        first: Number of the token at the top left.
-    """
-
-    title: str
-    image: np.ndarray
-    grid: tuple[int, int]
-    first: int
-
-
 def ranking_figure(
-    pictures: Sequence[Picture], top: np.ndarray, bottom: np.ndarray, similarity: np.ndarray,
+    views: Sequence["View"], top: np.ndarray, bottom: np.ndarray, similarity: np.ndarray,
     means: Mapping[str, float | None], title: str = "",
 ) -> Figure:  # fmt: skip
     """Draw an image with its K highest tokens in red and its K lowest in blue, and the similarities of [top; bottom].
 
     Args:
-        pictures: Pictures that the tokens cover; LLaVA-NeXT has two, its overview and its tiles.
+        views: Pictures that the tokens cover; LLaVA-NeXT has two, its overview and its tiles.
         top: Numbers of the K highest tokens.
         bottom: Numbers of the K lowest.
         similarity: ``(2K, 2K)``.
         means: ``top``, ``bottom`` and ``across``: mean similarity of different tokens.
         title: Above the pictures.
     """
-    widths = [image.shape[1] / image.shape[0] for _, image, *_ in pictures]
+    widths = [view.image.shape[1] / view.image.shape[0] for view in views]
     height = (PAGE - 0.8) / (sum(widths) + 1.07)  # of the pictures and of the matrix alike
     with look():
         figure = Figure(figsize=(PAGE, height + 1.0))
-        *axes, matrix = figure.subplots(1, len(pictures) + 1, width_ratios=[*widths, 1])
-        for i, (each, (name, image, grid, first)) in enumerate(zip(axes, pictures, strict=True)):
-            _tokens(each, image, grid, [np.asarray(end) - first for end in (top, bottom)])
-            each.set_title(" · ".join(filter(None, (title if i == 0 else "", name))))
+        *axes, matrix = figure.subplots(1, len(views) + 1, width_ratios=[*widths, 1])
+        first = 0
+        for each, view in zip(axes, views, strict=True):
+            _tokens(each, view.image, view.grid, [np.asarray(end) - first for end in (top, bottom)])
+            each.set_title(" · ".join(filter(None, ("" if first else title, view.title))))
+            first += view.grid[0] * view.grid[1]
         drawn = _matrix(matrix, similarity, means)
         matrix.set_title("cosine similarity", pad=1.4 * BAND * 72 * height + 5)
         bar = matrix.inset_axes((1.03, 0, 0.04, 1))

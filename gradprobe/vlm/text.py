@@ -55,8 +55,8 @@ def target_of(vlm: VLM, examples: Sequence[Example], images: Sequence[ImageFeatu
         images: Their features.
     """
     caption = _text(vlm, [(e.prompt, e.caption) for e in examples], images)
-    asked = [(e.question, e.answer) for e in examples if e.question is not None and e.answer is not None]
-    return Target(caption, _text(vlm, asked, images) if len(asked) == len(examples) else None)
+    queries = [(e.question, e.answer) for e in examples if e.question is not None and e.answer is not None]
+    return Target(caption, _text(vlm, queries, images) if len(queries) == len(examples) else None)
 
 
 def _text(vlm: VLM, pairs: Sequence[tuple[str, str]], images: Sequence[ImageFeatures]) -> Text:

@@ -73,13 +73,12 @@ def cost_tables(rows: Sequence[Row]) -> Group:
     return Group(*(table for table in (flops_table(rows), time_table(rows)) if table is not None))
 
 
-def cost_lines(settings: Mapping[str, Any], rows: Sequence[Row], needed: int) -> list[str]:
+def cost_lines(settings: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     """Describe the visual tokens of the image, the parameters of each part, and the share of the scorer.
 
     Args:
         settings: ``model``, ``family``, ``layout``, ``text_tokens``, ``scorer``, ``denoiser`` and ``parameters``.
         rows: Of the tables.
-        needed: FFN width at which three blocks of width 1024 have the parameters that the paper says.
     """
     model, layout, sizes = settings["model"], settings["layout"], settings["parameters"]
     size, seen = (" x ".join(map(str, layout[name])) for name in ("size", "seen"))
@@ -94,7 +93,7 @@ def cost_lines(settings: Mapping[str, Any], rows: Sequence[Row], needed: int) ->
     lines.append(
         f"Trained ({settings['scorer']}, denoiser {settings['denoiser']}): {_million(trained)}. The paper says about "
         f"{PAPER_TRAINABLE // 10**6} M, which three blocks of width 1024 (37.8 M with the usual FFN of 4096) would "
-        f"reach with an FFN of about {round(needed, -2):,}."
+        f"reach with an FFN of about {round(ffn_for(PAPER_TRAINABLE), -2):,}."
     )
     pruned = [row for row in rows if row["pruned"]]
     if pruned:
@@ -106,6 +105,16 @@ def cost_lines(settings: Mapping[str, Any], rows: Sequence[Row], needed: int) ->
         )
         lines.append(f"The pruner's share of the time to the first token: {shares}.")
     return lines
+
+
+def ffn_for(total: int, width: int = 1024, blocks: int = 3) -> int:
+    """Return the FFN width with which blocks of a width have so many weights: ``total = blocks (4 d^2 + 2 d f)``.
+
+    Example:
+        >>> ffn_for(84_000_000)  # what the paper's "approximately 84M" would need; 4096 is usual
+        11624
+    """
+    return round((total / blocks - 4 * width**2) / (2 * width))
 
 
 def vlm_cost_figure(rows: Sequence[Row], title: str) -> Figure:

@@ -170,27 +170,19 @@ def cost(
     with one_line_errors(model):
         layout = layout_of(config, image_size)
         budgets = _budgets(k, ratio, layout.tokens)
-        shape = _Shape(config, layout, skeleton(config), family_of(config.model_type, model))
-        tower, projector, dim = shape.tower, shape.projector, shape.family.dim(shape.model)
+        frozen, family = skeleton(config), family_of(config.model_type, model)
+        tower, projector, dim = family.tower(frozen), family.projector(frozen), family.dim(frozen)
     with torch.device("meta"):
         networks = {kind: part(kind, name).make(dim, 0) for kind, name in (("scorer", scorer), ("denoiser", denoiser))}
     with torch.no_grad(), counted() as counter:
         networks["scorer"](torch.empty(1, layout.tokens, dim, device="meta"))
-    parameters = {"vision tower": _size(tower) - shape.inside * _size(projector), "projector": _size(projector)}
-    parameters["language model"] = _size(shape.model) - sum(parameters.values())
+    parameters = {"vision tower": _size(tower) - _inside(projector, tower) * _size(projector)}
+    parameters["projector"] = _size(projector)
+    parameters["language model"] = _size(frozen) - sum(parameters.values())
     parameters |= {kind: 0 if network is None else _size(network) for kind, network in networks.items()}
-    flops = [_flops(shape, n, text_tokens, counter.get_total_flops()) for n in (None, *budgets)]
+    scoring = counter.get_total_flops()
+    flops = [_flops(family, frozen, layout, n, text_tokens, scoring) for n in (None, *budgets)]
     return VLMCost(model, config.model_type, layout, text_tokens, scorer, denoiser, parameters, tuple(flops))
-
-
-def ffn_for(total: int, width: int = 1024, blocks: int = 3) -> int:
-    """Return the FFN width with which blocks of a width have so many weights: ``total = blocks (4 d^2 + 2 d f)``.
-
-    Example:
-        >>> ffn_for(84_000_000)  # what the paper's "approximately 84M" would need; 4096 is usual
-        11624
-    """
-    return round((total / blocks - 4 * width**2) / (2 * width))
 
 
 def _budgets(k: Sequence[int], ratio: Sequence[float], tokens: int) -> list[int]:
@@ -213,40 +205,22 @@ def _weights(module: nn.Module, *kinds: type[nn.Module]) -> int:
     return sum(layer.weight.numel() for layer in layers)
 
 
-@dataclass(frozen=True)
-class _Shape:
-    """Configuration, its model without weights, and the layout of an image in it."""
-
-    config: Any
-    layout: Layout
-    model: Any
-    family: Family
-
-    @property
-    def tower(self) -> nn.Module:
-        return self.family.tower(self.model)
-
-    @property
-    def projector(self) -> nn.Module:
-        return self.family.projector(self.model)
-
-    @property
-    def inside(self) -> bool:
-        """Whether the projector is a part of the tower (Qwen's merger)."""
-        return any(module is self.projector for module in self.tower.modules())
+def _inside(projector: nn.Module, tower: nn.Module) -> bool:
+    """Tell whether the projector is a part of the tower (Qwen's merger)."""
+    return any(module is projector for module in tower.modules())
 
 
-def _flops(shape: _Shape, kept: int | None, text: int, scorer: int) -> Flops:
+def _flops(family: Family, model: Any, layout: Layout, kept: int | None, text: int, scorer: int) -> Flops:
     """Count FLOPs with ``kept`` visual tokens; None: all, without a scorer."""
-    config, layout, family = shape.config, shape.layout, shape.family
-    language, head = family.language(shape.model), 2 * shape.model.get_output_embeddings().weight.numel()
-    projector, tiles = _weights(shape.projector, nn.Linear), layout.tiles
-    vision = 2 * tiles * layout.patches * _weights(shape.tower, nn.Conv2d, nn.Conv3d)
-    linear = _weights(shape.tower, nn.Linear) - shape.inside * projector
-    vision += 2 * tiles * (layout.patches + layout.class_tokens) * linear
-    vision += 4 * tiles * config.vision_config.hidden_size * family.vision_pairs(config, layout)
+    tower, language, config = family.tower(model), family.language(model), model.config
+    head, projector = 2 * model.get_output_embeddings().weight.numel(), _weights(family.projector(model), nn.Linear)
+    linear = _weights(tower, nn.Linear) - _inside(family.projector(model), tower) * projector
+    vision = 2 * layout.tiles * layout.patches * _weights(tower, nn.Conv2d, nn.Conv3d)
+    vision += 2 * layout.tiles * (layout.patches + layout.class_tokens) * linear
+    vision += 4 * layout.tiles * config.vision_config.hidden_size * family.vision_pairs(config, layout)
     n = layout.tokens if kept is None else kept
-    projected = tiles * layout.patches // family.group(shape.model)  # padding of tiles too, which is cut away later
+    rows, columns = layout.grids[0]
+    projected = layout.tiles * rows * columns  # padding of tiles too, which is cut away later
     length = n + layout.newlines + text
     reader = config.get_text_config()
     head_dim = getattr(reader, "head_dim", None) or reader.hidden_size // reader.num_attention_heads

@@ -28,7 +28,8 @@ class Layout:
         tiles: Pictures that the tower reads: 1, or LLaVA-NeXT's tiles and overview.
         patches: Patches of each tile.
         class_tokens: Positions of the tower beside the patches of a tile.
-        grids: Rows and columns of visual tokens, in the order in which the language model reads them.
+        grids: Rows and columns of visual tokens, in the order in which the language model reads them; the first are
+            those of a whole tile.
         newlines: Positions in the language model that are no visual tokens: LLaVA-NeXT ends each row of tiles with one.
         windows: Patches of each window of windowed attention (Qwen); () without.
     """
@@ -59,12 +60,12 @@ class View:
 
     Attributes:
         title: Name of the picture among those of an image; empty for the only one.
-        pixels: Normalised pixels as the tower reads them, ``(3, H, W)``.
+        image: Normalised pixels as the tower reads them ``(3, H, W)``; in a ranking as people see them ``(H, W, 3)``.
         grid: Rows and columns of tokens.
     """
 
     title: str
-    pixels: Tensor
+    image: Any
     grid: Size
 
 

@@ -42,11 +42,9 @@ class Llava(Family):
     }
 
     def projector(self, model: Any) -> nn.Module:
-        """Return the two-layer network after the tower."""
         return model.model.multi_modal_projector
 
     def tower(self, model: Any) -> nn.Module:
-        """Return the vision transformer."""
         return model.model.vision_tower
 
     def dim(self, model: Any) -> int:
@@ -59,15 +57,12 @@ class Llava(Family):
         return Layout(size or (side, side), (side, side), 1, across**2, class_tokens, ((across, across),), 0)
 
     def random_inputs(self, config: Any, layouts: Sequence[Layout]) -> dict[str, Tensor]:
-        """Draw one square an image."""
         return {"pixel_values": torch.randn(len(layouts), 3, *layouts[0].seen)}
 
     def views(self, config: Any, inputs: Mapping[str, Tensor]) -> tuple[View, ...]:
-        """Return the square."""
         return (View("", inputs["pixel_values"][0], self.layout(config).grids[0]),)
 
     def tiny(self) -> tuple[Any, Any]:
-        """Return 4 x 4 tokens of width 32."""
         from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig
 
         vision, text = CLIPVisionConfig(**TINY_CLIP), LlamaConfig(**TINY_TEXT)

@@ -63,7 +63,6 @@ class LlavaNext(Llava):
         return View("overview", overview, layout.grids[0]), View("tiles", detail, layout.grids[1])
 
     def tiny(self) -> tuple[Any, Any]:
-        """Return tiles of 4 x 4 tokens of width 32."""
         from transformers import CLIPVisionConfig, LlavaNextConfig, LlavaNextImageProcessor, MistralConfig
 
         vision, text = CLIPVisionConfig(**TINY_CLIP), MistralConfig(**TINY_TEXT, sliding_window=None)

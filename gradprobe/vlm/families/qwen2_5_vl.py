@@ -55,15 +55,12 @@ class Qwen25VL(Family):
         return model.model.visual.merger
 
     def tower(self, model: Any) -> nn.Module:
-        """Return the vision transformer, merger included."""
         return model.model.visual
 
     def group(self, model: Any) -> int:
-        """Return the number of patches of a token."""
         return model.config.vision_config.spatial_merge_size**2
 
     def dim(self, model: Any) -> int:
-        """Return four times the width of a patch."""
         return model.model.visual.merger.hidden_size
 
     def positions(self, model: Any, input_ids: Tensor, attention_mask: Tensor, inputs: Mapping[str, Any]) -> Tensor:
@@ -118,7 +115,6 @@ class Qwen25VL(Family):
         return whole * layout.patches**2 + (depth - whole) * sum(window**2 for window in layout.windows)
 
     def tiny(self) -> tuple[Any, Any]:
-        """Return tokens of 8 x 8 pixels and width 128, in windows of 2 x 2."""
         from transformers import Qwen2_5_VLConfig, Qwen2VLImageProcessor
 
         vision = {
