@@ -29,6 +29,7 @@ from loss_landscapes.model_interface.model_wrapper import GeneralModelWrapper
 
 import gradprobe as gp
 from gradprobe.core import Batch, Noise
+from gradprobe.probes.contract import Subject
 from gradprobe.probes.landscape.axes import random_axes
 from gradprobe.probes.landscape.measure import landscape
 from gradprobe.probes.landscape.plane_losses import Plane, plain_losses
@@ -105,7 +106,7 @@ def setup(task: Loaded, case: Case) -> float:
         for group in groups:
             field.at(group.tokens.patches)
         products = (time.perf_counter() - started) / min(torch.get_num_threads(), len(groups))
-    plane = Plane(task, gp.build(case.op), K, case.op, theta, axes.d1, axes.d2, axes.a, axes.b, seed=0)
+    plane = Plane(Subject(task, gp.build(case.op), K), axes, seed=0)
     started = time.perf_counter()
     plain_losses(plane, groups, theta)
     plain_losses(plane, groups[:1], theta)

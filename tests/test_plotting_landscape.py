@@ -11,8 +11,9 @@ from matplotlib.transforms import Bbox
 
 from gradprobe.errors import UsageError
 from gradprobe.plotting.style import BLUE, GREEN, ORANGE, look, save_figure
-from gradprobe.probes.landscape import surfaces as show
-from gradprobe.probes.landscape.figure import COLOUR_MAP, fig2, landscape_figure, surface_figure
+from gradprobe.probes.landscape import surfaces
+from gradprobe.probes.landscape.figure import COLOUR_MAP, fig2, landscape_panels, surface_figure
+from gradprobe.probes.landscape.view import labels
 
 HARD = "hard+gather"
 
@@ -61,7 +62,7 @@ def share_of(colours, values, bound):
 )
 def test_a_cell_has_the_colour_of_its_loss_where_the_axes_say(height):
     result = landscape(height, rows=9, columns=15)
-    figure = landscape_figure([result], "t")
+    figure = landscape_panels([result], "t")
     pixels = pictured(figure, dpi=200)
     (axes,) = contours(figure)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("d2, filter units", "d1, filter units")
@@ -72,12 +73,12 @@ def test_a_cell_has_the_colour_of_its_loss_where_the_axes_say(height):
 
 def test_one_colour_scale_for_all_panels_whatever_their_level():
     steep, flat = landscape(bowl, level=7.3), landscape(lambda a, b: bowl(a, b) / 5, op=GUMBEL, level=3.5)
-    figure = landscape_figure([flat, steep], "t")
+    figure = landscape_panels([flat, steep], "t")
     pixels, bound = pictured(figure, dpi=200), np.abs(steep.surface - steep.centre.mean()).max()
     for axes, result in zip(contours(figure), (flat, steep), strict=True):
         inner = (result.surface - result.centre.mean())[1:-1, 1:-1]
         assert share_of(seen(pixels, axes, result), inner, bound) > 0.8
-    assert show.bound([flat, steep]) == pytest.approx(bound)
+    assert surfaces.limit([flat, steep]) == pytest.approx(bound)
     bar = next(axes for axes in figure.axes if axes.get_ylabel() == "$L - L(0)$")
     assert bar.get_xlim() == pytest.approx((-bound, bound))
     words = " ".join(texts(figure))
@@ -87,16 +88,16 @@ def test_one_colour_scale_for_all_panels_whatever_their_level():
 
 def test_a_flat_panel_beside_a_steep_one_still_has_contour_lines():
     steep, flat = landscape(bowl), landscape(lambda a, b: bowl(a, b) / 1000, op=GUMBEL)
-    assert len(show.levels(flat)) >= 4
-    assert len(show.levels(landscape(lambda a, b: 0 * a * b))) == 0
+    assert len(surfaces.levels(flat)) >= 4
+    assert len(surfaces.levels(landscape(lambda a, b: 0 * a * b))) == 0
     for result in (steep, flat):
-        spacing = np.diff(show.levels(result))
+        spacing = np.diff(surfaces.levels(result))
         np.testing.assert_allclose(spacing, spacing[0])
-    left, right = contours(landscape_figure([flat, steep], "t"))
+    left, right = contours(landscape_panels([flat, steep], "t"))
     drawn = [
         [c for c in axes.collections if c.get_edgecolor().size and c.get_linewidth()[0] > 0.2] for axes in (left, right)
     ]
-    assert [len(c[0].get_paths()) for c in drawn] == [len(show.levels(flat)), len(show.levels(steep))]
+    assert [len(c[0].get_paths()) for c in drawn] == [len(surfaces.levels(flat)), len(surfaces.levels(steep))]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -104,7 +105,7 @@ def test_every_operator_has_a_panel_and_every_word_its_place(count):
     results = [landscape(op=GUMBEL), landscape(), landscape(rough, op="gumbel-ste:backward=soft+gather", level=3.4)]
     results += [landscape(stairs, op=HARD, level=3.6), broken(landscape(op="lapsum+attention"))]
     for figure in (
-        landscape_figure(results[-count:], "a title"),
+        landscape_panels(results[-count:], "a title"),
         fig2([("scenes\nMLP", results[:count]), ("DeiT-T", results[:1])], [{"ratio": 24}]),
     ):
         pictured(figure)
@@ -131,7 +132,7 @@ def _shown(text):
 
 def test_cells_that_are_not_finite_are_hatched_and_counted():
     result = broken(landscape())
-    figure = landscape_figure([result, landscape(op=GUMBEL)], "t")
+    figure = landscape_panels([result, landscape(op=GUMBEL)], "t")
     pixels = pictured(figure)
     damaged, whole = contours(figure)
     assert damaged.patch.get_hatch()
@@ -149,7 +150,7 @@ def test_cells_that_are_not_finite_are_hatched_and_counted():
 def test_nothing_finite_is_drawn_and_told(part):
     result = landscape()
     getattr(result, part)[:] = np.nan
-    figure = landscape_figure([result], "t")
+    figure = landscape_panels([result], "t")
     pictured(figure)
     assert contours(figure)[0].patch.get_hatch()
     assert "not finite: 77 NaN" in " ".join(texts(figure))
@@ -158,7 +159,7 @@ def test_nothing_finite_is_drawn_and_told(part):
 
 def test_the_path_of_a_plane_and_what_its_axes_count():
     path = [[0.4, -1.3], [0.2, 0.1], [0.0, 0.0]]
-    figure = landscape_figure([landscape(axes="pca", path=path, steps=100)], "t")
+    figure = landscape_panels([landscape(axes="pca", path=path, steps=100)], "t")
     (axes,) = contours(figure)
     drawn = next(line for line in axes.lines if line.get_marker() == "o")
     np.testing.assert_array_equal(drawn.get_xydata(), np.array(path)[:, ::-1])
@@ -167,7 +168,7 @@ def test_the_path_of_a_plane_and_what_its_axes_count():
     assert {"of the path: d1 61 %, d2 22 %", "path up to 20 % off the plane"} <= set(
         "\n".join(texts(figure)).split("\n")
     )
-    shares = contours(landscape_figure([landscape(axes="checkpoints", path=path)], "t"))[0]
+    shares = contours(landscape_panels([landscape(axes="checkpoints", path=path)], "t"))[0]
     assert shares.get_xlabel() == "d2, shares of the way"
 
 
@@ -176,7 +177,7 @@ def test_the_path_of_a_plane_and_what_its_axes_count():
 
 def test_variation_is_the_mean_step_of_the_rows_against_d2():
     results = [landscape(rough, op=GUMBEL), landscape(bowl)]
-    figure = landscape_figure(results, "t")
+    figure = landscape_panels(results, "t")
     axes = panel(figure, "stepwise variation")
     assert axes.get_yscale() == "log"
     for line, result, colour in zip(
@@ -193,12 +194,12 @@ def test_variation_is_the_mean_step_of_the_rows_against_d2():
 @pytest.mark.parametrize("rows", [1, 7])
 def test_exact_zeros_stand_at_the_bottom_of_a_log_axis(rows):
     result = landscape(stairs, op=HARD, rows=rows)
-    figure = landscape_figure([result, landscape(rows=rows)], "t")
+    figure = landscape_panels([result, landscape(rows=rows)], "t")
     axes = panel(figure, "stepwise variation")
     zero = np.diff(result.surface[0]) == 0
     assert 0 < zero.sum() < len(zero)
     marks = next(line for line in axes.lines if line.get_marker() == "|")
-    np.testing.assert_array_equal(marks.get_xdata(), show.between(result)[zero])
+    np.testing.assert_array_equal(marks.get_xdata(), surfaces.midpoints(result)[zero])
     assert marks.get_color() == GREEN
     pictured(figure)
     bottom = axes.transAxes.inverted().transform(marks.get_transform().transform(marks.get_xydata()))[:, 1]
@@ -214,7 +215,7 @@ def test_exact_zeros_stand_at_the_bottom_of_a_log_axis(rows):
 
 def test_a_constant_surface_is_drawn():
     result = landscape(lambda a, b: 0 * a * b)
-    figure = landscape_figure([result], "t")
+    figure = landscape_panels([result], "t")
     pixels = pictured(figure)
     assert share_of(seen(pixels, contours(figure)[0], result), np.zeros((5, 9)), 1.0) > 0.9
     assert "L(0) = 7, constant" in texts(figure)
@@ -225,7 +226,7 @@ def test_a_constant_surface_is_drawn():
 def test_lines_share_a_panel():
     results = [landscape(rough, op=GUMBEL, rows=1), landscape(rows=1), landscape(stairs, op=HARD, rows=1)]
     results[1].losses[0, 3, 2] = np.inf
-    figure = landscape_figure(results, "t")
+    figure = landscape_panels(results, "t")
     assert not contours(figure)
     axes = panel(figure, "loss along d2")
     drawn = [line for line in axes.lines if len(line.get_xdata()) == 11]
@@ -235,17 +236,17 @@ def test_lines_share_a_panel():
     gaps = [line.get_xdata() for line in axes.lines if line.get_marker() == "x" and len(line.get_xdata())]
     np.testing.assert_array_equal(gaps, [results[1].b[[3]]])
     assert "11 points 0.2 apart, 8 images, common noise, K = 58" in texts(figure)
-    both = landscape_figure([landscape(op=GUMBEL), *results[1:]], "t")
+    both = landscape_panels([landscape(op=GUMBEL), *results[1:]], "t")
     assert len(contours(both)) == 1
     assert panel(both, "loss along d2").lines[0].get_color() == BLUE  # one colour an operator in all panels
 
 
 def test_names_say_what_differs_and_colours_stay_with_the_operator():
     results = [landscape(), landscape(noise="fresh"), landscape(op=GUMBEL)]
-    assert show.labels(results) == [f"{VPNOISE} common noise", f"{VPNOISE} fresh noise", f"{GUMBEL} common noise"]
-    assert show.labels(results[1:2]) == [VPNOISE]
-    assert show.paints(results) == [(BLUE, 0), (BLUE, 1), (ORANGE, 0)]
-    lines = panel(landscape_figure(results, "t"), "stepwise variation").lines
+    assert labels(results) == [f"{VPNOISE} common noise", f"{VPNOISE} fresh noise", f"{GUMBEL} common noise"]
+    assert labels(results[1:2]) == [VPNOISE]
+    assert surfaces.strokes(results) == [(BLUE, 0), (BLUE, 1), (ORANGE, 0)]
+    lines = panel(landscape_panels(results, "t"), "stepwise variation").lines
     styles = [line.get_linestyle() for line in lines if line.get_marker() == "."]
     assert styles[0] != styles[1]
 
@@ -291,7 +292,7 @@ def test_surfaces_share_height_and_colours():
     assert len(spaces) == 2  # a line has no surface
     low, high = spaces[0].get_zlim()
     assert spaces[1].get_zlim() == (low, high)
-    finite = [show.rise(result)[np.isfinite(show.rise(result))] for result in results[:2]]
+    finite = [surfaces.rise(result)[np.isfinite(surfaces.rise(result))] for result in results[:2]]
     assert low < min(values.min() for values in finite) < max(values.max() for values in finite) < high
     norms = [axes.collections[0].norm for axes in spaces]
     assert len({(norm.vmin, norm.vmax) for norm in norms}) == 1
@@ -304,12 +305,12 @@ def test_surfaces_share_height_and_colours():
 def test_what_cannot_be_drawn():
     with pytest.raises(UsageError, match="landscape_figure"):
         surface_figure([landscape(rows=1)], "t")
-    for empty in (lambda: landscape_figure([], "t"), lambda: fig2([], []), lambda: fig2([("s", [])], [])):
+    for empty in (lambda: landscape_panels([], "t"), lambda: fig2([], []), lambda: fig2([("s", [])], [])):
         with pytest.raises(UsageError, match="at least one"):
             empty()
 
 
-@pytest.mark.parametrize("draw", [landscape_figure, surface_figure])
+@pytest.mark.parametrize("draw", [landscape_panels, surface_figure])
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_same_results_same_bytes(tmp_path, draw, suffix):
     def drawn(level):

@@ -19,8 +19,9 @@ RUNS = Path("runs")
 MODELS_OWN = "k"  # its range is the model's, which a later error names
 Number = TypeVar("Number", int, float)
 
-KINDS: Mapping[type, tuple[str, str]] = {
-    int: ("<int,...>", "whole numbers"), float: ("<float,...>", "numbers"), str: ("<str,...>", "text"),
+KINDS: Mapping[type, tuple[str, str, str]] = {  # metavar, name and example of an option's values
+    int: ("<int,...>", "whole numbers", "1,2"), float: ("<float,...>", "numbers", "0.1,0.3"),
+    str: ("<str,...>", "text", "a,b"),
 }  # fmt: skip
 
 

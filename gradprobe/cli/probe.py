@@ -137,7 +137,7 @@ def command(
         from gradprobe.cli.progress import bars
 
         with bars() as progress:
-            session.answers = (answer or _each)(session, progress)
+            session.answers = (answer or each_once)(session, progress)
         session.questions = [result.question for result in session.results]
         session.rows = tabulate(session) if tabulate else _rows(session, told(session))
         varied = _varied(session)
@@ -191,7 +191,8 @@ def _option(settings: type, name: str, each: Declared) -> tuple[Any, Any]:
     if kind is bool:
         return Annotated[bool, typer.Option(f"--{each.option}", help=each.help)], default
     shown = ",".join(f"{x:g}" for x in default) if isinstance(default, tuple) else default
-    parser = options.swept(each.option, kind, str(shown))
+    example = options.KINDS[kind][2] if shown is None else str(shown)
+    parser = options.swept(each.option, kind, example)
     option = typer.Option(f"--{each.option}", parser=parser, metavar=options.KINDS[kind][0], help=each.help)
     return Annotated[str, option], shown
 
@@ -248,7 +249,7 @@ def _open(session: Session) -> None:
     session.title = f"{session.backbone}, K = {', '.join(map(str, session.budgets))} of {n}"
 
 
-def _each(session: Session, progress: Any) -> list[Any]:
+def each_once(session: Session, progress: Any) -> list[Any]:
     """Answer every question once."""
     return [
         session.ask(operator, k, settings, progress)
@@ -279,7 +280,8 @@ def _varied(session: Session) -> list[str]:
     questions = [question for question in session.questions if not str(question.get("op")).startswith(RANKED)]
     keys = dict.fromkeys(key for question in questions for key in question)
     free = {"op", "op_code", *session.probe.varied}
-    return [key for key in keys if key not in free and len({str(q.get(key)) for q in questions}) > 1]
+    values = {key: {str(q[key]) for q in questions if key in q} for key in keys}
+    return [key for key in keys if key not in free and len(values[key]) > 1]
 
 
 def _settings(session: Session) -> dict[str, Any]:

@@ -76,7 +76,7 @@ def show(
     from gradprobe.probes.curvature.view import table as curvature_table
     from gradprobe.probes.equivalence.view import table as equivalence_table
     from gradprobe.probes.fidelity.view import fidelity_table, reference_table
-    from gradprobe.probes.landscape.view import landscape_table
+    from gradprobe.probes.landscape.view import table as landscape_table
     from gradprobe.probes.retention.view import table as retention_table
 
     tables: dict[str, Any] = {"coherence": coherence_table, "curvature": curvature_table, "landscape": landscape_table}

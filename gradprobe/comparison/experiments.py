@@ -27,10 +27,9 @@ from gradprobe.store.results import Store, key_of
 
 PROBES = {
     "fidelity": "gradprobe.probes.fidelity.measure:answer",
-    "landscape": "gradprobe.probes.landscape.measure:answer",
     "reference": "gradprobe.probes.fidelity.reference:answer",
 }
-CONVERTED = ("coherence", "cost", "curvature", "equivalence", "retention")
+CONVERTED = ("coherence", "cost", "curvature", "equivalence", "landscape", "retention")
 NEEDS = {
     "fidelity": "gradprobe.probes.fidelity.measure:needed"
 }  # question -> the question whose answer it is measured against

@@ -172,9 +172,9 @@ def _coherence(comparison: Comparison) -> Figure:
 
 
 def _landscape(comparison: Comparison) -> Figure:
-    from gradprobe.probes.landscape.figure import landscape_figure
+    from gradprobe.probes.landscape.figure import landscape_panels
 
-    return landscape_figure(_results(comparison, "landscape"), "")
+    return landscape_panels(_results(comparison, "landscape"), "")
 
 
 def _fidelity(comparison: Comparison) -> Figure:

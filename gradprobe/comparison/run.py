@@ -20,11 +20,10 @@ from gradprobe.files import atomic_write
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import at_temperature, own_tau
-from gradprobe.probes import coherence, cost, equivalence, retention
+from gradprobe.probes import coherence, cost, equivalence, landscape, retention
 from gradprobe.probes.contract import Ranking, Subject, question_of
 from gradprobe.probes.fidelity import measure as fidelity
 from gradprobe.probes.gradients import score_gradient
-from gradprobe.probes.landscape import measure as landscape
 from gradprobe.probes.questions import tokens_kept
 from gradprobe.store.results import Store
 from gradprobe.tasks import Classification, classification
@@ -255,14 +254,8 @@ def questions(
         images, held_out = there - there // 2, there // 2
     agreement = coherence.CoherenceSettings(batches=batches, batch_size=s.batch_size, seed=seed)
     asked = [question_of(coherence.PROBE, Subject(task, op, k), agreement) for op in every]
-    asked += [
-        landscape.question_of(
-            task, op, k, grid=str(s.points), reach=0.3, noise="common", one_d="zero", params="*",
-            images=n(s.line_images), axes="random", checkpoints=[], steps=0, learning_rate=1e-3,
-            batch_size=s.batch_size, seed=seed,
-        )
-        for op in every
-    ]  # fmt: skip
+    line = landscape.LandscapeSettings(grid=str(s.points), images=n(s.line_images), seed=seed)
+    asked += [question_of(landscape.PROBE, Subject(task, op, k), line) for op in every]
     if k < task.n_tokens:
         asked += [
             fidelity.question_of(

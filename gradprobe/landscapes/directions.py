@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.landscapes import ONE_D
 
 Params = Mapping[str, Tensor]
 
-ONE_D = ("zero", "vector", "element")
 CHUNK = 1 << 16  # numbers of a checkpoint converted to float64 at a time
 COLLINEAR = 1e-13  # of the largest eigenvalue: the rounding error of a Gram matrix of rank one
 

@@ -1,6 +1,5 @@
-"""The lines and planes that a landscape is drawn on: where theta is, the directions, and the coordinates."""
+"""Axes of lines and planes through the scorer's parameters: origin, directions and coordinates."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,26 +17,26 @@ from gradprobe.landscapes.directions import (
     select,
 )
 from gradprobe.landscapes.planes import axis
+from gradprobe.probes.landscape import REACH
 
-REACH = 0.3  # filter units; what the axes of the paper's Fig. 2 seem to show
 MARGIN = 0.25  # of the span of the checkpoints, on each side
 NO_PATH: NDArray[np.float64] = np.zeros((0, 2))
 
 
 @dataclass(frozen=True, eq=False)
 class Axes:
-    """Cells ``origin + a_i d1 + b_j d2``; a line runs along d2 and has ``a = [0]``.
+    """Grid of cells ``origin + a_i d1 + b_j d2``; a line runs along d2 and has ``a = [0]``.
 
     Attributes:
-        origin: theta where both coordinates are 0.
-        d1: a direction; empty on a line.
-        d2: another.
-        a: coordinates along d1, ``(A,)``.
-        b: coordinates along d2, ``(B,)``.
-        checkpoints: the parameters that span the plane, T of them; none for random directions.
-        path: their coordinates, ``(T, 2)``.
-        explained: for a PCA the share of squared distances along d1 and d2, ``(2,)``; else empty.
-        residual: how far each checkpoint lies off the plane, over its distance to the origin, ``(T,)``.
+        origin: Parameters where both coordinates are 0.
+        d1: Direction of the rows; empty on a line.
+        d2: Direction of the columns.
+        a: Coordinates along d1, ``(A,)``.
+        b: Coordinates along d2, ``(B,)``.
+        checkpoints: Parameters that span the plane, T of them; none for random directions.
+        path: Coordinates of the checkpoints, ``(T, 2)``.
+        explained: Share of squared distances along d1 and d2, ``(2,)``, for a PCA; else empty.
+        residual: Distance of each checkpoint from the plane over its distance from the origin, ``(T,)``.
     """
 
     origin: Params = field(repr=False)
@@ -51,7 +50,7 @@ class Axes:
     residual: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def describe(self) -> dict[str, Any]:
-        """Norms of theta (what moves of it) and of the directions, their cosine, and how many parameters move."""
+        """Return the norms of the moving part of theta and of the directions, their cosine, and the parameter count."""
         moving = {name: self.origin[name] for name in {**self.d1, **self.d2}}
         angle = cosine(self.d1, self.d2)
         norms = {name: _norm(part) for name, part in (("theta", moving), ("d1", self.d1), ("d2", self.d2))}
@@ -59,40 +58,21 @@ class Axes:
         return {"cosine": None if np.isnan(angle) else angle, **norms, "parameters": count}
 
 
-def parse_grid(text: str) -> tuple[int, int]:
-    """Rows along d1 and columns along d2: ``61x31``; a line has one row, ``81``.
-
-    Raises:
-        UsageError: not a grid, or one too small to have steps.
-
-    Example:
-        >>> parse_grid("61x31"), parse_grid("81")
-        ((61, 31), (1, 81))
-    """
-    parts = str(text).lower().replace("×", "x").split("x")
-    if not (1 <= len(parts) <= 2 and all(re.fullmatch(" *[0-9]{1,6} *", part) for part in parts)):
-        raise UsageError(f"--grid {text} is no grid; give rows x columns such as 61x31, or points of a line such as 81")
-    sizes = [int(part) for part in parts]
-    if min(sizes) < 3 and not (len(sizes) == 2 and sizes[0] == 1 and sizes[1] >= 3):
-        raise UsageError(f"--grid {text} has no steps to compare; give at least 3 points along each direction")
-    return (1, sizes[0]) if len(sizes) == 1 else (sizes[0], sizes[1])
-
-
 def random_axes(
     theta: Params, rows: int, columns: int, *, seed: int, reach: float = REACH, one_d: str = "zero", pattern: str = "*"
 ) -> Axes:
-    """Two filter-normalised Gaussian directions (seeds 2 s and 2 s + 1), from -reach to reach filter units each.
+    """Return axes along two filter-normalised Gaussian directions (seeds 2 s and 2 s + 1), from -reach to reach.
 
     A line is the plane's middle row: the same d2.
 
     Args:
-        theta: all parameters.
-        rows: along d1; 1 for a line.
-        columns: along d2.
-        seed: s.
-        reach: in filter units.
-        one_d: what biases do; see `gradprobe.filter_normalized`.
-        pattern: which parameters move.
+        theta: All parameters.
+        rows: Cells along d1; 1 for a line.
+        columns: Cells along d2.
+        seed: The seed s.
+        reach: Half the width in filter units.
+        one_d: Movement of biases and norm layers; see `gradprobe.filter_normalized`.
+        pattern: Names of the parameters that move.
     """
     chosen = select(theta, pattern)
     d1 = {} if rows == 1 else filter_normalized(chosen, 2 * seed, one_d)
@@ -101,32 +81,33 @@ def random_axes(
 
 
 def pca_axes(trajectory: Sequence[Params], rows: int, columns: int) -> Axes:
-    """The principal plane of a training trajectory through its end, or the line along its first component.
+    """Return the principal plane of a training trajectory through its end, or the line along its first component.
 
     Args:
-        trajectory: checkpoints in order, at least 3.
-        rows: along the second component; 1 for a line.
-        columns: along the first.
+        trajectory: Checkpoints in order, at least 3.
+        rows: Cells along the second component; 1 for a line.
+        columns: Cells along the first.
     """
-    found = pca_directions(trajectory)
-    second, first = found.directions[1], found.directions[0]
-    path = found.coordinates[:, ::-1].copy()  # d1 is the second component, so that a line runs along the first
-    residual, explained = found.residual, found.explained[::-1].copy()
+    principal = pca_directions(trajectory)
+    second, first = principal.directions[1], principal.directions[0]
+    path = principal.coordinates[:, ::-1].copy()  # d1 is the second component, so that a line runs along the first
+    residual, explained = principal.residual, principal.explained[::-1].copy()
     if rows == 1:
         residual = np.sqrt(np.clip(1 - (1 - residual**2) * _share(path), 0, 1))
         path = path * [0, 1]
     a = np.zeros(1) if rows == 1 else _span(path[:, 0], rows)
     d1 = {} if rows == 1 else second
-    return Axes(found.origin, d1, first, a, _span(path[:, 1], columns), tuple(trajectory), path, explained, residual)
+    b = _span(path[:, 1], columns)
+    return Axes(principal.origin, d1, first, a, b, tuple(trajectory), path, explained, residual)
 
 
 def checkpoint_axes(points: Sequence[Params], rows: int, columns: int) -> Axes:
-    """The line through checkpoints A and B, or the plane through A, B and C; coordinates are shares of the way.
+    """Return the line through checkpoints A and B, or the plane through A, B and C; coordinates are shares of the way.
 
     Args:
         points: A, B and, for a plane, C.
-        rows: along ``C - A``; 1 for a line.
-        columns: along ``B - A``.
+        rows: Cells along ``C - A``; 1 for a line.
+        columns: Cells along ``B - A``.
     """
     check_points(len(points), rows)
     directions = checkpoint_directions(*points)
@@ -145,19 +126,19 @@ def check_points(count: int, rows: int) -> None:
         UsageError: another number.
     """
     if count != (2 if rows == 1 else 3):
-        what = "a line needs 2 checkpoints" if rows == 1 else "a plane needs 3 checkpoints"
-        raise UsageError(f"{what}, not {count}; give --axes checkpoints:A,B with --line, or checkpoints:A,B,C")
+        need = "a line needs 2 checkpoints" if rows == 1 else "a plane needs 3 checkpoints"
+        raise UsageError(f"{need}, not {count}; give --axes checkpoints:A,B with --line, or checkpoints:A,B,C")
 
 
 def _span(values: NDArray[np.float64], points: int) -> NDArray[np.float64]:
-    """Evenly spaced over all values and 0, and a margin."""
+    """Return even spacing over all values and 0, with a margin."""
     low, high = min(values.min(), 0.0), max(values.max(), 0.0)
     margin = MARGIN * (high - low)
     return np.linspace(low - margin, high + margin, points)
 
 
 def _share(path: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the squared distance within the plane, what lies along d2."""
+    """Return the share of the squared distances within the plane that lies along d2."""
     squares = path**2
     total = squares.sum(1)
     return np.divide(squares[:, 1], total, out=np.ones(len(path)), where=total > 0)

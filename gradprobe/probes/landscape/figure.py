@@ -13,12 +13,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from gradprobe.errors import UsageError
-from gradprobe.plotting.columns import interval, short
+from gradprobe.plotting.columns import Row, interval, short
 from gradprobe.plotting.style import BLACK, GREY, PAGE, RISE, STEP, look
 from gradprobe.probes.coherence.figure import COLOURS
-from gradprobe.probes.landscape import surfaces as show
+from gradprobe.probes.landscape import surfaces
 from gradprobe.probes.landscape.result import LandscapeResult
 from gradprobe.probes.landscape.surfaces import Results
+from gradprobe.probes.landscape.view import labels
 
 GUMBEL, VPNOISE = COLOURS  # the paper's two
 COLOUR_MAP = "RdBu_r"  # white is the loss at theta, red above, blue below: told apart by all kinds of colour vision
@@ -29,16 +30,27 @@ HEIGHT, BAR, ENTRY, ROOM = 1.75, 0.08, 0.16, 0.75  # inches: of a panel, a colou
 Canvas = Figure | SubFigure
 
 
-def landscape_figure(results: Results, title: str) -> Figure:
-    """Contours of ``L - L(0)`` of each operator on one colour scale, and the stepwise variation along d2.
+def landscape_figure(results: Results, rows: Sequence[Row], title: str) -> Figure:
+    """Draw the figure of the command, see `landscape_panels`.
+
+    Args:
+        results: One or more operators.
+        rows: Their rows; a figure needs the losses instead.
+        title: Model and budget; images and noise are added.
+    """
+    return landscape_panels(results, surfaces.full_title(results, title))
+
+
+def landscape_panels(results: Results, title: str) -> Figure:
+    """Draw contours of ``L - L(0)`` of each operator on one colour scale, and the stepwise variation along d2.
 
     The colours compare operators; a panel's contour lines have a spacing of their own, written above it, so that a flat
     landscape beside a steep one still shows its shape. Cells that are not finite are hatched. Lines (one row) share a
     panel.
 
     Args:
-        results: one or more operators.
-        title: above the panels.
+        results: One or more operators.
+        title: Words above the panels.
 
     Raises:
         UsageError: no results.
@@ -47,14 +59,14 @@ def landscape_figure(results: Results, title: str) -> Figure:
 
 
 def fig2(panels: Sequence[tuple[str, Results]], paper: Sequence[Mapping[str, Any]]) -> Figure:
-    """The paper's Figure 2 for each model: operators beside each other, the stepwise variation last.
+    """Draw the paper's Figure 2 for each model: operators beside each other, the stepwise variation last.
 
     A model's panels share one colour scale. Above the variation stands the ratio of its means, Gumbel over VP-noise,
-    where both were asked the same question.
+    where both answer the same question.
 
     Args:
-        panels: a name and the results of one model each.
-        paper: ``ratio`` and, if known, ``model``.
+        panels: Name and results of each model.
+        paper: Values of the paper: ``ratio`` and, if known, ``model``.
 
     Raises:
         UsageError: no panels, or one without results.
@@ -65,51 +77,51 @@ def fig2(panels: Sequence[tuple[str, Results]], paper: Sequence[Mapping[str, Any
 
 
 def surface_figure(results: Results, title: str) -> Figure:
-    """Surfaces of ``L - L(0)`` in 3-D, one for each operator that has a plane, on one height and colour scale.
+    """Draw surfaces of ``L - L(0)`` in 3-D, one for each operator that has a plane, on one height and colour scale.
 
     Args:
-        results: one or more operators; lines are left out.
-        title: above the surfaces.
+        results: One or more operators; lines are left out.
+        title: Words above the surfaces.
 
     Raises:
         UsageError: no result has a plane.
     """
-    found = show.planes(results)
-    if not found:
+    planes = surfaces.planes(results)
+    if not planes:
         raise UsageError("a surface needs a plane and these are lines; use landscape_figure")
-    columns = min(3, len(found))
-    rows = -(-len(found) // columns)
+    columns = min(3, len(planes))
+    rows = -(-len(planes) // columns)
     width, height = PAGE * max(columns, 2) / 3, 2.4 * rows + 1.0
     with look():
         figure = Figure(figsize=(width, height))
         figure.set_layout_engine("none")  # a constrained layout leaves 3-D axes too little
         place = {"left": 0.0, "right": 1 - 0.25 / width, "bottom": 0.65 / height, "top": 1 - 0.6 / height}
         grid = figure.add_gridspec(rows, columns, **place, wspace=0.08, hspace=0.15)
-        norm = Normalize(-(limit := show.bound(found)), limit)
-        floor, ceiling = show.heights(found)
-        for i, (result, name) in enumerate(zip(found, show.labels(found), strict=True)):
+        norm = Normalize(-(limit := surfaces.limit(planes)), limit)
+        floor, ceiling = surfaces.heights(planes)
+        for i, (result, name) in enumerate(zip(planes, labels(planes), strict=True)):
             axes: Any = figure.add_subplot(grid[divmod(i, columns)], projection="3d")
             _surface(axes, result, norm, floor)
             axes.set_zlim(floor, ceiling)
             words: dict[str, Any] = {"ha": "center", "transform": axes.transAxes}
             axes.text2D(0.5, 1.04, _broken(name), va="bottom", fontsize=7.5, fontweight="bold", **words)
-            axes.text2D(0.5, 1.03, "\n".join(show.about(result)), va="top", fontsize=6.5, **words)
+            axes.text2D(0.5, 1.03, "\n".join(surfaces.description(result)), va="top", fontsize=6.5, **words)
         _colour_bar(figure, figure.add_axes((0.3, 0.5 / height, 0.4, BAR / height)), norm)
-        figure.text(0.5, 0.08 / height, show.setting(found), fontsize=7, color=GREY, ha="center")
+        figure.text(0.5, 0.08 / height, surfaces.caption(planes), fontsize=7, color=GREY, ha="center")
         figure.suptitle(title, x=0.01, y=1 - 0.08 / height, ha="left", va="top", fontweight="bold")
     return figure
 
 
 def _stack(panels: Sequence[tuple[str, Results]], paper: Sequence[Mapping[str, Any]] | None) -> Figure:
-    """A block of panels for each name, below each other."""
+    """Draw a block of panels for each name, below each other."""
     if not panels or not all(results for _, results in panels):
         raise UsageError("no landscape to draw; give at least one result")
     shapes = [_shape(results) for _, results in panels]
     heights = [
-        rows * (HEIGHT + ROOM) + bool(show.planes(results)) * (BAR + 0.25) + ENTRY * len(results) + 0.35
+        rows * (HEIGHT + ROOM) + bool(surfaces.planes(results)) * (BAR + 0.25) + ENTRY * len(results) + 0.35
         for (rows, _), (_, results) in zip(shapes, panels, strict=True)
     ]
-    palette = show.colours([result for _, results in panels for result in results])
+    palette = surfaces.colours([result for _, results in panels for result in results])
     with look():
         figure = Figure(figsize=(PAGE, sum(heights)))
         parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)
@@ -120,45 +132,45 @@ def _stack(panels: Sequence[tuple[str, Results]], paper: Sequence[Mapping[str, A
 
 
 def _shape(results: Results) -> tuple[int, int]:
-    count = len(show.planes(results)) + bool(show.lines(results)) + 1
+    count = len(surfaces.planes(results)) + bool(surfaces.lines(results)) + 1
     columns = min(3, count)
     return -(-count // columns), columns
 
 
 def _block(part: SubFigure, results: Results, title: str, note: Sequence[str], palette: Mapping[str, str]) -> None:
-    """Panels in reading order, the last one to the end of its row; then the colour bar and the legend."""
+    """Draw panels in reading order, the last one to the end of its row; then the colour bar and the legend."""
     rows, columns = _shape(results)
-    found, flat = show.planes(results), show.lines(results)
-    heights = [HEIGHT] * rows + [BAR] * bool(found) + [ENTRY * len(results)]
+    planes, lines = surfaces.planes(results), surfaces.lines(results)
+    heights = [HEIGHT] * rows + [BAR] * bool(planes) + [ENTRY * len(results)]
     grid = part.add_gridspec(len(heights), columns, height_ratios=heights)
-    names = dict(zip(map(id, results), show.labels(results), strict=True))
-    norm = Normalize(-(limit := show.bound(found)), limit)
-    for i, result in enumerate(found):
+    names = dict(zip(map(id, results), labels(results), strict=True))
+    norm = Normalize(-(limit := surfaces.limit(planes)), limit)
+    for i, result in enumerate(planes):
         axes = part.add_subplot(grid[divmod(i, columns)])
         _contours(axes, result, norm)
         _head(axes, names[id(result)], result)
-    if flat:
-        _lines(part.add_subplot(grid[divmod(len(found), columns)]), results, palette)
-    row, column = divmod(len(found) + bool(flat), columns)
+    if lines:
+        _lines(part.add_subplot(grid[divmod(len(planes), columns)]), results, palette)
+    row, column = divmod(len(planes) + bool(lines), columns)
     last = part.add_subplot(grid[row, column:])
     _variation(last, results, palette)
     _title(last, "stepwise variation", note)
-    if found:
-        _colour_bar(part, part.add_subplot(grid[rows, : min(columns, len(found))]), norm)
+    if planes:
+        _colour_bar(part, part.add_subplot(grid[rows, : min(columns, len(planes))]), norm)
     _legend(part, grid, results, palette)
     part.suptitle(title, x=0.01, ha="left", fontweight="bold")
 
 
 def _contours(axes: Axes, result: LandscapeResult, norm: Normalize) -> None:
-    """Filled levels of the shared scale under contour lines of the panel's own; d2 lies, d1 stands."""
-    values = np.ma.masked_invalid(show.rise(result))
+    """Draw filled levels of the shared scale under contour lines of the panel's own; d2 lies, d1 stands."""
+    values = np.ma.masked_invalid(surfaces.rise(result))
     if values.mask.any():
         axes.patch.set(**UNDEFINED)
     if values.count():
         shades = np.linspace(norm.vmin or 0, norm.vmax or 0, SHADES + 1)
         filled = axes.contourf(result.b, result.a, values, shades, cmap=COLOUR_MAP, norm=norm, corner_mask=False)
         filled.set(edgecolor="face", linewidth=0.1)  # else viewers of PDF files show seams
-    if len(levels := show.levels(result)):
+    if len(levels := surfaces.levels(result)):
         axes.contour(result.b, result.a, values, levels, colors=BLACK, linewidths=0.45, alpha=0.65, linestyles="solid")
     if len(result.path):
         axes.plot(result.path[:, 1], result.path[:, 0], "o-", color=BLACK, mfc="white", ms=3.2, mew=0.7, lw=0.8)
@@ -166,32 +178,32 @@ def _contours(axes: Axes, result: LandscapeResult, norm: Normalize) -> None:
     points = np.vstack([result.path, [[0, 0]]])
     axes.set_xlim(*_ends(result.b, points[:, 1]))
     axes.set_ylim(*_ends(result.a, points[:, 0]))
-    axes.set_xlabel(show.axis_label(result, 2))
-    axes.set_ylabel(show.axis_label(result, 1))
+    axes.set_xlabel(surfaces.axis_label(result, 2))
+    axes.set_ylabel(surfaces.axis_label(result, 1))
 
 
 def _ends(grid: np.ndarray, points: np.ndarray) -> tuple[float, float]:
-    """The grid's ends, or what lies beyond them and a little more."""
+    """Return the ends of an axis: those of the grid, or of points beyond it with a little room."""
     low, high = float(min(grid.min(), points.min())), float(max(grid.max(), points.max()))
     pad = 0.04 * (high - low)
     return low - pad * (low < grid.min()), high + pad * (high > grid.max())
 
 
 def _head(axes: Axes, name: str, result: LandscapeResult) -> None:
-    """A panel's title, the spacing of its contour lines with it."""
-    levels, told = show.levels(result), show.about(result)
+    """Write a panel's title, the spacing of its contour lines with it."""
+    levels, (loss, *words) = surfaces.levels(result), surfaces.description(result)
     spacing = f", lines every {short(levels[1] - levels[0])}" if len(levels) > 1 else ""
-    _title(axes, _broken(name), [told[0] + spacing, *told[1:]])
+    _title(axes, _broken(name), [loss + spacing, *words])
 
 
-def _title(axes: Axes, name: str, told: Sequence[str]) -> None:
-    """A bold name over smaller words."""
-    axes.set_title(name, fontsize=7.5, pad=4 + 8.5 * len(told))
-    axes.annotate("\n".join(told), (0, 1), (0, 3), "axes fraction", "offset points", va="bottom", fontsize=6.5)
+def _title(axes: Axes, name: str, words: Sequence[str]) -> None:
+    """Write a bold name over smaller words."""
+    axes.set_title(name, fontsize=7.5, pad=4 + 8.5 * len(words))
+    axes.annotate("\n".join(words), (0, 1), (0, 3), "axes fraction", "offset points", va="bottom", fontsize=6.5)
 
 
 def _broken(name: str, width: int = 28) -> str:
-    """A long name on several lines, broken before a plus, a colon or at a space.
+    """Return a long name on several lines, broken before a plus, a colon or at a space.
 
     Example:
         >>> _broken("gumbel-ste:backward=soft+gather @500").splitlines()
@@ -207,34 +219,34 @@ def _broken(name: str, width: int = 28) -> str:
 
 
 def _lines(axes: Axes, results: Results, palette: Mapping[str, str]) -> None:
-    """Losses of the results that are lines, above that of theta."""
-    for result, (colour, before) in zip(results, show.paints(results, palette), strict=True):
+    """Draw the losses of the results that are lines, above that of theta."""
+    for result, (colour, before) in zip(results, surfaces.strokes(results, palette), strict=True):
         if len(result.a) > 1:
             continue
-        values = show.rise(result)[0]
+        values = surfaces.rise(result)[0]
         finite = np.isfinite(values)
         axes.plot(result.b, np.where(finite, values, np.nan), color=colour, ls=DASHES[before % len(DASHES)])
         top = axes.get_xaxis_transform()
         axes.plot(result.b[~finite], np.full((~finite).sum(), 0.97), "x", color=colour, ms=4, transform=top)
     axes.plot(0, 0, "+", color=BLACK, ms=7, mew=1.2, zorder=5)
     axes.grid(axis="y")
-    axes.set_xlabel(show.axis_label(show.lines(results)[0], 2))
+    axes.set_xlabel(surfaces.axis_label(surfaces.lines(results)[0], 2))
     axes.set_ylabel(RISE)
     _title(axes, "loss along d2", [])
 
 
 def _variation(axes: Axes, results: Results, palette: Mapping[str, str]) -> None:
-    """Mean step of all rows against b on a log axis; exact zeros are ticks at the bottom, undefined ones crosses."""
+    """Draw the mean step of all rows on a log axis; exact zeros are ticks at the bottom, undefined steps crosses."""
     edge = axes.get_xaxis_transform()
     positive = []
-    for i, (result, (colour, before)) in enumerate(zip(results, show.paints(results, palette), strict=True)):
-        sizes, at = show.steps(result).mean(0), show.between(result)
+    for i, (result, (colour, before)) in enumerate(zip(results, surfaces.strokes(results, palette), strict=True)):
+        sizes, at = surfaces.steps(result).mean(0), surfaces.midpoints(result)
         positive.append(sizes[sizes > 0])
         drawn = np.where(sizes > 0, sizes, np.nan)
         axes.plot(at, drawn, marker=".", ms=2.5, color=colour, ls=DASHES[before % len(DASHES)])
         for which, place, mark in ((sizes == 0, 0.02 + 0.03 * i, "|"), (np.isnan(sizes), 0.98 - 0.03 * i, "x")):
             axes.plot(at[which], np.full(which.sum(), place), mark, ms=3.5, mew=0.8, color=colour, transform=edge)
-    axes.set_xlabel(show.axis_label(results[0], 2))
+    axes.set_xlabel(surfaces.axis_label(results[0], 2))
     axes.set_ylabel(STEP)
     axes.grid(axis="y")
     every = np.concatenate(positive)
@@ -252,13 +264,14 @@ def _variation(axes: Axes, results: Results, palette: Mapping[str, str]) -> None
 
 
 def _legend(part: SubFigure, grid: GridSpec, results: Results, palette: Mapping[str, str]) -> None:
-    """A line for each operator with its mean step, and the sizes behind all of them."""
-    marks = [Line2D([], [], color=c, ls=DASHES[before % len(DASHES)]) for c, before in show.paints(results, palette)]
-    texts = [f"{n}: {show.variation(r)}" for n, r in zip(show.labels(results), results, strict=True)]
+    """Write a line for each operator with its mean step, and the sizes behind all of them."""
+    strokes = surfaces.strokes(results, palette)
+    marks = [Line2D([], [], color=colour, ls=DASHES[before % len(DASHES)]) for colour, before in strokes]
+    texts = [f"{n}: {surfaces.variation(r)}" for n, r in zip(labels(results), results, strict=True)]
     below = part.add_subplot(grid[-1, :])
     below.set_axis_off()
     below.legend(marks, texts, loc="upper left", borderaxespad=0, borderpad=0)
-    part.supxlabel(show.setting(results), fontsize=7, color=GREY)
+    part.supxlabel(surfaces.caption(results), fontsize=7, color=GREY)
 
 
 def _colour_bar(figure: Canvas, axes: Axes, norm: Normalize) -> None:
@@ -269,8 +282,8 @@ def _colour_bar(figure: Canvas, axes: Axes, norm: Normalize) -> None:
 
 
 def _surface(axes: Any, result: LandscapeResult, norm: Normalize, floor: float) -> None:
-    """One surface; d2 runs along x and d1 along y, and cells that are not finite are holes with a cross below."""
-    values = show.rise(result)
+    """Draw one surface; d2 runs along x and d1 along y, and cells that are not finite are holes with a cross below."""
+    values = surfaces.rise(result)
     finite = np.where(np.isfinite(values), values, np.nan)
     x, y = np.meshgrid(result.b, result.a)
     paint: dict[str, Any] = {"cmap": COLOUR_MAP, "norm": norm, "edgecolor": "#00000066", "linewidth": 0.15}
@@ -281,15 +294,15 @@ def _surface(axes: Any, result: LandscapeResult, norm: Normalize, floor: float) 
     axes.set_box_aspect((1, 1, 0.7), zoom=0.98)
     axes.tick_params(labelsize=6, pad=-3)
     for axis, which, pad in ((axes.xaxis, 2, -8), (axes.yaxis, 1, -5)):
-        axis.set_label_text(show.axis_label(result, which), fontsize=6.5)
+        axis.set_label_text(surfaces.axis_label(result, which), fontsize=6.5)
         axis.labelpad = pad
     for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
         axis.set_major_locator(MaxNLocator(4))
 
 
 def _ratios(results: Results, paper: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Mean step of Gumbel over that of VP-noise, ours and the paper's; each pair that differs in nothing else."""
-    told = []
+    """Return Gumbel's mean step over VP-noise's, ours for each pair that differs in nothing else, and the paper's."""
+    ratios = []
     pairs = [
         (top, base)
         for top in results
@@ -298,12 +311,12 @@ def _ratios(results: Results, paper: Sequence[Mapping[str, Any]]) -> list[str]:
         and {**top.question, "op": None} == {**base.question, "op": None}
         and np.array_equal(top.b, base.b)
     ]
-    names = dict(zip(map(id, results), show.labels(results), strict=True))
+    names = dict(zip(map(id, results), labels(results), strict=True))
     for top, base in pairs:
         row = top.row(baseline=base)
         ours = interval(row.get("d2_ratio"), row.get("d2_ratio_low"), row.get("d2_ratio_high"))
         ours = "undefined" if row.get("d2_ratio") is None else ours
         apart = names[id(top)].removeprefix(GUMBEL) if len(pairs) > 1 else ""
-        told.append(f"Gumbel / VP-noise{apart}: {ours}")
+        ratios.append(f"Gumbel / VP-noise{apart}: {ours}")
     theirs = [f"{p['ratio']:g}" + (f" ({p['model']})" if "model" in p else "") for p in paper if "ratio" in p]
-    return [*told, f"paper: about {', '.join(theirs)}"] if theirs else told
+    return [*ratios, f"paper: about {', '.join(theirs)}"] if theirs else ratios

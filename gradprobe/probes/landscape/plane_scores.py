@@ -1,4 +1,4 @@
-"""Scores of a few images at ``theta + a d1 + b d2``, for many (a, b)."""
+"""Scores of a few images at ``theta + a d1 + b d2``, for many cells (a, b)."""
 
 import copy
 from collections.abc import Callable
@@ -11,13 +11,13 @@ from gradprobe.landscapes.directions import Params, along
 from gradprobe.landscapes.functional import functional_call
 from gradprobe.models.scorers import TwoLayer
 
-BLOCK = 64  # tokens of a hidden layer at a time: what a core's cache holds
+BLOCK = 64  # tokens of a hidden layer at a time, which fit the cache of a core
 
 Row = Callable[[float], Tensor]
 
 
 class ScoreField:
-    """The scores of one batch as a function of the cell; ``row(a)(b)`` are those at ``theta + a d1 + b d2``.
+    """Scores of one batch as a function of the cell: ``row(a)(b)`` at ``theta + a d1 + b d2``.
 
     At the origin they are the scorer's own, bit for bit. An instance has its own copy of the scorer, so that several
     threads can each have one.
@@ -29,14 +29,14 @@ class ScoreField:
         self._hidden: list[Tensor] = []
 
     def at(self, patches: Tensor) -> "ScoreField":
-        """The same field for another batch's patches ``(B, N, D)``."""
+        """Return the same field for another batch's patches ``(B, N, D)``."""
         if patches is not self._patches:
             self._patches = patches
             self._hidden = self._products(patches) if isinstance(self._scorer, TwoLayer) else []
         return self
 
     def row(self, a: float) -> Row:
-        """The function ``b -> scores (B, N)`` along d2 for this a."""
+        """Return the function ``b -> scores (B, N)`` along d2 for this a."""
         assert self._patches is not None
         patches = self._patches
         start = along(self._params, [self._d1], [a])
@@ -55,17 +55,17 @@ class ScoreField:
             weight, bias = end["out.weight"][0], end["out.bias"]
             if whole is not None:
                 return (F.gelu(torch.add(hidden, h2, alpha=b)) @ weight + bias).reshape(patches.shape[:2])
-            found, piece = hidden.new_empty(len(hidden)), hidden.new_empty(BLOCK, hidden.shape[1])
+            products, piece = hidden.new_empty(len(hidden)), hidden.new_empty(BLOCK, hidden.shape[1])
             for i in range(0, len(hidden), BLOCK):
                 part = slice(i, min(i + BLOCK, len(hidden)))
                 moved = torch.add(hidden[part], h2[part], alpha=b, out=piece[: part.stop - i])
-                torch.mv(F.gelu(moved), weight, out=found[part])
-            return (found + bias).reshape(patches.shape[:2])
+                torch.mv(F.gelu(moved), weight, out=products[part])
+            return (products + bias).reshape(patches.shape[:2])
 
         return scores
 
     def _products(self, patches: Tensor) -> list[Tensor]:
-        """The hidden layer is affine in the cell, ``h0 + a h1 + b h2``: three products serve all cells."""
+        """Return h0, h1 and h2 of the hidden layer, which is affine in the cell: ``h0 + a h1 + b h2``."""
         inputs = F.layer_norm(patches, patches.shape[-1:]).flatten(0, 1)
         still = torch.zeros_like(self._params["hidden.weight"])
 

@@ -1,4 +1,4 @@
-"""What the landscape probe found."""
+"""Result of the landscape probe."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,21 +12,21 @@ from gradprobe.store.results import check_shapes, kind
 @kind
 @dataclass(frozen=True, eq=False)
 class LandscapeResult:
-    """The loss of I images at ``theta + a_i d1 + b_j d2``, for one operator; a line is a plane of one row, ``a = [0]``.
+    """Losses of I images at ``theta + a_i d1 + b_j d2``, for one operator; a line is a plane of one row, ``a = [0]``.
 
     Attributes:
-        question: all that decides the numbers, JSON only; its hash is the key.
-        losses: of each image at each cell, ``(A, B, I)``; the surface is their mean.
-        a: coordinates along d1, ``(A,)``.
-        b: coordinates along d2, ``(B,)``.
-        centre: loss of each image at theta itself, ``(I,)``.
-        directions: how theta and the directions lie: norms ``theta``, ``d1``, ``d2``, the ``cosine`` of d1 and d2 (None
-            if one is zero), how many ``parameters`` they move.
-        path: coordinates of the checkpoints that span the plane, ``(T, 2)``; empty for random directions.
-        path_losses: loss of each image at these checkpoints themselves, ``(T, I)``.
-        explained: share of the trajectory's squared distances along each direction, ``(2,)``; empty unless it is a PCA.
-        residual: how far each checkpoint lies off the plane, over its distance to the origin, ``(T,)``.
-        environment: versions, machine, seconds and date; not part of the key.
+        question: All that decides the numbers, JSON only; its hash is the key.
+        losses: Loss of each image at each cell, ``(A, B, I)``; the surface is their mean.
+        a: Coordinates along d1, ``(A,)``.
+        b: Coordinates along d2, ``(B,)``.
+        centre: Loss of each image at theta itself, ``(I,)``.
+        directions: Norms of ``theta``, ``d1`` and ``d2``, the ``cosine`` of d1 and d2 (None if one is zero), and the
+            number of ``parameters`` that they move.
+        path: Coordinates of the checkpoints that span the plane, ``(T, 2)``; empty for random directions.
+        path_losses: Loss of each image at these checkpoints themselves, ``(T, I)``.
+        explained: Share of the trajectory's squared distances along each direction, ``(2,)``; empty unless it is a PCA.
+        residual: Distance of each checkpoint from the plane over its distance from the origin, ``(T,)``.
+        environment: Versions, machine, seconds and date; not part of the key.
 
     Raises:
         GradprobeError: the arrays do not have these shapes.
@@ -54,27 +54,28 @@ class LandscapeResult:
 
     @property
     def surface(self) -> np.ndarray:
-        """Mean loss at each cell, ``(A, B)`` in float64; NaN where an image's loss is."""
+        """Mean loss at each cell, ``(A, B)`` in float64; NaN where the loss of an image is."""
         return self.losses.mean(-1, dtype=np.float64)
 
     def row(self, baseline: "LandscapeResult | None" = None, path: Path | None = None) -> dict[str, Any]:
-        """The result as a row of the landscape table; with a baseline on the same grid, also the ratio to it.
+        """Return the result as a row of the landscape table; with a baseline on the same grid, also the ratio to it.
 
         Args:
-            baseline: the same question asked of another operator.
-            path: where the result is stored.
+            baseline: Result of another operator. One on another grid is not compared with: principal planes of two
+                operators differ.
+            path: Place of the stored result.
 
         Returns:
             Plain numbers, strings and None (undefined), ready for JSON.
         """
-        from gradprobe.statistics.roughness import (
-            landscape_row,  # scipy takes half a second: listing results does without
-        )
+        from gradprobe.statistics.roughness import landscape_row  # scipy, half a second: not for a list of results
 
-        asked = self.question
+        if baseline is not None and not (np.array_equal(self.a, baseline.a) and np.array_equal(self.b, baseline.b)):
+            baseline = None
         numbers = landscape_row(self.losses, self.a, self.b, None if baseline is None else baseline.losses)
-        about = {name: asked[name] for name in ("images", "noise", "axes", "steps")}
-        where = None if path is None else str(path)
         centre = float(self.centre.mean(dtype=np.float64))
-        loss = centre if np.isfinite(centre) else None
-        return {"op": asked["op"], "loss": loss, **numbers, "cosine": self.directions["cosine"], **about, "path": where}
+        sizes = {name: self.question[name] for name in ("images", "noise", "axes", "steps")}
+        return {
+            "op": self.question["op"], "loss": centre if np.isfinite(centre) else None, **numbers,
+            "cosine": self.directions["cosine"], **sizes, "path": None if path is None else str(path),
+        }  # fmt: skip

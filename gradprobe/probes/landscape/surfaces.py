@@ -1,4 +1,4 @@
-"""What the pictures of loss landscapes show, still or interactive: the numbers and the words, nothing drawn yet."""
+"""Numbers and words of landscape pictures, still or interactive; nothing is drawn here."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,51 +13,50 @@ from gradprobe.probes.landscape.result import LandscapeResult
 from gradprobe.probes.landscape.view import grid
 
 Results = Sequence[LandscapeResult]
-APART = {"steps": "@{}", "noise": "{} noise", "k": "K = {}", "axes": "axes {}", "backbone": "{}", "scorer": "{}"}
 LINES = 8  # about how many contour lines a panel has
 UNITS = {"pca": "Euclidean norm", "checkpoints": "shares of the way"}  # else filter units
 
 
 def planes(results: Results) -> list[LandscapeResult]:
-    """The results that have a surface; the others are lines."""
+    """Return the results that have a surface; the others are lines."""
     return [result for result in results if len(result.a) > 1]
 
 
 def lines(results: Results) -> list[LandscapeResult]:
-    """The results of a single row."""
+    """Return the results of a single row."""
     return [result for result in results if len(result.a) == 1]
 
 
 def rise(result: LandscapeResult) -> NDArray[np.float64]:
-    """The mean loss above that of theta, ``L - L(0)``, ``(A, B)``; NaN and infinities stay what they are."""
+    """Return the mean loss above that of theta, ``L - L(0)``, ``(A, B)``; NaN and infinities stay what they are."""
     with np.errstate(invalid="ignore"):
         return result.surface - centre(result)
 
 
 def centre(result: LandscapeResult) -> float:
-    """The mean loss at theta itself."""
+    """Return the mean loss at theta itself."""
     return float(result.centre.mean(dtype=np.float64))
 
 
 def steps(result: LandscapeResult) -> NDArray[np.float64]:
-    """Stepwise variation ``|L_{j+1} - L_j|`` along d2 in every row, ``(A, B - 1)``; NaN where an end is not finite."""
+    """Return the steps ``|L_{j+1} - L_j|`` along d2 in every row, ``(A, B - 1)``; NaN where an end is not finite."""
     surface = np.where(np.isfinite(result.surface), result.surface, np.nan)
     return np.abs(np.diff(surface))
 
 
-def between(result: LandscapeResult) -> NDArray[np.float64]:
-    """Coordinates along d2 halfway between neighbours, where a step is drawn, ``(B - 1,)``."""
+def midpoints(result: LandscapeResult) -> NDArray[np.float64]:
+    """Return the coordinates along d2 halfway between neighbours, where a step is drawn, ``(B - 1,)``."""
     return (result.b[1:] + result.b[:-1]) / 2
 
 
-def bound(results: Results) -> float:
-    """The largest finite distance from the loss of theta: one scale from ``-bound`` to ``bound`` shows every result."""
+def limit(results: Results) -> float:
+    """Return the largest finite distance from the loss of theta: one scale, -limit to limit, shows every result."""
     finite = [np.abs(values[np.isfinite(values)]) for values in map(rise, results)]
     return max((float(values.max()) for values in finite if values.size), default=0.0) or 1.0
 
 
 def heights(results: Results) -> tuple[float, float]:
-    """Ends of a height axis: every finite value above theta's loss and 0, with a little room."""
+    """Return the ends of a height axis: every finite value above theta's loss and 0, with a little room."""
     values = np.concatenate([[0.0], *(rise(result).ravel() for result in results)])
     low, high = np.min(values[np.isfinite(values)]), np.max(values[np.isfinite(values)])
     pad = 0.05 * (high - low) or 1.0
@@ -65,7 +64,7 @@ def heights(results: Results) -> tuple[float, float]:
 
 
 def levels(result: LandscapeResult) -> NDArray[np.float64]:
-    """Round heights of contour lines, evenly spaced, strictly between the ends; none if the surface is constant."""
+    """Return round, evenly spaced heights of contour lines between the ends; none if the surface is constant."""
     values = rise(result)
     values = values[np.isfinite(values)]
     if not values.size or not np.ptp(values):
@@ -74,56 +73,56 @@ def levels(result: LandscapeResult) -> NDArray[np.float64]:
     return ticks[(ticks > values.min()) & (ticks < values.max())]
 
 
-def labels(results: Results) -> list[str]:
-    """What tells the results apart: the operator, and whatever else differs between them."""
-    asked = [result.question for result in results]
-    apart = {name: form for name, form in APART.items() if len({str(question[name]) for question in asked}) > 1}
-    return [" ".join([q["op"], *(form.format(q[name]) for name, form in apart.items())]) for q in asked]
-
-
 def colours(results: Results) -> dict[str, str]:
-    """A colour for each operator, as in the coherence figures."""
+    """Return a colour for each operator, as in the coherence figures."""
     operators = list(dict.fromkeys(str(result.question["op"]) for result in results))
     free = iter(OTHERS * len(operators))
     return {op: COLOURS.get(op) or next(free) for op in operators}
 
 
-def paints(results: Results, palette: Mapping[str, str] | None = None) -> list[tuple[str, int]]:
-    """The colour of each result's operator, and how many before it have the same one."""
+def strokes(results: Results, palette: Mapping[str, str] | None = None) -> list[tuple[str, int]]:
+    """Return the colour of each result's operator, and the number of results before it that have the same one."""
     palette = palette or colours(results)
     every = [palette[result.question["op"]] for result in results]
     return [(colour, every[:i].count(colour)) for i, colour in enumerate(every)]
 
 
 def axis_label(result: LandscapeResult, which: int) -> str:
-    """What a coordinate counts: that of d1 (1; ``a``, rows) or of d2 (2; ``b``, columns)."""
+    """Return the name and unit of a coordinate: of d1 (1; ``a``, rows) or of d2 (2; ``b``, columns)."""
     return f"d{which}, {UNITS.get(result.question['axes'], 'filter units')}"
 
 
-def about(result: LandscapeResult) -> list[str]:
-    """What a panel has to tell: the loss at theta, cells that are not finite, how far a plane holds its checkpoints."""
+def description(result: LandscapeResult) -> list[str]:
+    """Return the words of a panel: loss at theta, cells that are not finite, share of the path in its plane."""
     values = rise(result)
-    told = [f"L(0) = {centre(result):.4g}" + (", constant" if np.isfinite(values).all() and not np.ptp(values) else "")]
-    if found := flaws(values):
-        told.append(f"not finite: {found}")
+    constant = np.isfinite(values).all() and not np.ptp(values)
+    words = [f"L(0) = {centre(result):.4g}" + (", constant" if constant else "")]
+    if counts := nonfinite(values):
+        words.append(f"not finite: {counts}")
     if len(result.explained):
-        told.append("of the path: d1 {:.0f} %, d2 {:.0f} %".format(*(100 * result.explained)))
+        words.append("of the path: d1 {:.0f} %, d2 {:.0f} %".format(*(100 * result.explained)))
     if len(result.residual):
-        told.append(f"path up to {100 * result.residual.max():.0f} % off the plane")
-    return told
+        words.append(f"path up to {100 * result.residual.max():.0f} % off the plane")
+    return words
 
 
-def setting(results: Results) -> str:
-    """The grid and the sizes behind the numbers, a line for each kind; a roughness without them means nothing."""
+def caption(results: Results) -> str:
+    """Return the grid and sizes behind the numbers, a line for each kind; a roughness without them means nothing."""
     texts = [f"{grid(result.row())}, K = {result.question['k']}" for result in results]
     return "\n".join(dict.fromkeys(texts))
 
 
-def flaws(values: NDArray) -> str:
-    """How many of the cells are not finite, in words; empty if all are.
+def full_title(results: Results, title: str) -> str:
+    """Return a title with the number of images and the noise, if these are the same for all results."""
+    sizes = {f"{result.question['images']} images, {result.question['noise']} noise" for result in results}
+    return f"{title}, {sizes.pop()}" if len(sizes) == 1 else title
+
+
+def nonfinite(values: NDArray) -> str:
+    """Return the numbers of cells that are not finite, in words; empty if all are.
 
     Example:
-        >>> flaws(np.array([1.0, np.nan, -np.inf, np.nan])), flaws(np.ones(2))
+        >>> nonfinite(np.array([1.0, np.nan, -np.inf, np.nan])), nonfinite(np.ones(2))
         ('2 NaN, 1 infinite', '')
     """
     counts = {"NaN": int(np.isnan(values).sum()), "infinite": int(np.isinf(values).sum())}
@@ -131,7 +130,7 @@ def flaws(values: NDArray) -> str:
 
 
 def variation(result: LandscapeResult) -> str:
-    """Mean stepwise variation along d2 with its 95 % interval over images, how many steps exactly 0 or undefined."""
+    """Return the mean step along d2 with its 95 % interval over images, and the counts of zero and undefined steps."""
     sizes = steps(result)
     row = result.row()
     low, high = row.get("d2_low"), row.get("d2_high")

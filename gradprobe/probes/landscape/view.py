@@ -1,4 +1,4 @@
-"""Rows of landscapes -> the table for the terminal, and sentences that keep a ratio with its grid."""
+"""Tables, sentences and labels of landscapes; a ratio is never written without its grid."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,30 +6,37 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from gradprobe.plotting.columns import Cell, Row, interval, names, number, short
-from gradprobe.plotting.escape import code_span
+from gradprobe.plotting.columns import Cell, Row, interval, number, short
+from gradprobe.probes.landscape.result import LandscapeResult
 
+MEANING = (
+    "A step's size belongs to its grid and its number of images: jumps of a mean loss shrink with more images, a "
+    "smooth surface's steps do not."
+)
 LEVEL: dict[str, Cell] = {
     "loss": lambda row: number(row["loss"], 3),
     "range": lambda row: short(row["range"]),
     "cos(d1, d2)": lambda row: number(row["cosine"], 3),
 }
+LABELS = {  # keys of the question that may tell results apart, after the operator
+    "steps": "@{}", "noise": "{} noise", "k": "K = {}", "axes": "axes {}", "backbone": "{}", "scorer": "{}",
+    "grid": "grid {}", "reach": "reach {}", "one_d": "one-d {}", "params": "params {}", "images": "{} images",
+    "checkpoints": "through {}", "learning_rate": "rate {}", "train_batch": "batch {}", "seed": "seed {}",
+}  # fmt: skip
 
 
-def landscape_table(rows: Sequence[Row]) -> Group:
-    """Loss at theta, stepwise variation along d2 and d1, and total variation at two resolutions; legible at 80 columns.
+def table(rows: Sequence[Row]) -> Group:
+    """Return tables of the loss at theta, of the steps along d2 and d1 and of the total variation; 80 columns suffice.
 
     Args:
-        rows: as `gradprobe.probes.landscape.result.LandscapeResult.row` makes them.
-
-    Returns:
-        What rich prints.
+        rows: Rows as `gradprobe.probes.landscape.result.LandscapeResult.row` makes them.
     """
     tables = [_table(rows, LEVEL, "")]
     for d in ("d2", "d1"):
-        if rows and f"{d}_variation" in rows[0]:
-            tables.append(_table(rows, steps_columns(d), f"steps |L(i+1) - L(i)| along {d}, {_spacing(rows, d)} apart"))
-            tables.append(_table(rows, variation_columns(d), f"total variation along {d}"))
+        if along := [row for row in rows if f"{d}_variation" in row]:
+            spacing = ", ".join(dict.fromkeys(short(row[f"{d}_step"]) for row in along))
+            tables.append(_table(along, steps_columns(d), f"steps |L(i+1) - L(i)| along {d}, {spacing} apart"))
+            tables.append(_table(along, variation_columns(d), f"total variation along {d}"))
     tables[-1].caption = (
         "mean: the paper's stepwise variation; exponent: p in TV ~ h^-p between the two grids, 0: smooth, "
         "1/2: a random walk, 1: noise of its own at every point"
@@ -37,8 +44,56 @@ def landscape_table(rows: Sequence[Row]) -> Group:
     return Group(*tables)
 
 
+def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """Return sentences for each compared row and direction: ratios of steps and bends, both ways, with the grid.
+
+    Args:
+        rows: Rows of the table.
+        baseline: Name of the operator that they were compared with.
+    """
+    sentences = []
+    for row in rows:
+        for d in ("d2", "d1"):
+            if row.get(f"{d}_ratio") is None:
+                continue
+            sentences.append(
+                f"{row['op']}: mean step along {d} is {_ratio(row, f'{d}_ratio')} times that of {baseline}, "
+                f"{baseline}'s {_ratio(row, f'{d}_ratio', inverse=True)} times this one's; mean second difference "
+                f"{_ratio(row, f'{d}_second_ratio')} and {_ratio(row, f'{d}_second_ratio', inverse=True)}: {grid(row)}"
+            )
+    return sentences
+
+
+def plane_lines(results: Sequence[LandscapeResult]) -> list[str]:
+    """Return a sentence for each principal plane: the share of the training trajectory that it holds."""
+    sentences = []
+    for label, result in zip(labels(results), results, strict=True):
+        if len(result.explained):
+            second, first = result.explained
+            sentences.append(
+                f"{label}: the plane holds {first:.0%} + {second:.0%} of the trajectory's squared distances from its "
+                f"end; checkpoints lie up to {result.residual.max():.0%} of their distance off it"
+            )
+    return sentences
+
+
+def meaning(rows: Sequence[Row]) -> str:
+    """Return the words that keep a step's size with its grid."""
+    return MEANING
+
+
+def labels(results: Sequence[LandscapeResult]) -> list[str]:
+    """Return the label of each result: the operator, and the settings in which the results differ."""
+    questions = [result.question for result in results]
+    values = {key: {str(question[key]) for question in questions if key in question} for key in LABELS}
+    return [
+        " ".join([q["op"], *(LABELS[key].format(q[key]) for key in LABELS if key in q and len(values[key]) > 1)])
+        for q in questions
+    ]
+
+
 def steps_columns(d: str) -> dict[str, Cell]:
-    """Columns of the steps along a direction."""
+    """Return the columns of the steps along a direction."""
     return {
         "mean [95 %]": lambda row: spread(row[f"{d}_variation"], row[f"{d}_low"], row[f"{d}_high"]),
         "median": lambda row: short(row[f"{d}_median"]),
@@ -49,7 +104,7 @@ def steps_columns(d: str) -> dict[str, Cell]:
 
 
 def variation_columns(d: str) -> dict[str, Cell]:
-    """Columns of the total variation along a direction."""
+    """Return the columns of the total variation along a direction."""
     return {
         "fine": lambda row: short(row[f"{d}_tv"]),
         "coarse": lambda row: short(row.get(f"{d}_tv_coarse")),
@@ -61,7 +116,7 @@ def variation_columns(d: str) -> dict[str, Cell]:
 
 
 def spread(value: float | None, low: float | None, high: float | None) -> str:
-    """A positive number of any size and its interval, to two figures.
+    """Return a positive number of any size and its interval, to two figures.
 
     Example:
         >>> spread(0.000512, 0.000401, 0.00062), spread(0.02, None, None)
@@ -71,7 +126,7 @@ def spread(value: float | None, low: float | None, high: float | None) -> str:
 
 
 def grid(row: Row) -> str:
-    """The grid, spacing and images that a number belongs to.
+    """Return the grid, spacing and images that a number belongs to.
 
     Example:
         >>> row = {"rows": 1, "columns": 81, "d2_step": 0.0075, "images": 64, "noise": "common", "axes": "random"}
@@ -82,46 +137,12 @@ def grid(row: Row) -> str:
     return f"{size} {short(row['d2_step'])} apart, {row['images']} images, {row['noise']} noise"
 
 
-def ratio_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
-    """Sentences for each compared row and direction: ratios of mean steps and second differences, both ways, with grid.
-
-    Args:
-        rows: of the table.
-        baseline: the operator they were compared with.
-    """
-    lines = []
-    for name, row in zip(names(rows), rows, strict=True):
-        for d in ("d2", "d1"):
-            if row.get(f"{d}_ratio") is None:
-                continue
-            lines.append(
-                f"{name}: mean step along {d} is {_ratio(row, f'{d}_ratio')} times that of {baseline}, {baseline}'s "
-                f"{_ratio(row, f'{d}_ratio', inverse=True)} times this one's; mean second difference "
-                f"{_ratio(row, f'{d}_second_ratio')} and {_ratio(row, f'{d}_second_ratio', inverse=True)}: {grid(row)}"
-            )
-    return lines
-
-
-def markdown_table(rows: Sequence[Row]) -> str:
-    """The numbers along d2 as one Markdown table."""
-    columns = LEVEL | steps_columns("d2") | variation_columns("d2")
-    lines = [["operator", *columns], [":--", *["--:"] * len(columns)]]
-    lines += [
-        [code_span(n), *(cell(row) for cell in columns.values())] for n, row in zip(names(rows), rows, strict=True)
-    ]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
-
-
 def _ratio(row: Row, name: str, inverse: bool = False) -> str:
-    """A ratio and its interval, or its inverse's."""
+    """Return a ratio and its interval, or the inverse and its interval."""
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if inverse and value:
         value, low, high = 1 / value, 1 / high if high else None, 1 / low if low else None
     return spread(value, low, high) if value is not None and value < 0.1 else interval(value, low, high)
-
-
-def _spacing(rows: Sequence[Row], d: str) -> str:
-    return ", ".join(dict.fromkeys(short(row[f"{d}_step"]) for row in rows))
 
 
 def _table(rows: Sequence[Row], columns: Mapping[str, Cell], title: str) -> Table:
@@ -132,6 +153,6 @@ def _table(rows: Sequence[Row], columns: Mapping[str, Cell], title: str) -> Tabl
     table.add_column("operator", overflow="fold", min_width=17)  # gumbel-ste+gather
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
-    for name, row in zip(names(rows), rows, strict=True):
-        table.add_row(name, *(cell(row) for cell in columns.values()))
+    for row in rows:
+        table.add_row(row["op"], *(cell(row) for cell in columns.values()))
     return table
