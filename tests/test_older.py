@@ -43,12 +43,14 @@ def test_a_file_counts_where_both_are_there(tmp_path, folder):
     assert [entry.path for entry in store.entries()] == [path]
 
 
-DAMAGE = {
+ARRAYS = {
     "no arrays": (lambda f: (f / "arrays.npz").unlink(), "there is no arrays.npz"),
     "empty arrays": (lambda f: (f / "arrays.npz").write_bytes(b""), "damaged"),
     "one bit": (lambda f: flip(f / "arrays.npz"), "damaged"),
     "a byte behind": (lambda f: longer(f / "arrays.npz"), "its end is missing"),
     "a FIFO": (lambda f: ((f / "arrays.npz").unlink(), os.mkfifo(f / "arrays.npz")), "cannot be read"),
+}  # fmt: skip
+DAMAGE = ARRAYS | {
     "a link to itself": (lambda f: linked(f / "run.json"), "cannot be read"),
     "a folder as record": (lambda f: ((f / "run.json").unlink(), (f / "run.json").mkdir()), "cannot be read"),
     "half a record": (lambda f: (f / "run.json").write_bytes((f / "run.json").read_bytes()[:-100]), "damaged"),
@@ -89,7 +91,8 @@ def test_damage_is_one_line_and_hides_no_other(tmp_path, name):
         store.load(bad)
     assert len(str(error.value).splitlines()) == 1 and str(bad) in str(error.value)
     assert "delete" not in str(error.value) or "cannot be read" not in message
-    assert {entry.path: bool(entry.problem) for entry in store.entries()} == {good: False, bad: True}
+    listed = {entry.path: bool(entry.problem) for entry in store.entries()}
+    assert listed == {good: False, bad: name not in ARRAYS}  # a listing reads no arrays
     same(store.load(good), result())
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import typer
 from stored import array_bytes, asked, make_older, members_of, repack, result, run_of
-from test_results import NO_TORCH, put
+from test_results import NO_TORCH, flip, put
 from typer.testing import CliRunner
 
 from gradprobe.cli.store import list_results, show
@@ -42,7 +42,7 @@ def forged_arrays(path, members, **described):
     """Replace the arrays, with the checksums that their author would give them."""
     run = run_of(path)
     run |= {"sha256": digest(dict(members)), "arrays": run["arrays"] | described}
-    repack(path, [*members, (RUN, sealed(run))])
+    repack(path, [(RUN, sealed(run)), *members])
 
 
 def with_array(path, name, content, **described):
@@ -77,11 +77,18 @@ def replaced(path, target=None):
         path.symlink_to(target)
 
 
-def sparse(path, end=b""):
-    """A file of 100 GB that takes no room on the disk."""
-    with path.open("wb") as file:
+def sparse(path, begin, end=b"\0"):
+    """Leave ``begin`` bytes of a file and make it 100 GB long, which take no room on the disk."""
+    with path.open("r+b") as file:
+        file.truncate(begin)
         file.seek(10**11)
-        file.write(end or b"\0")
+        file.write(end)
+
+
+def claim(path, size):
+    """Change the size that the zip says of the record."""
+    content = path.read_bytes()
+    path.write_bytes(content[:18] + size * 2 + content[26:])
 
 
 def surrogate(path):
@@ -90,15 +97,13 @@ def surrogate(path):
     put(path, RUN, text.replace('"mlp"', '"\\ud800"').encode())
 
 
-def compressed(path, size=0):
-    """Compress the members of an answer, its record blown up to a size."""
+def compressed(path, size):
+    """Compress the record of an answer, blown up to a size."""
     members = members_of(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content.ljust(size) if name == RUN else content)
+        archive.writestr(RUN, members[RUN].ljust(size))
 
 
-BIG_TABLE = b"PK\x05\x06" + b"\0" * 8 + (10**9).to_bytes(4, "little") + b"\0" * 6
 BAD_RUNS = {
     "nested 100000 deep": (lambda f: put(f, RUN, nested(100_000)), "damaged"),
     "a question nested 800 deep": (deep, "damaged|edited"),
@@ -114,11 +119,13 @@ BAD_RUNS = {
     "a link to nothing": (lambda f: replaced(f, "nowhere"), "cannot be read"),
     "a folder": (lambda f: (f.unlink(), f.mkdir()), "there is no run.json"),
     "not a zip": (lambda f: f.write_bytes(b"PK\x03\x04" + b"\xff" * 1000), "damaged"),
-    "100 GB": (sparse, "damaged"),
-    "a table of contents of 1 GB": (lambda f: sparse(f, BIG_TABLE), "table of contents is too long"),
-    "compressed": (compressed, "it is compressed"),
-    "a record of 1 GB, compressed": (lambda f: compressed(f, 10**9), "it is compressed"),
-    "two records": (lambda f: repack(f, [*members_of(f).items(), (RUN, b"{}")]), "a name twice"),
+    "empty": (lambda f: f.write_bytes(b""), "does not begin with run.json"),
+    "half a record": (lambda f: f.write_bytes(f.read_bytes()[:500]), "run.json is not whole"),
+    "one bit": (lambda f: flip(f, f.read_bytes().index(b"versions")), "run.json is not whole"),
+    "100 GB": (lambda f: sparse(f, 0), "does not begin with run.json"),
+    "a record that claims 4 GB": (lambda f: claim(f, b"\xff" * 4), "does not begin with run.json"),
+    "a record at the end": (lambda f: repack(f, reversed(members_of(f).items())), "does not begin with run.json"),
+    "compressed": (lambda f: compressed(f, 10**9), "does not begin with run.json"),
 }  # fmt: skip
 
 
@@ -248,6 +255,13 @@ def other(path, name, array):
     with_array(path, name, npy(array), **{name: described(array)})
 
 
+def bomb(path):
+    """Compress arrays of 50 MB each."""
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("more.npy", b"\0" * (50 << 20))
+
+
+BIG_TABLE = b"PK\x05\x06" + b"\0" * 8 + (10**9).to_bytes(4, "little") + b"\0" * 6
 EVIL = np.array([Evil()], dtype=object)
 HOSTILE = {
     "objects": lambda f: with_array(
@@ -255,6 +269,10 @@ HOSTILE = {
     ),
     "text": lambda f: with_array(f, "spread", npy(np.full(6, "a")), spread={"dtype": "<U1", "shape": [6]}),
     "truncated": lambda f: f.write_bytes(f.read_bytes()[:-200]),
+    "a bomb": bomb,
+    "100 GB": lambda f: sparse(f, 5000),
+    "a table of contents of 1 GB": lambda f: sparse(f, 5000, BIG_TABLE),
+    "two records": lambda f: repack(f, [*members_of(f).items(), (RUN, b"{}")]),
     "an array of 50 MB": lambda f: with_array(f, "spread", npy(np.zeros(50 << 20, np.int8))),
     "an array that claims 8 EB": lambda f: with_array(
         f, "gram", claiming((10**18,)), gram={"dtype": "float64", "shape": [10**18]}

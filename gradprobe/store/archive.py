@@ -1,4 +1,4 @@
-"""One answer, one file: a zip of arrays, ``run.json`` and files that go with them, such as a trained scorer.
+"""One answer, one file: a zip of ``run.json``, arrays, and files that go with them, such as a trained scorer.
 
 ``np.load`` reads the arrays, any unzip the rest. A folder of the older layout is read as the file that it would be.
 """
@@ -7,13 +7,12 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-from zipfile import ZipFile
+from typing import IO, Any
 
 from gradprobe.files import open_regular
 from gradprobe.store import older
-from gradprobe.store.record import LARGEST, RUN, checked, one_line
-from gradprobe.store.zips import digest, open_zip, read_members
+from gradprobe.store.record import RUN, checked, one_line
+from gradprobe.store.zips import digest, open_zip, read_first, read_members
 
 
 def read_run(path: Path) -> dict[str, Any]:
@@ -22,8 +21,11 @@ def read_run(path: Path) -> dict[str, Any]:
     Raises:
         GradprobeError: It cannot be read, is damaged, was edited, or was written by a newer gradprobe.
     """
-    with _opened(path) as archive:
-        return _record(archive, path)
+    with one_line(path):
+        if path.is_dir():
+            return older.read_run(path)
+        with open_regular(path) as file:
+            return checked(read_first(file), path)
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -32,9 +34,9 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     Raises:
         GradprobeError: It cannot be read, is damaged, was edited, or was written by a newer gradprobe.
     """
-    with _opened(path) as archive:
-        run = _record(archive, path)
-        members = read_members(archive, run["arrays"])
+    with _opened(path) as file:
+        run = checked(read_first(file), path)
+        members = read_members(open_zip(file), run["arrays"])
         if digest(members) != run["sha256"]:
             raise ValueError("the checksum of its arrays is not the one in run.json")
     return run, members
@@ -46,8 +48,8 @@ def file_names(path: Path) -> list[str]:
     Raises:
         GradprobeError: It cannot be read, or is damaged.
     """
-    with _opened(path) as archive:
-        return [name for name in archive.namelist() if name != RUN and not name.endswith(".npy")]
+    with _opened(path) as file:
+        return [name for name in open_zip(file).namelist() if name != RUN and not name.endswith(".npy")]
 
 
 def read_files(path: Path) -> dict[str, bytes]:
@@ -57,22 +59,11 @@ def read_files(path: Path) -> dict[str, bytes]:
         GradprobeError: It cannot be read, or is damaged.
     """
     names = file_names(path)
-    with _opened(path) as archive:
-        return {name: archive.read(name) for name in names}
+    with _opened(path) as file:
+        return {name: open_zip(file).read(name) for name in names}
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[ZipFile]:
-    with (
-        one_line(path),
-        io.BytesIO(older.converted(path)) if path.is_dir() else open_regular(path) as file,
-        open_zip(file) as archive,
-    ):
-        yield archive
-
-
-def _record(archive: ZipFile, path: Path) -> dict[str, Any]:
-    if RUN not in archive.namelist():
-        raise ValueError(f"there is no {RUN} in it")
-    with archive.open(RUN) as file:
-        return checked(file.read(LARGEST + 1), path)
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    with one_line(path), io.BytesIO(older.converted(path)) if path.is_dir() else open_regular(path) as file:
+        yield file

@@ -6,6 +6,7 @@ They are found, read, listed and replaced, but no longer written; ``gradprobe re
 import hashlib
 import re
 from pathlib import Path
+from typing import Any
 
 from gradprobe.files import may_exist, open_regular
 from gradprobe.store.record import LARGEST, RUN, checked
@@ -21,6 +22,17 @@ def label(folder: Path) -> str:
     return f"{match[1]}/{match[2]}" if match and may_exist(folder / RUN) else ""
 
 
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return the record of an answer.
+
+    Raises:
+        GradprobeError: It is damaged, was edited, or was written by a newer gradprobe.
+        OSError: It cannot be read.
+    """
+    with open_regular(folder / RUN) as file:
+        return checked(file.read(LARGEST + 1), folder)
+
+
 def converted(folder: Path) -> bytes:
     """Return the file that an answer is in the layout of today: the same record and arrays, with new checksums.
 
@@ -28,10 +40,9 @@ def converted(folder: Path) -> bytes:
         GradprobeError: Its record is damaged, was edited, or was written by a newer gradprobe.
         OSError, ValueError: It cannot be read; its arrays are damaged.
     """
-    with open_regular(folder / RUN) as file:
-        run = checked(file.read(LARGEST + 1), folder)
-    with open_regular(folder / _ARRAYS) as file, open_zip(file) as archive:
-        members = read_members(archive, run["arrays"])
+    run = read_run(folder)
+    with open_regular(folder / _ARRAYS) as file:
+        members = read_members(open_zip(file), run["arrays"])
         file.seek(0)
         if hashlib.file_digest(file, "sha256").hexdigest() != run["sha256"]:
             raise ValueError("the checksum of its arrays is not the one in run.json")

@@ -75,8 +75,10 @@ class Store:
     def find(self, question: Mapping[str, Any]) -> Path | None:
         """Return the answer to a question, or None."""
         probe, key = question.get("probe"), key_of(question)
-        path, folder = self._path(probe, key), self._older(probe, key)
-        return path if may_exist(path) else folder if may_exist(folder / RUN) else None
+        if may_exist(path := self._path(probe, key)):
+            return path
+        folder = self._older(probe, key)
+        return folder if may_exist(folder / RUN) else None
 
     def partial(self, question: Mapping[str, Any]) -> Path:
         """Return the folder for the pieces of an unfinished answer."""

@@ -7,14 +7,17 @@ import hashlib
 import io
 import math
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import IO, Any
 
 import numpy as np
 
-from gradprobe.store.record import RUN, sealed
+from gradprobe.store.record import LARGEST, RUN, sealed
 
+_LOCAL = struct.Struct("<4s5H3L2H")  # what a zip says before each member
 _DIRECTORY = 1 << 20  # bytes of a zip's table of contents
 _END = 22  # bytes of the record behind it
 _SLACK = 1 << 16  # bytes that a member may have beside its array
@@ -44,7 +47,7 @@ def digest(members: Mapping[str, bytes]) -> str:
 
 
 def packed(run: Mapping[str, Any], members: Mapping[str, bytes], files: Mapping[str, bytes]) -> bytes:
-    """Return the contents of an answer's file; nothing in it is dated or compressed.
+    """Return the contents of an answer's file, its record first; nothing in it is dated or compressed.
 
     Args:
         run: Record; its checksums are computed here.
@@ -53,11 +56,28 @@ def packed(run: Mapping[str, Any], members: Mapping[str, bytes], files: Mapping[
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
-        for name, content in {**members, RUN: sealed({**run, "sha256": digest(members)}), **files}.items():
+        for name, content in {RUN: sealed({**run, "sha256": digest(members)}), **members, **files}.items():
             entry = zipfile.ZipInfo(name)  # dated 1980
             entry.create_system = 3  # else it names the operating system
             archive.writestr(entry, content)
     return buffer.getvalue()
+
+
+def read_first(file: IO[bytes]) -> bytes:
+    """Return ``run.json`` from the beginning of a zip; nothing else of the file is read.
+
+    Raises:
+        ValueError: It does not begin so, or is not whole.
+    """
+    head = file.read(_LOCAL.size)
+    magic, _, flags, method, _, _, check, size, _, length, extra = _LOCAL.unpack(head.ljust(_LOCAL.size, b"\0"))
+    name = file.read(length + extra)[:length]
+    if (magic, flags, method, name) != (b"PK\3\4", 0, zipfile.ZIP_STORED, RUN.encode()) or size > LARGEST:
+        raise ValueError(f"it does not begin with {RUN}")
+    content = file.read(size)
+    if zlib.crc32(content) != check:
+        raise ValueError(f"{RUN} is not whole")
+    return content
 
 
 def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
