@@ -15,10 +15,13 @@ from gradprobe.core import Noise, Selection
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
 from gradprobe.operators.softtopk import soft_topk
+from gradprobe.probes.contract import Subject, question_of
+from gradprobe.probes.fidelity import PROBE, REFERENCE, FidelitySettings, ReferenceSettings
 from gradprobe.probes.fidelity.descent import own_products, products
-from gradprobe.probes.fidelity.measure import fidelity, needed, question_of
+from gradprobe.probes.fidelity.measure import fidelity
 from gradprobe.probes.fidelity.reference import images_of, reference, scores_of
 from gradprobe.probes.gradients import centred, score_gradient
+from gradprobe.settings import settings_from
 from gradprobe.statistics.agreement import different, products_of
 from gradprobe.store.results import Store
 from gradprobe.tasks import classification
@@ -101,8 +104,9 @@ def test_the_loss_falls_along_it_and_rises_against_it(additive):
 def test_products_are_those_of_plain_gradients(toy, spec):
     task, operator = Toy(), registry.build(spec)
     found = fidelity(task, operator, toy, noise_draws=8)
-    batch, _ = images_of(task, found.question)
-    scores = scores_of(task, batch, found.question)
+    settings = settings_from(ReferenceSettings, found.question)
+    batch, _ = images_of(task, settings)
+    scores = scores_of(task, batch, settings)
     draws = [score_gradient(task, operator, 4, batch, scores, Noise(0, batch.ids).draw(r), spec).u for r in range(8)]
     deterministic = torch.equal(draws[0], draws[1])
     u = torch.stack(draws[:1] if deterministic else draws)
@@ -177,12 +181,15 @@ def test_random_scores_have_no_parameters():
 
 
 def test_operators_share_the_reference_and_only_it(toy):
-    asked = [
-        question_of(Toy(), registry.build(op), 4, **SMALL, scores="scorer", seed=0, noise_draws=n)
-        for op, n in (("vpnoise", 3), ("gumbel", 8))
-    ]
+    task, settings = Toy(), [FidelitySettings(**SMALL, noise_draws=n) for n in (3, 8)]
+    operators = [registry.build(op) for op in ("vpnoise", "gumbel")]
+    asked = [question_of(PROBE, Subject(task, op, 4), s) for op, s in zip(operators, settings, strict=True)]
     assert asked[0] != asked[1]
-    assert needed(asked[0]) == needed(asked[1]) == toy.question
+    for question in asked:
+        assert {**question, "probe": "reference", "op": None, "noise_draws": None} == {
+            **toy.question, "op": None, "noise_draws": None
+        }  # fmt: skip
+    assert [question_of(REFERENCE, Subject(task, None, 4), s.reference) for s in settings] == 2 * [toy.question]
 
 
 def test_what_cannot_be_compared_is_refused(toy):

@@ -94,8 +94,10 @@ def test_exactly_one_possible_budget_is_taken(probe, budget, words):
 def test_fidelity_makes_the_reference_that_nobody_gave(monkeypatch):
     from gradprobe.probes.fidelity import measure as fidelity
 
-    monkeypatch.setattr(fidelity, "make_reference", lambda task, k, *, keep, **_: small_reference(task, k=k, keep=keep))
-    assert gp.fidelity(Toy(), "vpnoise", keep=0.4).question["k"] == 4
+    small = functools.partial(fidelity.FidelitySettings, draws=32, images=3, held_out=3)
+    monkeypatch.setattr(fidelity, "FidelitySettings", small)
+    made = gp.fidelity(Toy(), "vpnoise", keep=0.4)
+    assert made.question == gp.fidelity(Toy(), "vpnoise", small_reference(Toy(), k=4)).question
     with pytest.raises(gp.UsageError, match="a reference says its K"):
         gp.fidelity(Toy(), "vpnoise", small_reference(Toy(), k=4), k=4)
     with pytest.raises(gp.UsageError, match=r"4 is no reference; .*k=58"):

@@ -10,10 +10,11 @@ from test_agreement import toy
 
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.style import look, save_figure
-from gradprobe.probes.fidelity.figure import fidelity_figure
+from gradprobe.probes.fidelity.figure import fidelity_figure, fidelity_panels
 from gradprobe.probes.fidelity.reference_result import ReferenceResult
+from gradprobe.probes.fidelity.reference_view import table as reference_table
 from gradprobe.probes.fidelity.result import FidelityResult
-from gradprobe.probes.fidelity.view import difference_lines, estimated, fidelity_table, reasons, reference_table
+from gradprobe.probes.fidelity.view import estimated, lines, table
 from gradprobe.store.results import Store
 
 QUESTION = {
@@ -53,7 +54,7 @@ def test_a_result_is_what_it_was_after_storing(tmp_path):
 
 
 def test_a_table_holds_every_number_at_80_columns():
-    text = rendered(fidelity_table(rows()))
+    text = rendered(table(rows()))
     assert "…" not in text and all(len(line) <= 80 for line in text.splitlines())
     for row in rows()[:2]:
         for at in row["sigmas"]:
@@ -65,13 +66,13 @@ def test_a_table_holds_every_number_at_80_columns():
 
 
 def test_lines_say_differences_and_why_there_is_no_number():
-    lines = difference_lines(rows(), "gumbel-ste+gather")
-    assert len(lines) == 2 and all(line.startswith("lapsum+vpnoise: ") for line in lines)
-    assert "at σ = 0.3" in lines[0] and "at a step of 0.1" in lines[1]
-    assert reasons(rows()) == ["hard+gather: no gradient reaches the scores"]
-    lost = rows()[1]
+    reason, *differences = lines(rows(), "gumbel-ste+gather")
+    assert reason == "hard+gather: no gradient reaches the scores"
+    assert len(differences) == 2 and all(line.startswith("lapsum+vpnoise: ") for line in differences)
+    assert "at σ = 0.3" in differences[0] and "at a step of 0.1" in differences[1]
+    lost = result().row()
     lost["sigmas"][1] |= {"cosine": None, "cosine_reason": "undefined: why"}
-    assert reasons([lost]) == ["lapsum+vpnoise: cos at σ = 1 undefined: why"]
+    assert lines([lost], None) == ["lapsum+vpnoise: cos at σ = 1 undefined: why"]
 
 
 def test_a_reference_is_shown():
@@ -89,7 +90,7 @@ def test_a_reference_is_shown():
 
 
 def test_marks_lie_where_the_numbers_are():
-    figure = fidelity_figure([("scenes", rows()), ("DeiT", rows()[:2])], ())
+    figure = fidelity_panels([("scenes", rows()), ("DeiT", rows()[:2])])
     for i, drawn in enumerate((rows(), rows()[:2])):
         left, right = figure.axes[2 * i : 2 * i + 2]
         values = [at["cosine"] for row in drawn for at in row["sigmas"] if at["cosine"] is not None]
@@ -107,19 +108,33 @@ def test_marks_lie_where_the_numbers_are():
 
 def test_without_steps_there_is_no_descent():
     drawn = [row | {"ladder": []} for row in rows()]
-    figure = fidelity_figure([("random", drawn)], ())
+    figure = fidelity_panels([("random", drawn)])
     assert not figure.axes[1].axison
     with pytest.raises(UsageError, match="no fidelity to draw"):
-        fidelity_figure([("none", [])], ())
+        fidelity_panels([("none", [])])
+
+
+def test_rows_without_steps_are_drawn_and_printed_beside_rows_with_them():
+    random = result("lapsum+scale").row() | {"ladder": [], "held_out": 0, "held_loss": None}
+    drawn = [random, *rows()[:2]]
+    figure = fidelity_figure([], drawn, "scenes")
+    assert (
+        figure.axes[0].get_title("left") == "scenes, 40 images" and "100 held-out images" in figure.axes[1].get_xlabel()
+    )
+    alone = [line.get_ydata() for line in fidelity_figure([], drawn[1:]).axes[1].get_lines()]
+    beside = [line.get_ydata() for line in figure.axes[1].get_lines()]
+    assert all(np.array_equal(a, b) for a, b in zip(alone, beside, strict=True))
+    descent = rendered(table(drawn)).partition("reference 0.3")[0].rpartition("operator")[2]
+    assert "lapsum+vpnoise" in descent and "lapsum+scale" not in descent
 
 
 def test_labels_stay_inside_and_bytes_are_the_same(tmp_path):
     wide = [row | {"op": "gumbel-ste:backward=soft,tau=0.3+scale-vpnoise"} for row in rows()]
     for drawn in (rows(), wide):
-        figure = fidelity_figure([("scenes, K = 58", drawn)], ())
+        figure = fidelity_figure([], drawn, "scenes, K = 58")
         with look():
             FigureCanvasAgg(figure).draw()
             box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert box.x0 >= -0.02 and box.x1 <= width + 0.02 and box.y0 >= -0.02 and box.y1 <= height + 0.02
-    one, two = (save_figure(fidelity_figure([("a", rows())], ()), tmp_path / f"{n}.svg") for n in "ab")
+    one, two = (save_figure(fidelity_figure([], rows(), "a"), tmp_path / f"{n}.svg") for n in "ab")
     assert one.read_bytes() == two.read_bytes()

@@ -9,9 +9,12 @@ from toy import Toy
 
 from gradprobe.core import hard_topk
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.probes.contract import Subject, question_of
+from gradprobe.probes.fidelity import REFERENCE, ReferenceSettings
 from gradprobe.probes.fidelity.descent import HeldOut, deployed_losses, group_gradients, own_products, products
-from gradprobe.probes.fidelity.reference import images_of, question_of, reference, scores_of
+from gradprobe.probes.fidelity.reference import images_of, reference, scores_of
 from gradprobe.probes.fidelity.smoothing import covariance, expected
+from gradprobe.settings import settings_from
 from gradprobe.store.results import Store
 
 SMALL = {"draws": 32, "images": 5, "held_out": 4, "sigmas": (0.3, 1.0), "ladder": (0.01, 0.1)}
@@ -19,8 +22,9 @@ SMALL = {"draws": 32, "images": 5, "held_out": 4, "sigmas": (0.3, 1.0), "ladder"
 
 def exact(task, found):
     """The gradients that the reference estimates, ``(S, I, N)``."""
-    batch, _ = images_of(task, found.question)
-    scores, costs = scores_of(task, batch, found.question).numpy(), batch.tokens.patches[..., 0].numpy()
+    settings = settings_from(ReferenceSettings, found.question)
+    batch, _ = images_of(task, settings)
+    scores, costs = scores_of(task, batch, settings).numpy(), batch.tokens.patches[..., 0].numpy()
     k = found.question["k"]
     return np.array([[smoothed_gradient(s, c, k, sigma) for s, c in zip(scores, costs, strict=True)]
                      for sigma in found.sigmas])  # fmt: skip
@@ -222,7 +226,9 @@ def test_generators_scorer_and_files_are_left_as_found(tmp_path, monkeypatch):
         ({"images": 2}, "--images 2"),
         ({"held_out": 1}, "--held-out 1"),
         ({"sigmas": ()}, "--sigma"),
-        ({"sigmas": (0.1, -1.0)}, "--sigma 0.1,-1"),
+        ({"sigmas": (0.1, -1.0)}, "--sigma -1 is not possible; give a positive number"),
+        ({"sigmas": 0.3}, "--sigma 0.3 is not possible; give positive numbers"),
+        ({"ladder": []}, "--ladder .* give positive numbers"),
         ({"sigmas": (float("nan"),)}, "--sigma nan"),
         ({"ladder": (0.0,)}, "--ladder 0"),
         ({"scores": "scoer"}, "did you mean 'scorer'"),
@@ -239,7 +245,7 @@ def test_keeping_all_is_refused():
 
 
 def test_random_scores_name_no_scorer():
-    asked = question_of(Additive(), 3, **SMALL | {"scores": "random", "seed": 0})
+    asked = question_of(REFERENCE, Subject(Additive(), None, 3), ReferenceSettings(**SMALL, scores="random"))
     assert not {"scorer", "ladder", "held_out"} & asked.keys()
     found = reference(Additive(), 3, **SMALL | {"scores": "random"})
     assert found.held.size == 0 and found.theta_bb.shape == (2, 0, 0)

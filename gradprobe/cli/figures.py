@@ -70,7 +70,7 @@ def _drawings() -> dict[str, Drawing]:
     from gradprobe.comparison.leaderboard import comparisons
     from gradprobe.comparison.predict import predict
     from gradprobe.probes.coherence.figure import fig1c, operators
-    from gradprobe.probes.fidelity.figure import fidelity_figure
+    from gradprobe.probes.fidelity.figure import fidelity_panels
     from gradprobe.probes.landscape.figure import fig2
     from gradprobe.probes.retention.figure import retention_figure
 
@@ -79,7 +79,7 @@ def _drawings() -> dict[str, Drawing]:
         "leaderboard": lambda experiment, answers: leaderboard(comparisons(experiment, answers)),
         "fig1c": lambda experiment, answers: fig1c(row_panels(experiment, answers), experiment.paper),
         "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),
-        "fidelity": lambda experiment, answers: fidelity_figure(row_panels(experiment, answers), experiment.paper),
+        "fidelity": lambda experiment, answers: fidelity_panels(row_panels(experiment, answers)),
         "fig4": draw_fig4,
         "retention": lambda experiment, answers: retention_figure(panels(answers)),
         "operators": lambda experiment, answers: operators(row_panels(experiment, answers), experiment.paper),

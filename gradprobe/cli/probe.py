@@ -5,7 +5,7 @@ import inspect
 import itertools
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +24,7 @@ MODEL: Mapping[str, tuple[Any, Any]] = {
     "layer": (options.Layer, 0), "loss": (options.Loss, "ce"),
 }  # fmt: skip
 NAMES = {"k": "K"}  # of keys, in a table
+LISTS = (tuple, Sequence)  # annotations of settings whose value is a list
 MACHINE: Mapping[str, tuple[Any, Any]] = {"device": (options.Device, "cpu"), "dtype": (options.Dtype, "float32")}
 
 
@@ -210,7 +211,7 @@ def _prepare(session: Session, drawings: Mapping[str, Drawing]) -> None:
         if values[name] is not None:
             drawing.check(values[name])
     fields = {name: values[name] for name in declared(probe.settings) if name in values}
-    lists = {name: typing.get_origin(typing.get_type_hints(probe.settings)[name]) is tuple for name in fields}
+    lists = {name: typing.get_origin(typing.get_type_hints(probe.settings)[name]) in LISTS for name in fields}
     choices = [
         value if isinstance(value, tuple) and not lists[name] else [_list(value) if lists[name] else value]
         for name, value in fields.items()
@@ -297,8 +298,12 @@ def _json(session: Session) -> dict[str, Any]:
 
 
 def labelled(session: Session) -> list[dict[str, Any]]:
-    """Return the rows for people: with N, and with names that tell them apart where lists were typed."""
+    """Return the rows for people: with N, and with names that tell them apart where lists were typed.
+
+    A key that only some questions have, such as the learning rate of a training, follows from another and is left out.
+    """
     varied = _varied(session)
+    varied = [key for key in varied if all(key in question for question in session.questions)] or varied
     rows = []
     for row, question in zip(session.rows, session.questions, strict=True):
         parts = ", ".join(f"{NAMES.get(key, key)} = {question[key]}" for key in varied if key in question)

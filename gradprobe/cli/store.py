@@ -75,7 +75,8 @@ def show(
     from gradprobe.probes.cost.view import table as cost_table
     from gradprobe.probes.curvature.view import table as curvature_table
     from gradprobe.probes.equivalence.view import table as equivalence_table
-    from gradprobe.probes.fidelity.view import fidelity_table, reference_table
+    from gradprobe.probes.fidelity.reference_view import table as reference_table
+    from gradprobe.probes.fidelity.view import table as fidelity_table
     from gradprobe.probes.landscape.view import table as landscape_table
     from gradprobe.probes.retention.view import table as retention_table
 

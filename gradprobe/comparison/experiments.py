@@ -26,13 +26,8 @@ from gradprobe.store.leftovers import FORCED
 from gradprobe.store.results import Store, key_of
 
 PROBES = {
-    "fidelity": "gradprobe.probes.fidelity.measure:answer",
-    "reference": "gradprobe.probes.fidelity.reference:answer",
 }
-CONVERTED = ("coherence", "cost", "curvature", "equivalence", "landscape", "retention")
-NEEDS = {
-    "fidelity": "gradprobe.probes.fidelity.measure:needed"
-}  # question -> the question whose answer it is measured against
+CONVERTED = ("coherence", "cost", "curvature", "equivalence", "fidelity", "landscape", "reference", "retention")
 KINDS = {"op": "operator", "scorer": "scorer", "denoiser": "denoiser"}  # fields of a question that name code
 REGISTERED = "registered"  # in the place of an operator's name: every one that has a name
 Progress = Callable[[str, int, int], None]
@@ -186,10 +181,7 @@ def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, for
         if not force and (folder := stores[-1].find(run.question)) is not None:  # another process was at it till now
             return Answer(run, stores[-1].load(folder), folder, computed=False)
         where = {**run.where, "partial": str(partial)}
-        if (probe := run.question["probe"]) in NEEDS:
-            first = replace(run, question=_function(NEEDS[probe])(run.question))
-            where["reference"] = str(ask(first, stores, progress).path)
-        result = _function(PROBES[probe])(run.question, where, progress)
+        result = _function(PROBES[run.question["probe"]])(run.question, where, progress)
         _check_answered(result, run.question)
         (partial / FORCED).unlink(missing_ok=True)  # from here on the pieces are of a finished answer
         saved = stores[-1].save(result, keep=partial / "keep")

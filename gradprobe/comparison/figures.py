@@ -180,7 +180,7 @@ def _landscape(comparison: Comparison) -> Figure:
 def _fidelity(comparison: Comparison) -> Figure:
     from gradprobe.probes.fidelity.figure import fidelity_figure
 
-    return fidelity_figure([("", _rows(comparison, "fidelity"))], ())
+    return fidelity_figure(_results(comparison, "fidelity"), _rows(comparison, "fidelity"))
 
 
 def _equivalence(comparison: Comparison) -> Figure:

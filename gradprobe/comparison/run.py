@@ -20,9 +20,9 @@ from gradprobe.files import atomic_write
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import at_temperature, own_tau
-from gradprobe.probes import coherence, cost, equivalence, landscape, retention
+from gradprobe.probes import coherence, cost, equivalence, fidelity, landscape, retention
 from gradprobe.probes.contract import Ranking, Subject, question_of
-from gradprobe.probes.fidelity import measure as fidelity
+from gradprobe.probes.fidelity import LADDER, SIGMAS
 from gradprobe.probes.gradients import score_gradient
 from gradprobe.probes.questions import tokens_kept
 from gradprobe.store.results import Store
@@ -32,7 +32,6 @@ from gradprobe.training.workers import one_thread, workers_for
 BASELINES = ("gumbel", "gumbel-softmax", "scale", "vpnoise")
 HARD = "hard+gather"
 SHARP = 0.01  # temperature at which equivalence asks operators that were typed without one
-SIGMAS, LADDER = (0.1, 0.3, 1.0), (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 GROUP = 8  # images that are timed
 SETUP = 2.5  # seconds that a question takes beside its work: making the task, storing
 
@@ -257,13 +256,8 @@ def questions(
     line = landscape.LandscapeSettings(grid=str(s.points), images=n(s.line_images), seed=seed)
     asked += [question_of(landscape.PROBE, Subject(task, op, k), line) for op in every]
     if k < task.n_tokens:
-        asked += [
-            fidelity.question_of(
-                task, op, k, sigmas=SIGMAS, draws=s.draws, images=images, scores="scorer",
-                held_out=held_out, ladder=LADDER, noise_draws=8, seed=seed,
-            )
-            for op in every
-        ]  # fmt: skip
+        agreeing = fidelity.FidelitySettings(draws=s.draws, images=images, held_out=held_out, seed=seed)
+        asked += [question_of(fidelity.PROBE, Subject(task, op, k), agreeing) for op in every]
     sharp = [op if own_tau(op) else registry.build(at_temperature(op, SHARP)) for op in every]
     sharp = [registry.build(HARD), *(op for op in sharp if registry.label(op) != HARD)]
     ranks = equivalence.EquivalenceSettings(images=n(s.equivalence_images), seed=seed)

@@ -1,7 +1,7 @@
 """From gradients in the scores to the scorer: gradients of groups of images, and the deployed loss after a step."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,21 +19,20 @@ GROUPS = 16  # of images, for the jackknife in parameters
 VECTORS = 9  # gradients of a group held at a time: an operator's parts, raw and centred, and one of the reference
 NUMBERS = 2e8  # of all of them (0.8 GB in float32); a larger scorer gets fewer groups
 Array = NDArray[np.float64]
-Tick = Callable[[int, int], None]
 
 
 def deployed_losses(task: Task, batch: Batch, k: int, scores: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Losses of hard top-K for many rows of scores, encoder calls filled, forward passes of K tokens only.
+    """Return losses of hard top-K for many rows of scores: forward passes of K tokens only, in full encoder calls.
 
     Args:
         task: frozen model and data.
-        batch: whose images they are.
+        batch: the images.
         k: tokens kept.
         scores: ``(M, N)``.
-        images: which image of the batch each row is about, ``(M,)``.
+        images: index in the batch of the image of each row, ``(M,)``.
 
     Returns:
-        losses ``(M,)`` and what was kept, 0 or 1, ``(M, N)``.
+        losses ``(M,)``, and 1 for each token kept, else 0, ``(M, N)``.
     """
     rows = ROWS.get(scores.device.type, 64)
     losses, kept = [], []
@@ -48,23 +47,20 @@ def deployed_losses(task: Task, batch: Batch, k: int, scores: Tensor, images: Te
 
 
 def groups_for(task: Task, images: int) -> int:
-    """How many groups of images a jackknife in parameters has: 16, or as many as memory bears, at least 4."""
+    """Return the number of groups of images of a jackknife in parameters: 16, for a large scorer fewer, at least 4."""
     parameters = sum(p.numel() for p in real_parameters(task.scorer).values())
     return min(images, GROUPS, max(4, int(NUMBERS // (VECTORS * parameters))))
 
 
-def group_gradients(
-    task: Task, batch: Batch, u: Tensor, groups: int, workers: int, tick: Tick | None = None
-) -> Tensor:  # fmt: skip
-    """Second stage for groups of images: ``sum_{i in group} J_i^T u_i / I``, ``(G, V, P)``; their sum is the gradient.
+def group_gradients(task: Task, batch: Batch, u: Tensor, groups: int, workers: int) -> Tensor:
+    """Return the scorer's gradients of groups, ``sum_{i in group} J_i^T u_i / I``, ``(G, V, P)``; they add up.
 
     Args:
-        task: whose scorer is differentiated.
+        task: with the scorer that is differentiated.
         batch: I images.
         u: V gradients in the scores, ``(V, I, N)``.
         groups: G, of neighbouring images.
         workers: threads.
-        tick: told how many groups are done, and of how many.
     """
     parameters = list(real_parameters(task.scorer).values())
     ends = np.linspace(0, len(batch.ids), groups + 1).round().astype(int)
@@ -78,33 +74,32 @@ def group_gradients(
         for v, each in enumerate(u[:, part]):
             write_scorer_gradient(out[g, v], scores, parameters, each.to(scores) * share)
 
-    for done, _ in enumerate(in_threads(work, range(groups), workers), start=1):
-        if tick:
-            tick(done, groups)
+    for _ in in_threads(work, range(groups), workers):
+        pass
     return out
 
 
 def own_products(rows: Tensor) -> tuple[Array, float]:
-    """Products of different draws between groups, ``(G, R, P) -> (G, G)``; and the variance of their sum's noise."""
+    """Return products of different draws between groups, ``(G, R, P) -> (G, G)``, and the variance of their sum."""
     g, r, p = rows.shape
     gram = _gram(rows.reshape(g * r, p)).reshape(g, r, g, r)
     return different(gram.transpose(0, 2, 1, 3))[0], float(different(gram.sum((0, 2)))[1])
 
 
 def products(one: Tensor, other: Tensor) -> Array:
-    """Products between groups of two gradients ``(G, P)``, ``(G, G)``."""
+    """Return products between groups of two gradients ``(G, P)``, ``(G, G)``."""
     return _gram(torch.cat([one, other]))[: len(one), len(one) :]
 
 
 def _gram(rows: Tensor) -> Array:
-    """Inner products of rows ``(V, P)``; on one thread, since BLAS adds in another order on two."""
+    """Return inner products of rows ``(V, P)``; on one thread, since BLAS adds in another order on two."""
     with one_thread():
         return gram_by_group(rows, [rows.shape[1]])[0].numpy()
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out images at theta: what each step along a direction does to their deployed loss.
+    """Held-out images at theta, to measure their deployed loss after steps along a direction.
 
     Attributes:
         task: frozen model, scorer and data.
@@ -127,17 +122,16 @@ class HeldOut:
         """Evaluate held-out images at theta."""
         empty = cls(task, tuple(groups_of(batch)), k, tuple(ladder), workers, np.zeros(len(batch.ids)))
         params = {name: p.detach() for name, p in task.scorer.named_parameters()}
-        found = list(in_threads(empty._evaluate, empty._scored([params]), workers))
-        return cls(task, empty.groups, k, empty.ladder, workers, np.concatenate(found, 1)[0])
+        losses = list(in_threads(empty._evaluate, empty._scored([params]), workers))
+        return cls(task, empty.groups, k, empty.ladder, workers, np.concatenate(losses, 1)[0])
 
-    def after(self, direction: Tensor, tick: Tick | None = None) -> Array:
-        """Deployed losses after steps ``theta - eta |theta| g / |g|``, ``(E, I_h)``.
+    def after(self, direction: Tensor) -> Array:
+        """Return the deployed losses after steps ``theta - eta |theta| g / |g|``, ``(E, I_h)``.
 
-        An image whose kept set is what it was at theta is not evaluated again.
+        An image whose kept set is that at theta is not evaluated again.
 
         Args:
             direction: g, ``(P,)``; if it is zero, no step is taken.
-            tick: told how many groups of images are done, and of how many.
         """
         theta = {name: p.detach() for name, p in self.task.scorer.named_parameters()}
         moving = list(real_parameters(self.task.scorer))
@@ -151,22 +145,18 @@ class HeldOut:
             }
             for eta in self.ladder
         ]  # fmt: skip
-        found = []
-        for losses in in_threads(self._evaluate, self._scored([theta, *points]), self.workers):
-            found.append(losses[1:])
-            if tick:
-                tick(len(found), len(self.groups))
-        return np.concatenate(found, 1)
+        losses = list(in_threads(self._evaluate, self._scored([theta, *points]), self.workers))
+        return np.concatenate(losses, 1)[1:]
 
     def _scored(self, points: list[dict[str, Tensor]]) -> Iterator[tuple[int, Tensor]]:
-        """Each group's scores at each point; here, because `functional_call` is not for several threads."""
+        """Yield each group's scores at each point; in this thread, because `functional_call` is not for several."""
         for g, batch in enumerate(self.groups):
             with torch.no_grad():
                 scores = [functional_call(self.task.scorer, point, (batch.tokens.patches,)) for point in points]
             yield g, torch.stack(scores)
 
     def _evaluate(self, item: tuple[int, Tensor]) -> Array:
-        """Losses ``(points, images)`` of one group; those of the first point are known unless it is the only one."""
+        """Return losses ``(points, images)`` of a group; the first point's are known unless it is the only one."""
         g, scores = item
         batch, (count, images, n) = self.groups[g], item[1].shape
         start = sum(len(group.ids) for group in self.groups[:g])
@@ -174,8 +164,8 @@ class HeldOut:
             kept = top_k_mask(scores.flatten(0, 1), self.k).reshape(count, images, n)
             changed = (kept != kept[0]).any(-1).flatten() if count > 1 else torch.ones(images, dtype=torch.bool)
             which = changed.nonzero()[:, 0].cpu()
-            found = np.tile(self.losses[start : start + images], count)
+            losses = np.tile(self.losses[start : start + images], count)
             if len(which):
                 rows = scores.flatten(0, 1)[which.to(scores.device)]
-                found[which.numpy()] = deployed_losses(self.task, batch, self.k, rows, which % images)[0].cpu().numpy()
-        return found.reshape(count, images)
+                losses[which.numpy()] = deployed_losses(self.task, batch, self.k, rows, which % images)[0].cpu().numpy()
+        return losses.reshape(count, images)

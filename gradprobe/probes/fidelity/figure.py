@@ -13,6 +13,7 @@ from gradprobe.errors import UsageError
 from gradprobe.plotting.columns import Row
 from gradprobe.plotting.style import BLACK, GREEN, GREY, PAGE, PURPLE, SKY, VERMILION, YELLOW, look
 from gradprobe.probes.coherence.figure import COLOURS
+from gradprobe.probes.fidelity.result import FidelityResult
 
 FREE = (VERMILION, GREEN, SKY, PURPLE, BLACK, "#8C510A", YELLOW)  # after the paper's two
 MARKS = ("o", "s", "D", "^", "v")
@@ -21,12 +22,25 @@ LINE = 0.17  # inches of a marked value
 Panel = tuple[str, Sequence[Row]]
 
 
-def fidelity_figure(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]) -> Figure:
-    """For each panel: disattenuated cosines of all operators and sigmas, and how far the deployed loss falls.
+def fidelity_figure(results: Sequence[FidelityResult], rows: Sequence[Row], title: str = "") -> Figure:
+    """Draw the fidelities of one model, see `fidelity_panels`.
 
     Args:
-        panels: a name and the rows of one model each, as `FidelityResult.row` makes them.
-        paper: not drawn; every figure of a preset takes it.
+        results: one for each row.
+        rows: of the results; the first is on top.
+        title: above the axes, followed by the number of images.
+
+    Raises:
+        UsageError: no rows.
+    """
+    return fidelity_panels([(f"{title}, {rows[0]['images']} images" if title and rows else title, rows)])
+
+
+def fidelity_panels(panels: Sequence[Panel]) -> Figure:
+    """Draw, for each panel, disattenuated cosines of all operators and sigmas, and the fall of the deployed loss.
+
+    Args:
+        panels: name and rows of one model each, the rows as `FidelityResult.row` makes them.
 
     Raises:
         UsageError: no panels, or one without rows.
@@ -42,7 +56,7 @@ def fidelity_figure(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]])
             colours = {str(row["op"]): COLOURS.get(row["op"]) or next(free) for row in rows}
             _cosines(left, rows, colours)
             left.set_title(name.replace("\n", ", "))
-            if rows[0]["ladder"]:
+            if any(row["ladder"] for row in rows):
                 _descent(right, rows, colours)
             else:
                 right.set_axis_off()
@@ -51,7 +65,7 @@ def fidelity_figure(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]])
             Line2D([], [], color=GREY, marker=mark, ls="", ms=4, label=f"σ = {at['sigma']:g}")
             for mark, at in zip(MARKS * len(widths), widths, strict=False)
         ]
-        if any(rows[0]["ladder"] for _, rows in panels):
+        if any(row["ladder"] for _, rows in panels for row in rows):
             marks += [
                 Line2D([], [], color=GREY, ls=dash, label=f"along the reference, σ = {at['sigma']:g}")
                 for dash, at in zip(DASHES * len(widths), widths, strict=False)
@@ -61,7 +75,7 @@ def fidelity_figure(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]])
 
 
 def _cosines(axes: Axes, rows: Sequence[Row], colours: Mapping[str, str]) -> None:
-    """A mark with its interval for each operator and sigma, the first operator on top; undefined ones are written."""
+    """Draw a mark with its interval for each operator and sigma, the first on top; undefined ones are written."""
     place, ticks, ends = 0.0, [], [0.0]
     for row in rows:
         ticks.append(place + (len(row["sigmas"]) - 1) / 2)
@@ -98,11 +112,12 @@ def _cosines(axes: Axes, rows: Sequence[Row], colours: Mapping[str, str]) -> Non
 
 
 def _descent(axes: Axes, rows: Sequence[Row], colours: Mapping[str, str]) -> None:
-    """How far the deployed loss falls for each step, with intervals; below zero it rises."""
-    steps = np.array([at["step"] for at in rows[0]["ladder"]])
+    """Draw the fall of the deployed loss for each step, with intervals; below zero it rises."""
+    about = next(row for row in rows if row["ladder"])
+    steps = np.array([at["step"] for at in about["ladder"]])
     falls = []
     for i, row in enumerate(rows):
-        if row["ladder"][0]["rate"] is None:
+        if not row["ladder"] or row["ladder"][0]["rate"] is None:
             continue
         value, low, high = (
             steps * [at[name] for at in row["ladder"]] for name in ("rate", "rate_low", "rate_high")
@@ -113,8 +128,8 @@ def _descent(axes: Axes, rows: Sequence[Row], colours: Mapping[str, str]) -> Non
             apart, value, yerr=[value - low, high - value], color=colours[row["op"]], marker="o", ms=2.6, mec=BLACK,
             mew=0.3, elinewidth=0.7, capsize=1.2, lw=0.9,
         )  # fmt: skip
-    for s, dash in zip(range(len(rows[0]["ladder"][0]["ceilings"])), DASHES * 9, strict=False):
-        value = steps * [at["ceilings"][s]["rate"] for at in rows[0]["ladder"]]
+    for s, dash in zip(range(len(about["ladder"][0]["ceilings"])), DASHES * 9, strict=False):
+        value = steps * [at["ceilings"][s]["rate"] for at in about["ladder"]]
         falls.append(value)
         axes.plot(steps, value, color=GREY, ls=dash, lw=1.1, zorder=1)
     axes.axhline(0, color=BLACK, linewidth=0.8)
@@ -130,12 +145,11 @@ def _descent(axes: Axes, rows: Sequence[Row], colours: Mapping[str, str]) -> Non
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_ylim(max(low, -300 * unit), min(high, 300 * unit))
     axes.grid(axis="y")
-    about = rows[0]
-    told = f"{about['held_out']} held-out images, loss {about['held_loss']:.3g} before"
-    axes.set_xlabel(f"step along -g, relative to |θ|\n{told}", fontsize=7)
+    before = f"{about['held_out']} held-out images, loss {about['held_loss']:.3g} before"
+    axes.set_xlabel(f"step along -g, relative to |θ|\n{before}", fontsize=7)
     axes.set_ylabel("fall of the deployed loss")
 
 
 def _broken(name: str, width: int = 22) -> str:
-    """A long name on two lines."""
+    """Return a long name on two lines."""
     return name if len(name) <= width else name.replace("+", "\n+", 1)

@@ -1,4 +1,4 @@
-"""The gradient of the smoothed deployed objective, which fidelity compares operators with."""
+"""Result of the reference: the gradient of the smoothed deployed objective, with which operators are compared."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +15,11 @@ class ReferenceResult:
     """Estimates of ``grad J_sigma`` of I images at S sigmas, in H independent parts; the same for all operators.
 
     Attributes:
-        question: all that decides the numbers, JSON only; its hash is the key. It names no operator.
+        question: everything that decides the numbers, JSON only; its hash is the key. It names no operator.
         ids: the images, ``(I,)``.
         sigmas: of the smoothing, in units of the scores, ``(S,)``.
         parts: each part's estimate of the gradient, summed over blocks of draws, ``(S, H, I, N)`` float32.
-        blocks: how many blocks that sum has.
+        blocks: number of blocks in that sum.
         losses: deployed loss of each image, ``(I,)``.
         spread: standard deviation of each image's scores, ``(I,)``.
         theta_bb: inner products of the scorer gradients of G groups of images, from different parts, ``(S, G, G)``;
@@ -63,16 +63,15 @@ class ReferenceResult:
         return self.parts.astype(np.float64) / self.blocks
 
     def row(self, baseline: "ReferenceResult | None" = None, path: Path | None = None) -> dict[str, Any]:
-        """How well the reference is known: a row with a table for each sigma.
+        """Return a row that says how precisely the reference is known, with a table for each sigma.
 
         Args:
-            baseline: not compared with; rows of every probe take one.
-            path: where the result is stored.
+            baseline: ignored; rows of every probe take one.
+            path: place of the stored result.
         """
         from gradprobe.statistics.agreement import reference_rows
 
-        asked = self.question
-        about = {name: asked[name] for name in ("k", "images", "draws", "scores")}
+        about = {name: self.question[name] for name in ("k", "images", "draws", "scores")}
         rows = reference_rows(self.sigmas, self.gradients, self.ladder, self.held, self.after)
         loss, spread = (float(x.mean(dtype=np.float64)) for x in (self.losses, self.spread))
         where = None if path is None else str(path)

@@ -1,4 +1,4 @@
-"""What the fidelity probe found."""
+"""Result of the fidelity probe."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from gradprobe.store.results import check_shapes, kind
 class FidelityResult:
     """Inner products of an operator's gradient with that of the smoothed deployed objective, and steps along it.
 
-    Every number of the fidelity table is a function of these arrays (`row`), what is needed of the reference included.
-    Below, a is the operator's gradient in the scores of an image and b the reference's; I images, S sigmas, G groups
-    of images, E steps, I_h held-out images.
+    Every number of the fidelity table is a function of these arrays (`row`), which include what it needs of the
+    reference. Below, a is the operator's gradient in the scores of an image and b the reference's; I images, S sigmas,
+    G groups of images, E steps, I_h held-out images.
 
     Attributes:
-        question: all that decides the numbers, JSON only; its hash is the key.
+        question: everything that decides the numbers, JSON only; its hash is the key.
         gradient: ``"yes"``, or ``"none"`` for an operator that lets no gradient through.
         ids: the images, ``(I,)``.
         sigmas: of the smoothing, in units of the scores, ``(S,)``.
@@ -67,12 +67,8 @@ class FidelityResult:
     probe: ClassVar[str] = "fidelity"
 
     def __post_init__(self) -> None:
-        s, i, g, e, held = (
-            *map(len, (self.sigmas, self.ids)),
-            self.theta_bb.shape[-1],
-            len(self.ladder),
-            len(self.held),
-        )
+        s, i, e, held = map(len, (self.sigmas, self.ids, self.ladder, self.held))
+        g = self.theta_bb.shape[-1]
         check_shapes(self, {
             "ab": (s, i), "aa": (2, 2, i), "power": (2, i), "bb": (s, 2, i), "losses": (i,), "spread": (i,),
             "theta_ab": (2, s, g, g), "theta_aa": (2, g, g), "theta_bb": (s, g, g), "theta_noise": (2 + s,),
@@ -80,11 +76,11 @@ class FidelityResult:
         })  # fmt: skip
 
     def row(self, baseline: "FidelityResult | None" = None, path: Path | None = None) -> dict[str, Any]:
-        """The result as a row of the fidelity table; with a baseline, also the differences to it.
+        """Return the row of the fidelity table; with a baseline, also the differences to it.
 
         Args:
-            baseline: the same question asked of another operator.
-            path: where the result is stored.
+            baseline: answer to the same question for another operator.
+            path: place of the stored result.
 
         Returns:
             Plain numbers, strings, None (undefined), and two lists of such: ``sigmas`` and ``ladder``.
@@ -98,13 +94,13 @@ class FidelityResult:
             np.array_equal(getattr(self, n), getattr(baseline, n)) for n in ("ids", "sigmas", "ladder", "held")
         ):
             raise UsageError("a fidelity is compared on the same images, sigmas and steps; ask both the same question")
-        asked = self.question
+        settings = self.question
         numbers = fidelity_row(self._products(), None if baseline is None else baseline._products())
-        about = {name: asked[name] for name in ("k", "images", "draws", "noise_draws", "scores")}
+        about = {name: settings[name] for name in ("k", "images", "draws", "noise_draws", "scores")}
         loss, spread = (float(x.mean(dtype=np.float64)) for x in (self.losses, self.spread))
         held = float(self.held.mean(dtype=np.float64)) if len(self.held) else None
         return {
-            "op": asked["op"], "gradient": self.gradient, **numbers, "loss": loss, "held_loss": held,
+            "op": settings["op"], "gradient": self.gradient, **numbers, "loss": loss, "held_loss": held,
             "held_out": len(self.held), "spread": spread, **about, "path": None if path is None else str(path),
         }  # fmt: skip
 

@@ -1,29 +1,29 @@
-"""One block of draws of the smoothed deployed loss: forward passes of K tokens, and what they say of its gradient."""
+"""One block of draws of the smoothed deployed loss: forward passes of K tokens, and the gradient that follows."""
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradprobe.core import Batch, Noise, Stream, Task
+from gradprobe.core import Batch, Noise, Stream
+from gradprobe.probes.contract import Subject
+from gradprobe.probes.fidelity import BLOCK, ReferenceSettings
 from gradprobe.probes.fidelity.descent import deployed_losses
 
 PARTS = 4  # independent estimates: draw m belongs to part m mod 4
-BLOCK = 32  # draws of a piece of work; those of one part in it count their losses from each other's mean
 Array = NDArray[np.float64]
 Parts = NDArray[np.float32]
 
 
 def expected(scores: Tensor, perturbed: Tensor, kept: Tensor, sigma: Tensor) -> Tensor:
-    """What is expected of z where ``perturbed = scores + sigma z``, given which tokens are kept and the threshold.
+    """Return the expectation of z where ``perturbed = scores + sigma z``, given the tokens kept and the threshold.
 
     The threshold b is the largest score that is not kept; with it given, the other tokens are independent Gaussians,
     cut off at ``c_i = (b - s_i) / sigma``: ``E z_i = phi(c_i) / (1 - Phi(c_i))`` where kept,
     ``-phi(c_i) / Phi(c_i)`` where not, and ``c_i`` for the token at the threshold. A loss that depends on the kept set
-    alone has the same covariance with it as with z, and an estimate less variance (Rao and Blackwell).
+    alone has the same covariance with it as with z, and its estimate less variance (Rao and Blackwell).
 
     Args:
         scores: ``(..., N)``.
@@ -44,7 +44,7 @@ def expected(scores: Tensor, perturbed: Tensor, kept: Tensor, sigma: Tensor) -> 
 
 
 def covariance(losses: Array, z: Array) -> Array:
-    """Covariance of the loss and z over antithetic pairs, ``mean (J - mean of the other pairs' J) z``, unbiased.
+    """Return the covariance of loss and z over antithetic pairs, ``mean (J - mean of the other pairs' J) z``, unbiased.
 
     Args:
         losses: of D pairs of draws, ``(D, 2, ...)``, D >= 2.
@@ -58,30 +58,26 @@ def covariance(losses: Array, z: Array) -> Array:
     return ((losses - others[:, None])[..., None] * z).mean((0, 1))
 
 
-def block_gradients(
-    task: Task, batch: Batch, scores: Tensor, k: int, sigmas: Sequence[float], seed: int, first: int
-) -> Parts:
-    """Each part's estimate of ``grad J_sigma`` from one block of draws, ``(S, H, B, N)``.
+def block_gradients(subject: Subject, batch: Batch, scores: Tensor, settings: ReferenceSettings, first: int) -> Parts:
+    """Return each part's estimate of ``grad J_sigma`` from one block of draws, ``(S, H, B, N)``.
 
     Args:
-        task: frozen model and data.
+        subject: frozen model, data and tokens kept.
         batch: B images.
         scores: ``(B, N)``.
-        k: tokens kept.
-        sigmas: S of them.
-        seed: of the noise.
-        first: the first draw of the block.
+        settings: sigmas, S of them, and the seed of the noise.
+        first: first draw of the block.
     """
-    b, n = scores.shape
-    noise = Noise(seed, batch.ids).stream(Stream.SMOOTHING)
+    (b, n), sigmas = scores.shape, settings.sigmas
+    noise = Noise(settings.seed, batch.ids).stream(Stream.SMOOTHING)
     signed = torch.tensor([[sigmas], [[-sigma for sigma in sigmas]]]).to(scores).reshape(2, -1, 1, 1)
     images = torch.arange(b).repeat(2 * len(sigmas))
     losses, z = [], []
     with torch.no_grad():
         for m in range(first, first + BLOCK):
             perturbed = scores + signed * noise.draw(m).normal((n,), like=scores)  # (2, S, B, N)
-            found, kept = deployed_losses(task, batch, k, perturbed.flatten(0, 2), images)
-            losses.append(found.reshape(perturbed.shape[:-1]))
+            deployed, kept = deployed_losses(subject.task, batch, subject.k, perturbed.flatten(0, 2), images)
+            losses.append(deployed.reshape(perturbed.shape[:-1]))
             z.append(expected(scores, perturbed, kept.reshape(perturbed.shape), signed.abs()))
     all_losses, all_z = (torch.stack(x).double().cpu().numpy() for x in (losses, z))
     parts = [covariance(all_losses[h::PARTS], all_z[h::PARTS]) for h in range(PARTS)]

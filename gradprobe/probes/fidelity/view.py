@@ -9,23 +9,31 @@ from rich.table import Table
 
 from gradprobe.plotting.columns import Row, interval, number, short
 
+MEANING = (
+    "cos: of the operator's gradient in the scores with that of the deployed loss smoothed by Gaussian noise of "
+    "standard deviation σ in the scores (their own spread here is {spread:.2g}), corrected for the noise of both; 1 is "
+    "right, 0 unrelated. centred: without the part that moves all scores of an image together. bias²: "
+    "|E g - grad|² / |grad|²; left: what is left of it after the best scale, 1 - cos². θ: the same after the scorer's "
+    "backward. step: how fast the deployed loss of {held} held-out images falls along -g, per unit of step, steps "
+    "relative to the norm of the scorer's parameters."
+)
 Cell = Callable[[Mapping[str, Any]], str]
 
 
 def estimated(row: Mapping[str, Any], name: str) -> str:
-    """An estimate of a row with its interval; an en dash where it is undefined, an asterisk where it was cut at 1."""
+    """Return an estimate with its interval: an en dash where it is undefined, an asterisk where it was cut at 1."""
     text = interval(row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high"))
     return text if row.get(f"{name}_uncut") is None else text.replace(" [", "* [", 1)
 
 
-def fidelity_table(rows: Sequence[Row]) -> Group:
-    """Cosines in the scores, cosines in the parameters, and rates of descent, a table each; legible at 80 columns.
+def table(rows: Sequence[Row]) -> Group:
+    """Return cosines in the scores, cosines in the parameters and rates of descent, a table each, 80 columns wide.
 
     Args:
         rows: as `gradprobe.probes.fidelity.result.FidelityResult.row` makes them.
 
     Returns:
-        What rich prints.
+        A renderable of rich.
     """
     scores: dict[str, Cell] = {
         "cos [95 %]": lambda at: estimated(at, "cosine"),
@@ -33,82 +41,35 @@ def fidelity_table(rows: Sequence[Row]) -> Group:
         "bias²": lambda at: short(at["bias2"]),
         "left": lambda at: number(at["bias2_scaled"]),
     }
-    tables = [_at_sigmas(rows, scores)]
+    tables = [at_sigmas(rows, scores)]
     if any("theta" in at for row in rows for at in row["sigmas"]):
         parameters: dict[str, Cell] = {
             "cos θ [95 %]": lambda at: estimated(at, "theta"),
             "centred θ [95 %]": lambda at: estimated(at, "theta_centred"),
         }
-        tables.append(_at_sigmas(rows, parameters))
-    if rows[0]["ladder"]:
-        tables.append(_descent(rows))
+        tables.append(at_sigmas(rows, parameters))
+    if stepped := [row for row in rows if row["ladder"]]:
+        tables.append(_descent(stepped))
     return Group(*tables)
 
 
-def reference_table(rows: Sequence[Row]) -> Table:
-    """How well each gradient of the smoothed objective is known: its squared norm, and which share of it is signal.
-
-    Args:
-        rows: as `gradprobe.probes.fidelity.reference_result.ReferenceResult.row` makes them.
-    """
-    cells: dict[str, Cell] = {
-        "|grad|² [95 %]": lambda at: f"{short(at['signal'])} [{short(at['signal_low'])}, {short(at['signal_high'])}]",
-        "reliability [95 %]": lambda at: estimated(at, "reliability"),
-    }
-    return _at_sigmas(rows, cells)
-
-
-def difference_lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
-    """Sentences for each row that was compared with the baseline: its cosines, and how fast the loss falls.
+def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    """Return sentences on undefined cosines, then on each row's differences to the baseline.
 
     Args:
         rows: of the table.
-        baseline: the operator they were compared with.
+        baseline: operator with which they were compared.
     """
-    lines = []
-    for row in rows:
-        told = [
-            f"{estimated(at, 'cosine_difference')} at σ = {at['sigma']:g}"
-            for at in row["sigmas"] if at.get("cosine_difference") is not None
-        ]  # fmt: skip
-        if told:
-            lines.append(f"{row['op']}: its cosine is above that of {baseline} by {', '.join(told)}")
-        told = [
-            f"{_spread(at, 'rate_difference')} at a step of {at['step']:g}"
-            for at in row["ladder"] if at.get("rate_difference") is not None
-        ]  # fmt: skip
-        if told:
-            lines.append(f"{row['op']}: the loss falls faster than along {baseline} by {', '.join(told)}")
-    return lines
+    return [*_reasons(rows), *_differences(rows, baseline)]
 
 
-def reasons(rows: Sequence[Row]) -> list[str]:
-    """Sentences on why cosines are undefined, or cut at 1, one for each reason of a row."""
-    lines = []
-    for row in rows:
-        if row["gradient"] == "none":
-            lines.append(f"{row['op']}: no gradient reaches the scores")
-            continue
-        found: dict[tuple[str, str], list[str]] = {}
-        for at in row["sigmas"]:
-            for name, what in (("cosine", "cos"), ("theta", "cos θ")):
-                if at.get(f"{name}_reason"):
-                    found.setdefault((what, at[f"{name}_reason"]), []).append(f"{at['sigma']:g}")
-                if (beyond := at.get(f"{name}_uncut")) is not None:
-                    why = f"comes out as {number(beyond)} without noise and is cut (*)"
-                    found.setdefault((what, why), []).append(f"{at['sigma']:g}")
-        lines += [f"{row['op']}: {what} at σ = {', '.join(at)} {why}" for (what, why), at in found.items()]
-    return lines
+def meaning(rows: Sequence[Row]) -> str:
+    """Return the words for the columns."""
+    return MEANING.format(spread=rows[0]["spread"], held=max(row["held_out"] for row in rows))
 
 
-def _spread(at: Mapping[str, Any], name: str) -> str:
-    """A number of any size with its interval."""
-    if at[name] is None:
-        return "–"
-    return f"{short(at[name])} [{short(at[f'{name}_low'])}, {short(at[f'{name}_high'])}]"
-
-
-def _at_sigmas(rows: Sequence[Row], cells: Mapping[str, Cell]) -> Table:
+def at_sigmas(rows: Sequence[Row], cells: Mapping[str, Cell]) -> Table:
+    """Return a table with a line for each row and sigma."""
     table = _table(["σ", *cells])
     for row in rows:
         for i, at in enumerate(row["sigmas"]):
@@ -118,8 +79,52 @@ def _at_sigmas(rows: Sequence[Row], cells: Mapping[str, Cell]) -> Table:
     return table
 
 
+def _differences(rows: Sequence[Row], baseline: str | None) -> list[str]:
+    sentences = []
+    for row in rows:
+        differences = [
+            f"{estimated(at, 'cosine_difference')} at σ = {at['sigma']:g}"
+            for at in row["sigmas"] if at.get("cosine_difference") is not None
+        ]  # fmt: skip
+        if differences:
+            sentences.append(f"{row['op']}: its cosine is above that of {baseline} by {', '.join(differences)}")
+        differences = [
+            f"{_spread(at, 'rate_difference')} at a step of {at['step']:g}"
+            for at in row["ladder"] if at.get("rate_difference") is not None
+        ]  # fmt: skip
+        if differences:
+            sentences.append(f"{row['op']}: the loss falls faster than along {baseline} by {', '.join(differences)}")
+    return sentences
+
+
+def _reasons(rows: Sequence[Row]) -> list[str]:
+    """Return a sentence for each reason why a row's cosines are undefined, or cut at 1."""
+    sentences = []
+    for row in rows:
+        if row["gradient"] == "none":
+            sentences.append(f"{row['op']}: no gradient reaches the scores")
+            continue
+        sigmas: dict[tuple[str, str], list[str]] = {}
+        for at in row["sigmas"]:
+            for name, what in (("cosine", "cos"), ("theta", "cos θ")):
+                if at.get(f"{name}_reason"):
+                    sigmas.setdefault((what, at[f"{name}_reason"]), []).append(f"{at['sigma']:g}")
+                if (beyond := at.get(f"{name}_uncut")) is not None:
+                    why = f"comes out as {number(beyond)} without noise and is cut (*)"
+                    sigmas.setdefault((what, why), []).append(f"{at['sigma']:g}")
+        sentences += [f"{row['op']}: {what} at σ = {', '.join(at)} {why}" for (what, why), at in sigmas.items()]
+    return sentences
+
+
+def _spread(at: Mapping[str, Any], name: str) -> str:
+    """Return a number of any size with its interval."""
+    if at[name] is None:
+        return "–"
+    return f"{short(at[name])} [{short(at[f'{name}_low'])}, {short(at[f'{name}_high'])}]"
+
+
 def _descent(rows: Sequence[Row]) -> Table:
-    """Rates with half their interval; below them those of the reference itself."""
+    """Return the rates with half their interval and, below them, those of the reference itself."""
     table = _table([f"{at['step']:g}" for at in rows[0]["ladder"]])
     table.caption = "fall of the deployed loss per unit of step, at each step; ± half a 95 % interval"
     table.caption_justify = "left"
