@@ -59,6 +59,7 @@ class Declared:
 LEADING = {  # parameters that come before the fields
     "task": "Frozen model, scorer and data; the scorer is trained in place where the settings ask for steps.",
     "operator": "Operator that selects: itself, its name or its class.",
+    "ops": "One operator or several, each itself, its name or its class; all others are compared with the first.",
 }
 PLAIN = Codec(lambda value: value, lambda value: value)
 OPTIONAL = Codec(PLAIN.write, PLAIN.read, absent=None)

@@ -8,8 +8,12 @@ from stored import result as coherence
 from test_plotting_equivalence import result as equivalence
 from test_plotting_fidelity import result as fidelity
 
-from gradprobe.comparison.comparison import PROBES, REFERENCE, Comparison
+from gradprobe.comparison import comparison as comparisons
+from gradprobe.comparison.comparison import Comparison
 from gradprobe.probes.cost.result import CostResult
+from gradprobe.probes.equivalence.compared import REFERENCE
+
+PROBES = tuple(comparisons.compared())
 
 MINE = "my_op.py:MyOp"
 OPS = (MINE, VPNOISE, GUMBEL)

@@ -2,25 +2,27 @@
 
 import json
 import random
-import sys
-import types
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import rich.style  # noqa: F401  # importing it draws from Python's random numbers
 import torch
-from stored import asked as question_of
 from stored import result
 
 from gradprobe import cli
-from gradprobe.comparison import experiments
 from gradprobe.comparison import run as compare
-from gradprobe.comparison.comparison import METRICS, PROBES, rows, to_json
-from gradprobe.comparison.experiments import Answer
+from gradprobe.comparison.comparison import compared, metrics, rows, to_json
 from gradprobe.comparison.run import SIZES, Size, Times, estimate
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
+from gradprobe.probes import probe_of
+from gradprobe.probes.ask import Answer
+from gradprobe.probes.coherence import measure
+from gradprobe.probes.contract import question_of
+from gradprobe.probes.cost import compared as cost
+from gradprobe.probes.fidelity import compared as fidelity
+from gradprobe.probes.metrics import Plan
 from gradprobe.tasks import classification
 from gradprobe.training.workers import one_thread
 
@@ -42,8 +44,11 @@ LEAST = Size(
 
 
 def shrink(monkeypatch):
-    for name, value in {"SIZES": {"tiny": LEAST}, "SIGMAS": (1.0,), "LADDER": (1e-3,), "GROUP": 2}.items():
-        monkeypatch.setattr(compare, name, value)
+    monkeypatch.setattr(compare, "SIZES", {"tiny": LEAST})
+    monkeypatch.setattr(compare, "GROUP", 2)
+    monkeypatch.setattr(cost, "GROUP", 2)
+    monkeypatch.setattr(fidelity, "SIGMAS", (1.0,))
+    monkeypatch.setattr(fidelity, "LADDER", (1e-3,))
 
 
 def only(monkeypatch, *probes):
@@ -51,7 +56,7 @@ def only(monkeypatch, *probes):
     every = compare.questions
     monkeypatch.setattr(
         compare, "questions",
-        lambda *asked: [q for q in every(*asked) if q["probe"] in probes and not q["op"].startswith("ranked:")],
+        lambda plan: [q for q in every(plan) if q[0].name in probes and not q[1].name.startswith("ranked:")],
     )  # fmt: skip
 
 
@@ -141,10 +146,10 @@ def test_every_probe_answers_and_the_first_operator_is_what_others_are_compared_
     assert (found.ops, found.focus) == ((MINE, SCALE), MINE)
     assert found.settings["size"] == "tiny"
     assert (found.settings["k"], found.settings["tokens"], found.settings["seed"]) == (58, 196, 1)
-    assert set(found.results) == set(PROBES)
+    assert set(found.results) == set(compared())
     mine, scale, *floors = rows(found)
     assert mine["focus"]
-    for metric in METRICS:
+    for metric in metrics():
         assert mine["metrics"][metric.name]["value"] is not None, metric.name
         assert scale["metrics"][metric.name]["value"] is not None, metric.name
         if metric.name == "equivalence":
@@ -208,7 +213,7 @@ def test_the_command_prints_a_table_and_writes_a_page_where_it_is_asked_to(whole
         assert told in out
     text = page.read_text()
     assert MINE in text.replace("<wbr>", "")
-    assert text.count("<svg") == len(PROBES)
+    assert text.count("<svg") == len(compared())
     page.unlink()
 
 
@@ -236,12 +241,14 @@ def test_an_operator_that_cannot_be_measured_is_missing_and_stops_nothing(place,
 
 
 def test_a_stopped_comparison_goes_on_where_it_was(place, monkeypatch, asked, clock):
-    module = types.ModuleType("a_probe_of_a_comparison")
-    module.answer = lambda question, where, progress: result(question)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr(experiments, "CONVERTED", ())
-    monkeypatch.setitem(experiments.PROBES, "coherence", f"{module.__name__}:answer")
-    monkeypatch.setattr(compare, "questions", lambda task_for, named, *rest: [question_of(op=op) for op in named])
+    probe = probe_of("coherence")
+    settings = probe.settings(batches=3, batch_size=1)
+
+    def measured(subject, settings, resources):
+        return result(question_of(probe, subject, settings))
+
+    monkeypatch.setattr(measure, "measure", measured)
+    monkeypatch.setattr(compare, "questions", lambda plan: [(probe, *each) for each in plan.each(settings)])
 
     def stops(what, done, total):
         if (what, done) == ("all 2 questions", 1):
@@ -284,7 +291,7 @@ def test_a_larger_size_takes_longer_and_more_threads_less(times):
 
 
 def test_more_time_buys_a_larger_size_that_fits(place, monkeypatch, clock):
-    monkeypatch.setattr(compare, "questions", lambda *asked: [])
+    monkeypatch.setattr(compare, "questions", lambda plan: [])
     budgets = (1.0, 30.0, 200.0, 1e3, 1e5)
     found = [bought(budget) for budget in budgets]
     order = list(SIZES)
@@ -299,7 +306,7 @@ def test_more_time_buys_a_larger_size_that_fits(place, monkeypatch, clock):
 
 
 def test_the_size_is_kept_for_the_same_question_only(place, monkeypatch, clock):
-    monkeypatch.setattr(compare, "questions", lambda *asked: [])
+    monkeypatch.setattr(compare, "questions", lambda plan: [])
     assert bought(1e5) == "full"
     monkeypatch.setattr(compare, "timed", lambda *asked: clock.append("slow") or Times(10.0, 10.0, 10.0))
     clock.clear()
@@ -318,7 +325,7 @@ def test_the_size_is_kept_for_the_same_question_only(place, monkeypatch, clock):
 
 
 def test_changed_code_is_timed_again(place, monkeypatch, clock):
-    monkeypatch.setattr(compare, "questions", lambda *asked: [])
+    monkeypatch.setattr(compare, "questions", lambda plan: [])
     codes = iter("abb")
     monkeypatch.setattr(compare.registry, "code_of", lambda op: next(codes))
     for _ in range(3):
@@ -329,7 +336,7 @@ def test_changed_code_is_timed_again(place, monkeypatch, clock):
 def test_operators_that_cannot_be_timed_leave_the_smallest_size(place, monkeypatch):
     shrink(monkeypatch)
     monkeypatch.setattr(compare, "SIZES", {"tiny": LEAST, "full": SIZES["full"]})
-    monkeypatch.setattr(compare, "questions", lambda *asked: [])
+    monkeypatch.setattr(compare, "questions", lambda plan: [])
     assert compare.compare(["mine.py:Raises"], 58, baselines=[], budget=1e9, workers=1).settings["size"] == "tiny"
 
 
@@ -346,16 +353,17 @@ def test_a_folder_that_cannot_be_written_is_one_line(place, clock):
 def test_a_small_folder_is_asked_for_no_more_than_it_has(monkeypatch):
     operators = {"lapsum+scale": registry.build("scale")}
     task = classification("scenes", seed=1)
+    plan = Plan(task, task, operators, 58, SIZES["tiny"], 1)
     for there in (24, 30, 47):
         monkeypatch.setattr(type(task), "available", lambda self, count, there=there: min(count, there))
-        for question in compare.questions(lambda *_: task, operators, 58, SIZES["tiny"], 1):
+        for question in (question_of(*each) for each in compare.questions(plan)):
             needed = question.get("images", 0) + question.get("held_out", 0)
             if question["probe"] == "coherence":
                 needed = question["batches"] * question["batch_size"]
             assert 0 < needed <= there, question
     monkeypatch.setattr(type(task), "available", lambda self, count: min(count, 23))
     with pytest.raises(UsageError, match=r"23 images are too few .* at least 24"):
-        compare.questions(lambda *_: task, operators, 58, SIZES["tiny"], 1)
+        compare.questions(plan)
 
 
 # --- wrong input ---

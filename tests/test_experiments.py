@@ -1,18 +1,19 @@
 """Presets: what they ask, what is taken from a store, what is run, and what is missing."""
 
-import sys
-import types
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from stored import asked, result
 from typer.testing import CliRunner
 
 from gradprobe.cli.figures import figures
-from gradprobe.comparison import experiments
-from gradprobe.comparison.experiments import Run, ask, load_experiment, row_panels, run_experiment
+from gradprobe.comparison.experiments import load_experiment, row_panels, run_experiment
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.probes import opened
+from gradprobe.probes.coherence import PROBE, measure
+from gradprobe.probes.contract import TASK, question_of
 from gradprobe.store.results import Store, key_of
 
 TREE = Path(__file__).parents[1]
@@ -67,25 +68,42 @@ def preset(tmp_path):
     return write
 
 
+class Named:
+    """A task of which only the names are known."""
+
+    n_tokens, skipped = 196, ()
+    scorer = torch.nn.Linear(1, 1)
+
+    def __init__(self, question):
+        self.question = {name: value for name, value in question.items() if name in TASK}
+
+    def with_new_scorer(self, seed, scorer=None, denoiser=None):
+        return self
+
+
 @pytest.fixture
 def probe(monkeypatch):
     """A probe that notes what it is asked, and has no files where ``weights`` names none."""
     calls = []
 
-    def answer(question, where, progress):
+    def task(self, question, where):
         calls.append((question, where))
         if "weights" in where and not Path(where["weights"]).exists():
             raise GradprobeError(f"no weights at {where['weights']}")
-        if progress:
-            progress("gradients", 1, 1)
-        return result(question)
+        return Named(question)
 
-    module = types.ModuleType("a_probe_of_a_test")
-    module.answer = answer
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(experiments.PROBES, "coherence", f"{module.__name__}:answer")
+    def measured(subject, settings, resources):
+        resources.report("gradients", 1, 1)
+        return result(question_of(PROBE, subject, settings))
+
+    monkeypatch.setattr(opened.OpenTasks, "task", task)
+    monkeypatch.setattr(measure, "measure", measured)
     monkeypatch.delenv("GRADPROBE_TEST", raising=False)
     return calls
+
+
+def ask(question, stores, force=False):
+    return opened.answered(question, {}, stores, opened.OpenTasks(), force=force)
 
 
 # --- reading ---
@@ -116,8 +134,10 @@ def test_lists_multiply_and_runs_override(preset):
         ("k = 58", "k = ", "cannot read the preset"),
         ("k = 58", "k = 2026-01-01", r"fig\.toml: question\.k is datetime"),
         ("k = 58", "k = nan", r"question\.k is nan"),
-        ('probe = "coherence"', 'probe = "coherense"', "unknown probe 'coherense': did you mean 'coherence'"),
-        ('probe = "coherence"', "", "unknown probe"),
+        ('probe = "coherence"', 'probe = "coherense"', "no probe is called 'coherense': did you mean 'coherence'"),
+        ('probe = "coherence"', "", "no probe is called 'None'"),
+        ("draws = 2", "", "needs draws; write: draws = 2"),
+        ("draws = 2", "drews = 2", "coherence has no setting 'drews': did you mean 'draws'"),
         ('"mlp", "transformer"', '"mlp", "mlp"', "same question twice in panel 'scenes'"),
     ],
 )
@@ -172,9 +192,7 @@ def test_files_are_found_by_their_variable(preset, probe, tmp_path, monkeypatch)
     answers, missing = run_experiment(experiment, [Store(tmp_path / "runs")])
     assert missing == []
     assert len(answers) == 5
-    where = dict(probe[-1][1])
-    assert where.pop("partial") == str(Store(tmp_path / "runs").partial(probe[-1][0]))
-    assert where == {"device": "cpu", "weights": f"{tmp_path}/deit.pth", "data": f"{tmp_path}/images"}
+    assert probe[-1][1] == {"device": "cpu", "weights": f"{tmp_path}/deit.pth", "data": f"{tmp_path}/images"}
 
 
 def test_draw_only_computes_nothing(preset, probe, tmp_path):
@@ -196,25 +214,26 @@ def test_a_damaged_answer_is_missing_not_recomputed(preset, probe, tmp_path):
 
 
 def test_an_answer_to_another_question_is_refused(monkeypatch, probe, tmp_path):
-    sys.modules["a_probe_of_a_test"].answer = lambda q, where, progress: result(q | {"weights": "other", "layer": 2})
-    with pytest.raises(GradprobeError, match='here layer = 2, weights = "other"'):
-        ask(Run("x", asked(), {}), [Store(tmp_path)])
+    monkeypatch.setattr(
+        measure, "measure", lambda *given: result(question_of(PROBE, *given[:2]) | {"weights": "other", "layer": 2})
+    )
+    with pytest.raises(GradprobeError, match=r"about layer 0 \(here 2\), weights .* \(here other\)"):
+        ask(asked(), [Store(tmp_path)])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_force_asks_again_and_other_errors_are_not_swallowed(preset, probe, tmp_path):
+def test_force_asks_again_and_other_errors_are_not_swallowed(preset, probe, tmp_path, monkeypatch):
     stores = [Store(tmp_path / "results"), Store(tmp_path / "runs")]
-    run = Run("x", asked(), {})
     stores[0].save(result())
-    assert not ask(run, stores).computed
-    forced = ask(run, stores, force=True)
+    assert not ask(asked(), stores).computed
+    forced = ask(asked(), stores, force=True)
     assert forced.computed
-    assert forced.path.parents[1].name == "runs"
+    assert forced.path.is_relative_to(tmp_path / "runs")
 
     def broken(*_):
         raise ZeroDivisionError
 
-    sys.modules["a_probe_of_a_test"].answer = broken
+    monkeypatch.setattr(measure, "measure", broken)
     with pytest.raises(ZeroDivisionError):
         run_experiment(load_experiment(preset()), [Store(tmp_path / "empty")])
 

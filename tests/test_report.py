@@ -9,7 +9,7 @@ import pytest
 from compared import MINE, OPS, comparison
 from landscapes import GUMBEL, VPNOISE
 
-from gradprobe.comparison.comparison import METRICS, PROBES, rows
+from gradprobe.comparison.comparison import compared, metrics, rows
 from gradprobe.comparison.figures import figures_of
 from gradprobe.comparison.page import write_report
 from gradprobe.comparison.tables import value
@@ -91,7 +91,7 @@ def test_the_page_shows_all_and_asks_the_network_nothing(browser, page, full):
     assert browser.title == full.title
     text = browser.find_element("tag name", "main").text
     for row in rows(full):
-        for metric in METRICS:
+        for metric in metrics():
             if metric.name in row["metrics"] and row["metrics"][metric.name]["value"] is not None:
                 for part in value(metric, row["metrics"][metric.name]).split(" ", 1):
                     assert part in text, (row["op"], metric.name)
@@ -106,11 +106,11 @@ def test_the_page_shows_all_and_asks_the_network_nothing(browser, page, full):
     ):
         assert told in text, told
     assert [s.get_attribute("id") for s in browser.find_elements("css selector", "section")] == [
-        "summary", *PROBES, "missing", "again"
+        "summary", *compared(), "missing", "again"
     ]  # fmt: skip
     widths = "return [...document.querySelectorAll('svg')].map((e) => e.getBoundingClientRect().width)"
     sizes = browser.execute_script(widths)
-    assert len(sizes) == len(PROBES) and min(sizes) > 250
+    assert len(sizes) == len(compared()) and min(sizes) > 250
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert asked[0] == page.as_uri()
@@ -141,7 +141,8 @@ def test_tables_sort_both_ways(browser, page, full, how):
             return button(browser, name).click()
         return button(browser, name).send_keys("\ue007" if name == "cost" else " ")  # Enter, or the space bar
 
-    found = {metric.name: {r["op"]: r["metrics"][metric.name]["value"] for r in rows(full)[:-1]} for metric in METRICS}
+    table = rows(full)[:-1]
+    found = {metric.name: {r["op"]: r["metrics"][metric.name]["value"] for r in table} for metric in metrics()}
     for name, first in (("retention", "descending"), ("cost", "ascending")):
         expected = sorted(found[name].values(), reverse=first == "descending")
         for order, shown in ((first, expected), ({"ascending": "descending"}.get(first, "ascending"), expected[::-1])):
@@ -238,7 +239,7 @@ def test_little_is_shown_as_well(browser, tmp_path, kind):
     assert ("alone: nothing to compare it with" in text) == (kind != "one probe")
     assert ("Nothing is compared" in text) == (kind != "one probe")
     assert ("Differences" in text) == (kind == "one probe")
-    expected = {"one operator": len(PROBES), "one probe": 1, "nothing": 0}[kind]
+    expected = {"one operator": len(compared()), "one probe": 1, "nothing": 0}[kind]
     assert len(browser.find_elements("css selector", "figure")) == expected
     assert bool(browser.find_elements("css selector", "button.copy")) == (kind != "one probe")
     assert not complaints(browser)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from compared import MINE, OPS, answers, comparison, cost
+from compared import MINE, OPS, PROBES, REFERENCE, answers, comparison, cost
 from landscapes import GUMBEL, VPNOISE, landscape
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from retentions import retained
@@ -17,7 +17,7 @@ from test_plotting_equivalence import result as equivalence
 from test_plotting_fidelity import result as fidelity
 
 from gradprobe.cli.screen import Screen
-from gradprobe.comparison.comparison import METRICS, PROBES, REFERENCE, Comparison, answers_of, rows, to_json
+from gradprobe.comparison.comparison import Comparison, answers_of, metrics, rows, to_json
 from gradprobe.comparison.comparison import count as count_of
 from gradprobe.comparison.figures import figures_of, leaderboard
 from gradprobe.comparison.tables import (
@@ -25,7 +25,6 @@ from gradprobe.comparison.tables import (
     difference,
     mark,
     measured,
-    short_markdown,
     summary_lines,
     summary_markdown,
     summary_table,
@@ -36,6 +35,8 @@ from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.style import save_figure
 from gradprobe.probes.retention.result import over_seeds
 from gradprobe.store.results import key_of
+
+METRICS = metrics()
 
 SHARP = "lapsum:tau=0.01+vpnoise"
 
@@ -284,16 +285,13 @@ def test_differences_have_signs_and_ratios_say_so(table):
     assert difference(by_name["cost"], cells(table, "cost")[MINE]) == "–"
 
 
-def test_markdown_has_all_numbers_long_and_marks_alone_short(full, table):
+def test_markdown_has_all_numbers(full, table):
     long = summary_markdown(full)
     grid = [line for line in long.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in grid} == {len(METRICS) + 2}
     assert len(grid) == 2 + len(table)
     assert all(value(m, row["metrics"][m.name]) in long for row in table[:3] for m in METRICS)
     assert f"**`{MINE}`**" in long
-    short = short_markdown(full, (GUMBEL, "unknown+op", MINE))
-    assert [line.split("|")[1].strip() for line in short.splitlines()[2:]] == [f"`{GUMBEL}`", f"**`{MINE}`**"]
-    assert "[" not in short
     assert "a\\|b.py:Op" in summary_markdown(comparison(("a|b.py:Op",)))
 
 

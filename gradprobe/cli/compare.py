@@ -28,7 +28,11 @@ def compare(
     page: Annotated[
         str | None, typer.Option(help="The .html to write; none for none. Default: a file beside the answers.")
     ] = None,
+    probe: Annotated[
+        list[str] | None, typer.Option(help="Probe of a Python file, repeatable, beside the others: my_probe.py:PROBE.")
+    ] = None,
     scorer: options.Scorer = "mlp",
+    vlm: options.Vlm = None,
     backbone: options.Backbone = "scenes",
     weights: options.Weights = None,
     weights_key: options.WeightsKey = None,
@@ -58,21 +62,17 @@ def compare(
     from gradprobe.comparison.comparison import to_json
     from gradprobe.comparison.run import BASELINES
     from gradprobe.comparison.run import compare as run
-    from gradprobe.tasks import classification
+    from gradprobe.probes import probe_of
 
-    if k is None:
-        task = classification(
-            backbone, weights=weights, data=data, layer=layer, loss=loss, scorer=scorer, weights_key=weights_key,
-            image_size=image_size, class_order=class_order,
-        )  # fmt: skip
-        k = options.budget(k, keep, task.n_tokens)
+    for name in probe or ():
+        probe_of(name)
     others = list(BASELINES) if baseline is None else [name for name in baseline if name != "none"]
     with bars() as tell:
         found = run(
-            op, k, baselines=others, backbone=backbone, weights=weights, data=data, train_data=train_data,
-            scorer=scorer, layer=layer, loss=loss, seed=seed, device=device, dtype=dtype, budget=seconds, size=size,
-            results=results, workers=workers, force=force, command=_command(), progress=tell, weights_key=weights_key,
-            image_size=image_size, class_order=class_order,
+            op, k, keep=keep, baselines=others, task=vlm, backbone=backbone, weights=weights, weights_key=weights_key,
+            image_size=image_size, data=data, class_order=class_order, train_data=train_data, scorer=scorer,
+            layer=layer, loss=loss, seed=seed, device=device, dtype=dtype, budget=seconds, size=size, results=results,
+            workers=workers, force=force, command=_command(), progress=tell,
         )  # fmt: skip
     written = None if page == "none" else _written(found, Path(page) if page else results / _name(found))
     if as_json:

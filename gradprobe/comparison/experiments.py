@@ -6,31 +6,27 @@ one that has a name. ``[where]`` says where weights and data
 lie on this machine ($VARIABLES are expanded) and is no part of the question: fingerprints are.
 """
 
-import importlib
 import itertools
 import json
 import os
-import shutil
 import tomllib
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.files import open_regular
-from gradprobe.probes.contract import Resources
+from gradprobe.probes import probe_of
+from gradprobe.probes.ask import stored
+from gradprobe.probes.contract import Progress, Resources, check_keys
 from gradprobe.probes.opened import OpenTasks, answered
-from gradprobe.store.leftovers import FORCED
+from gradprobe.settings import settings_from
 from gradprobe.store.results import Store, key_of
 
-PROBES = {
-}
-CONVERTED = ("coherence", "cost", "curvature", "equivalence", "fidelity", "landscape", "reference", "retention")
 KINDS = {"op": "operator", "scorer": "scorer", "denoiser": "denoiser"}  # fields of a question that name code
 REGISTERED = "registered"  # in the place of an operator's name: every one that has a name
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -121,9 +117,7 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
     for run, key in zip(runs, keys, strict=True):
         if keys.count(key) > 1:
             raise UsageError(f"{path} asks the same question twice in panel {run.panel!r}: {json.dumps(run.question)}")
-        probe = str(run.question.get("probe"))
-        if probe not in [*PROBES, *CONVERTED]:
-            raise UsageError(f"{path} asks the unknown probe {probe!r}: {nearest(probe, [*PROBES, *CONVERTED])}")
+        _check_settings(run.question, path)
     head = {name: preset[name] for name in ("title", "figure", "claim", "baseline")}
     return Experiment(name=path.stem, paper=tuple(preset.get("paper", [])), runs=tuple(runs), **head)
 
@@ -136,7 +130,7 @@ def run_experiment(
     Args:
         experiment: the preset.
         stores: searched in order; what is computed is saved in the last.
-        progress: told what is being done, how many steps of it are done and how many there are.
+        progress: called with (description, done, of how many).
         draw_only: compute nothing.
 
     Returns:
@@ -145,57 +139,19 @@ def run_experiment(
     """
     answers: list[Answer] = []
     missing: list[Missing] = []
+    tasks, resources = OpenTasks(), Resources(progress=progress)
     for run in experiment.runs:
         try:
-            stored = any(store.find(run.question) for store in stores)
-            if draw_only and not stored:
-                raise GradprobeError("not stored; run again without --draw-only to compute it")
-            where = run.where if stored else {name: _expand(name, value) for name, value in run.where.items()}
-            answers.append(ask(replace(run, where=where), stores, progress))
+            answer = stored(run.question, stores)
+            if answer is None:
+                if draw_only:
+                    raise GradprobeError("not stored; run again without --draw-only to compute it")
+                where = {name: _expand(name, value) for name, value in run.where.items()}
+                answer = answered(run.question, where, stores, tasks, resources)
+            answers.append(Answer(run, answer.result, answer.path, answer.computed))
         except GradprobeError as error:
             missing.append(Missing(run, str(error)))
     return answers, missing
-
-
-def ask(run: Run, stores: Sequence[Store], progress: Progress | None = None, force: bool = False) -> Answer:
-    """Answer one question: from the first store that has it, else by running its probe and saving in the last.
-
-    Args:
-        run: the question and where its files are.
-        stores: searched in order.
-        progress: told what is being done, how many steps of it are done and how many there are.
-        force: run the probe even if an answer is stored; the new one replaces that of the last store.
-
-    Raises:
-        GradprobeError: a stored answer is damaged, or the question cannot be answered on this machine.
-    """
-    if run.question["probe"] in CONVERTED:
-        workers = int(run.where["workers"]) if "workers" in run.where else None
-        resources = Resources(workers=workers, progress=progress)
-        a = answered(run.question, run.where, stores, OpenTasks(), resources, force)
-        return Answer(run, a.result, a.path, a.computed)
-    found = [folder for store in stores if (folder := store.find(run.question)) is not None]
-    if found and not force:
-        return Answer(run, stores[0].load(found[0]), found[0], computed=False)
-    with stores[-1].working(run.question, force) as partial:
-        if not force and (folder := stores[-1].find(run.question)) is not None:  # another process was at it till now
-            return Answer(run, stores[-1].load(folder), folder, computed=False)
-        where = {**run.where, "partial": str(partial)}
-        result = _function(PROBES[run.question["probe"]])(run.question, where, progress)
-        _check_answered(result, run.question)
-        (partial / FORCED).unlink(missing_ok=True)  # from here on the pieces are of a finished answer
-        saved = stores[-1].save(result, keep=partial / "keep")
-        shutil.rmtree(partial, ignore_errors=True)
-    return Answer(run, result, saved, computed=True)
-
-
-def _check_answered(result: Any, question: Mapping[str, Any]) -> None:
-    """Refuse a result that answers another question than was asked."""
-    if key_of(result.question) != key_of(question):
-        names = sorted(result.question.keys() | question.keys())
-        other = [name for name in names if result.question.get(name) != question.get(name)]
-        message = ", ".join(f"{name} = {json.dumps(result.question.get(name))}" for name in other)
-        raise GradprobeError(f"the question asks for other things than this machine has: here {message}")
 
 
 def panels(answers: Sequence[Answer]) -> list[tuple[str, list[Any]]]:
@@ -221,12 +177,6 @@ def row_panels(experiment: Experiment, answers: Sequence[Answer]) -> list[tuple[
     return list(drawn.items())
 
 
-def _function(name: str) -> Callable:
-    """``module:function``, imported when it is needed."""
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
-
-
 def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
     """The runs that one [[run]] stands for: the product of its lists, the first of them changing slowest."""
     own = {name: value for name, value in table.items() if name not in ("panel", "where")}
@@ -247,6 +197,16 @@ def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
         if code := codes.get(question.get("op", "")):
             question["op_code"] = code
     return [Run(panel, question, where) for question in questions]
+
+
+def _check_settings(question: Mapping[str, Any], path: Path) -> None:
+    """Refuse a question without a probe, with a key that its probe does not know, or that lacks one of its settings."""
+    try:
+        probe = probe_of(str(question.get("probe")))
+        check_keys(probe, question)
+        settings_from(probe.settings, question)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def _check_names(table: Mapping[str, Any], path: Path, trust: Collection[Path | str]) -> None:

@@ -1,7 +1,7 @@
 """Figures of a comparison: each probe's own as SVG for a page, and the leaderboard of all operators."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from gradprobe.comparison.comparison import NO_GRADIENT, REFERENCE, Comparison, Metric, answers_of, probe_rows, rows
+from gradprobe.comparison.comparison import Comparison, answers_of, compared, probe_rows, rows
 from gradprobe.comparison.tables import measured
 from gradprobe.errors import UsageError
-from gradprobe.plotting.columns import Row
+from gradprobe.plotting.columns import Row, name_of
 from gradprobe.plotting.style import BLACK, BLUE, GREY, PAGE, VERMILION, look, save_figure
-from gradprobe.probes.retention.view import name_of
+from gradprobe.probes.metrics import NO_GRADIENT, Metric
 
 NAMES, LINE, ENDS = 1.75, 0.175, 1.35  # inches: operators' names, a row, headings and legend
 BEYOND = 0.3  # how far an axis goes beyond its dots for the sake of intervals, as a share of their range
@@ -30,9 +30,10 @@ def figures_of(comparison: Comparison) -> dict[str, str]:
         comparison: the operators; a probe without results has no figure.
     """
     drawn = {}
-    for probe, draw in _FIGURES.items():
-        if any(answers_of(comparison, probe, op) for op in comparison.ops):
-            drawn[probe] = svg_of(draw(comparison), probe)
+    for probe, place in compared().items():
+        if hasattr(place, "figure") and any(answers_of(comparison, probe, op) for op in comparison.ops):
+            probed = [row for _, row in probe_rows(comparison, probe)]
+            drawn[probe] = svg_of(place.figure(_results(comparison, probe), probed), probe)
     return drawn
 
 
@@ -156,57 +157,6 @@ def _limits(values: np.ndarray, cells: Sequence[Row], logarithmic: bool) -> tupl
 
 
 def _results(comparison: Comparison, probe: str) -> list[Any]:
-    """The results of the operators compared, those of rankings after them."""
-    named = [*comparison.ops, *(comparison.floors if probe == "retention" else ())]
-    return [result for op in named for result in answers_of(comparison, probe, op)]
-
-
-def _rows(comparison: Comparison, probe: str) -> list[Row]:
-    return [row for _, row in probe_rows(comparison, probe)]
-
-
-def _coherence(comparison: Comparison) -> Figure:
-    from gradprobe.probes.coherence.figure import coherence_bars
-
-    return coherence_bars(_rows(comparison, "coherence"), "")
-
-
-def _landscape(comparison: Comparison) -> Figure:
-    from gradprobe.probes.landscape.figure import landscape_panels
-
-    return landscape_panels(_results(comparison, "landscape"), "")
-
-
-def _fidelity(comparison: Comparison) -> Figure:
-    from gradprobe.probes.fidelity.figure import fidelity_figure
-
-    return fidelity_figure(_results(comparison, "fidelity"), _rows(comparison, "fidelity"))
-
-
-def _equivalence(comparison: Comparison) -> Figure:
-    from gradprobe.probes.equivalence.figure import equivalence_chart
-
-    ours = _rows(comparison, "equivalence")
-    hard = [r.row() for r in comparison.results["equivalence"] if r.question["op"] == REFERENCE]
-    return equivalence_chart([*(row for row in hard if row["op"] not in [r["op"] for r in ours]), *ours], "")
-
-
-def _retention(comparison: Comparison) -> Figure:
-    from gradprobe.probes.retention.figure import retention_figure
-
-    figure = retention_figure([("", _results(comparison, "retention"))])
-    figure.set_figwidth(PAGE)  # one panel is narrow for a legend of long names
-    return figure
-
-
-def _cost(comparison: Comparison) -> Figure:
-    from gradprobe.probes.cost.figure import cost_figure
-
-    results = _results(comparison, "cost")
-    return cost_figure(results, [result.row() for result in results])
-
-
-_FIGURES: dict[str, Callable[[Comparison], Figure]] = {
-    "coherence": _coherence, "landscape": _landscape, "fidelity": _fidelity, "equivalence": _equivalence,
-    "retention": _retention, "cost": _cost,
-}  # fmt: skip
+    """Return the results of the operators compared, in their order, then those of all others."""
+    named = [result for op in comparison.ops for result in answers_of(comparison, probe, op)]
+    return [*named, *(result for result in comparison.results[probe] if not any(result is each for each in named))]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from gradprobe.comparison.comparison import Comparison, to_json
+from gradprobe.comparison.comparison import Comparison, compared, to_json
 from gradprobe.comparison.experiments import Answer, Experiment, Missing, panels
 from gradprobe.comparison.tables import summary_markdown
 from gradprobe.errors import GradprobeError
@@ -25,7 +25,6 @@ rounds. [How each interval is made](statistics.md), and how often it covers.
 ![every operator](../figures/leaderboard.png)
 """
 SHARED = ("backbone", "weights", "k", "scorer", "layer", "loss", "dtype")
-PROBES = ("coherence", "landscape", "fidelity", "retention", "cost")
 
 
 def comparisons(experiment: Experiment, answers: Sequence[Answer], missing: Sequence[Missing] = ()) -> list[Comparison]:
@@ -38,7 +37,7 @@ def comparisons(experiment: Experiment, answers: Sequence[Answer], missing: Sequ
     """
     found = []
     for panel, results in panels(answers):
-        by_probe = {probe: [r for r in results if r.probe == probe] for probe in PROBES}
+        by_probe = {probe: [r for r in results if r.probe == probe] for probe in compared()}
         ops = list(dict.fromkeys(r.question["op"] for r in results))
         if experiment.baseline not in ops:
             continue
@@ -75,17 +74,11 @@ def write(boards: Sequence[Comparison], page: Path, data: Path) -> None:
 
 def _budget(board: Comparison) -> str:
     """What each probe was asked, in a sentence."""
-    told = {
-        "coherence": "coherence: {batches} batches of {batch_size}, {draws} draws, seed {seed}",
-        "landscape": "line: {grid} points, {images} images, {noise} noise, seed {seed}",
-        "fidelity": "fidelity: {images} images, {draws} draws, sigma {sigmas}, seed {seed}",
-        "retention": "retention: {steps} steps of {batch_size}, {images} test images, seed {seeds}",
-        "cost": "cost: {rounds} rounds on {images} images",
-    }
+    places = compared()
     sentences = []
     for probe, results in board.results.items():
         seeds = ", ".join(map(str, sorted({r.question["seed"] for r in results})))
-        sentences.append(told[probe].format(**{**results[0].question, "seeds": seeds}))
+        sentences.append(places[probe].BUDGET.format(**{**results[0].question, "seeds": seeds}))
     return f"K = {board.settings['k']}, scorer {board.settings['scorer']}. " + "; ".join(sentences) + "."
 
 

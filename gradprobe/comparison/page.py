@@ -3,16 +3,17 @@
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gradprobe.comparison.comparison import PROBES, Comparison, Metric, answers_of, few_seeds, rows
-from gradprobe.comparison.probe_tables import QUESTIONS, Grid, probe_grids
+from gradprobe.comparison.comparison import Comparison, answers_of, compared, few_seeds, probe_rows, rows
 from gradprobe.comparison.tables import LEGEND, TESTED, chance, difference, mark, measured, value, verdict_lines
-from gradprobe.plotting.columns import Row
+from gradprobe.plotting.columns import Row, name_of
 from gradprobe.plotting.escape import visible
 from gradprobe.plotting.pages import check_html, write_html
-from gradprobe.probes.retention.view import name_of, seeds
+from gradprobe.probes.metrics import Grid, Metric, grid
+from gradprobe.probes.retention.view import seeds
 from gradprobe.store.results import key_of
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
@@ -86,10 +87,10 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
     shown = measured(found)
     sections = [
         {
-            "probe": probe, "question": QUESTIONS[probe], "figure": figures.get(probe, ""),
-            "tables": [_of_grid(grid, comparison, probe) for grid in probe_grids(comparison, probe)],
+            "probe": probe, "question": getattr(place, "QUESTION", ""), "figure": figures.get(probe, ""),
+            "tables": [_of_grid(grid, comparison, probe) for grid in probe_grids(comparison, probe, place)],
         }
-        for probe in PROBES
+        for probe, place in compared().items()
     ]  # fmt: skip
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         comparison=comparison,
@@ -106,6 +107,28 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
         answers=_answers(comparison),
         dates=_dates(comparison),
     )
+
+
+def probe_grids(comparison: Comparison, probe: str, place: Any) -> list[Grid]:
+    """Return the tables of one probe, compared with the focus; none where nothing was asked.
+
+    Args:
+        comparison: the operators.
+        probe: its name.
+        place: its place in a comparison; without ``grids`` its metrics are the columns.
+    """
+    rows = probe_rows(comparison, probe)
+    if not rows:
+        return []
+    others = [row for op, row in rows if op != comparison.focus]
+    if not hasattr(place, "grids"):
+        columns = {m.heading: partial(_metric_text, m) for m in place.METRICS}
+        return [grid("", [row for _, row in rows], columns)]
+    return [each for each in place.grids([row for _, row in rows], others, comparison.focus) if each.lines]
+
+
+def _metric_text(metric: Metric, row: Row) -> str:
+    return value(metric, metric.read(row))
 
 
 def _visible(value: Any) -> Any:
@@ -187,7 +210,7 @@ def _kind(row: Row) -> str:
 def _asked(comparison: Comparison) -> list[tuple[str, str]]:
     """What each probe was asked beyond the shared settings; a field with several values names them all."""
     told = []
-    for probe in PROBES:
+    for probe in compared():
         fields: dict[str, dict[str, None]] = {}
         for question in (result.question for result in comparison.results.get(probe, ())):
             for name, asked in question.items():
@@ -205,7 +228,7 @@ def _answers(comparison: Comparison) -> Table:
     for probe, results in comparison.results.items():
         for result in results:
             found.setdefault(result.question["op"], {}).setdefault(probe, []).append(key_of(result.question))
-    probes = [probe for probe in PROBES if comparison.results.get(probe)]
+    probes = [probe for probe in compared() if comparison.results.get(probe)]
     lines = [
         Line(name_of({"op": op}), "", tuple(Text(" ".join(keys.get(probe, ()))) for probe in probes))
         for op, keys in found.items()

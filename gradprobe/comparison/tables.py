@@ -1,6 +1,5 @@
 """Comparisons -> tables for the terminal and for documents: each number with its interval, each difference marked."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,10 +7,11 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from gradprobe.comparison.comparison import METRICS, NO_GRADIENT, NOT_ASKED, Comparison, Metric, count, few_seeds, rows
-from gradprobe.plotting.columns import Row, interval, number, short
+from gradprobe.comparison.comparison import Comparison, count, few_seeds, metrics, rows
+from gradprobe.plotting.columns import Row, figures, interval, name_of, number
 from gradprobe.plotting.escape import code_span
-from gradprobe.probes.retention.view import name_of, seeds
+from gradprobe.probes.metrics import NO_GRADIENT, NOT_ASKED, Metric
+from gradprobe.probes.retention.view import seeds
 
 MARKS = {"higher": "▲", "lower": "▼", "undecided": "·", "different": "≠", "small gap": "≈", "equivalent": "="}
 WIDTHS = (3, 3, 2)  # columns of a table at 80 characters
@@ -34,9 +34,9 @@ def summary_table(comparison: Comparison) -> Group:
     found = rows(comparison)
     shown = measured(found)
     tables = []
-    for metrics in _split(shown):
-        ours = [row for row in found if metrics[0].name in row["metrics"] or "retention" in [m.name for m in metrics]]
-        tables.append(_table(ours, metrics))
+    for columns in _split(shown):
+        ours = [row for row in found if any(metric.name in row["metrics"] for metric in columns)]
+        tables.append(_table(ours, columns))
     return Group(*tables)
 
 
@@ -86,7 +86,7 @@ def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]
         ['retention of b+gather is above that of a+zero']
     """
     lines = []
-    for metric in METRICS:
+    for metric in metrics():
         cells = {row["op"]: row["metrics"][metric.name] for row in found if metric.name in row["metrics"]}
         if metric.name == "equivalence":
             told = [f"{word} for {_listed(ops, names)}" for word, ops in _by_verdict(cells).items()]
@@ -103,7 +103,7 @@ def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]
 def measured(found: Sequence[Row]) -> list[Metric]:
     """The metrics of which at least one operator has a value or a reason of its own for having none."""
     cells = [row["metrics"] for row in found]
-    return [m for m in METRICS if any(m.name in each and each[m.name]["reason"] != NOT_ASKED for each in cells)]
+    return [m for m in metrics() if any(m.name in each and each[m.name]["reason"] != NOT_ASKED for each in cells)]
 
 
 def value(metric: Metric, cell: Mapping[str, Any]) -> str:
@@ -112,7 +112,7 @@ def value(metric: Metric, cell: Mapping[str, Any]) -> str:
     Several seeds without an interval are told one by one.
 
     Example:
-        >>> by_name = {metric.name: metric for metric in METRICS}
+        >>> by_name = {metric.name: metric for metric in metrics()}
         >>> value(by_name["retention"], {"value": 0.857, "low": 0.83, "high": 0.8876, "reason": None})
         '0.857 [0.830, 0.888]'
         >>> value(by_name["fidelity"], {"value": None, "low": None, "high": None, "reason": "no gradient"})
@@ -137,18 +137,6 @@ def difference(metric: Metric, cell: Mapping[str, Any]) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def figures(value: float | None, low: float | None, high: float | None) -> str:
-    """A number of any size and its interval, to two figures each.
-
-    Example:
-        >>> figures(641.7, 446.1, 837.3), figures(7.31e-05, 1.4e-05, 0.000389), figures(0.021, None, None)
-        ('640 [450, 840]', '7.3e-05 [1.4e-05, 0.00039]', '0.021')
-    """
-    if value is None or low is None or high is None:
-        return _two(value)
-    return f"{_two(value)} [{_two(low)}, {_two(high)}]"
-
-
 def mark(cell: Mapping[str, Any]) -> str:
     """The sign of a cell's verdict, with the number of seeds if they are too few; empty where nothing was compared.
 
@@ -165,22 +153,6 @@ def summary_markdown(comparison: Comparison) -> str:
     found = rows(comparison)
     lines = "\n".join(f"- {line}" for line in summary_lines(comparison))
     return f"{_markdown(found, measured(found), _marked)}\n{lines}\n"
-
-
-def short_markdown(comparison: Comparison, ops: Sequence[str]) -> str:
-    """Some operators' numbers without intervals as a Markdown table; marks tell what is decided.
-
-    Args:
-        comparison: the operators, compared with its focus.
-        ops: the operators that are shown, in this order; those that are not compared are left out.
-    """
-    by_op = {row["op"]: row for row in rows(comparison)}
-    found = [by_op[op] for op in ops if op in by_op]
-
-    def alone(metric: Metric, cell: Mapping[str, Any]) -> str:
-        return f"{value(metric, cell).partition(' ')[0]} {mark(cell)}".strip()
-
-    return _markdown(found, measured(found), alone)
 
 
 def _by_verdict(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -208,10 +180,6 @@ def _told(metric: Metric) -> Callable[[float | None, float | None, float | None]
 
 def _marked(metric: Metric, cell: Mapping[str, Any]) -> str:
     return f"{value(metric, cell)} {mark(cell)}".strip()
-
-
-def _two(value: float | None) -> str:
-    return short(value) if value is None or not math.isfinite(value) else f"{float(f'{value:.2g}'):g}"
 
 
 def _split(metrics: Sequence[Metric]) -> list[list[Metric]]:

@@ -7,6 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+RANKED = "ranked:"  # before the name of a ranking, where an operator's name stands
 Row = Mapping[str, Any]
 Cell = Callable[[Row], str]
 
@@ -49,6 +50,31 @@ def interval(value: float | None, low: float | None, high: float | None) -> str:
     return f"{number(value, digits)} [{number(low, digits)}, {number(high, digits)}]"
 
 
+def figures(value: float | None, low: float | None, high: float | None) -> str:
+    """Return a number of any size and its interval, to two figures each.
+
+    Example:
+        >>> figures(641.7, 446.1, 837.3), figures(7.31e-05, 1.4e-05, 0.000389), figures(0.021, None, None)
+        ('640 [450, 840]', '7.3e-05 [1.4e-05, 0.00039]', '0.021')
+    """
+    if value is None or low is None or high is None:
+        return _two(value)
+    return f"{_two(value)} [{_two(low)}, {_two(high)}]"
+
+
+def name_of(row: Row) -> str:
+    """Return the name of the operator, or of what a ranking ranks by.
+
+    Example:
+        >>> name_of({"op": "lapsum+vpnoise"}), name_of({"op": "ranked:norm"})
+        ('lapsum+vpnoise', 'by norm')
+    """
+    op = str(row["op"])
+    if op.startswith(RANKED):
+        return f"by {op.removeprefix(RANKED)}"
+    return f"{op} ({row['denoiser']} denoiser)" if "denoiser" in row else op
+
+
 def names(rows: Sequence[Row]) -> list[str]:
     """Return distinct names of rows: the operator, and the training steps where these differ."""
     several = len({row.get("steps") for row in rows}) > 1
@@ -78,3 +104,7 @@ def cells(row: Row, columns: Mapping[str, Cell], none: Collection[str] = ()) -> 
     """Return the texts of a row, with "none" under some headings if the operator has no gradient."""
     absent = none if row.get("gradient") == "none" else ()
     return ["none" if heading in absent else cell(row) for heading, cell in columns.items()]
+
+
+def _two(value: float | None) -> str:
+    return short(value) if value is None or not math.isfinite(value) else f"{float(f'{value:.2g}'):g}"

@@ -148,11 +148,12 @@ class Probe:
         settings: frozen dataclass whose fields are made by `gradprobe.settings.setting`.
         measure: ``(subject, settings, resources) -> result``.
         result: frozen dataclass with ``question``, ``environment`` and ``row(baseline, path)``.
-        view: module or object with ``table`` or ``tables``, and any of ``lines``, ``meaning``, ``figure``, ``METRICS``.
+        view: module or object with ``table(rows)``, ``lines(rows, baseline)`` and ``meaning(rows)``.
         check: ``(subject, settings) -> extra``: refuse what the task cannot do; keys that the question also has, None
             for one that it does not have. None: nothing to check.
-        compared: ``(plan) -> [(subject, settings), ...]``: its questions in a comparison. None: its default settings,
-            for every operator.
+        compared: its place in comparisons, leaderboards and pages: a module or object with ``METRICS`` and any of
+            ``asked``, ``grids``, ``figure``, ``row``,
+            ``QUESTION``, ``BUDGET``, see `gradprobe.probes.metrics`. None: it has none.
         baseline: operator that the command measures beside those asked; empty: none.
         varied: keys of the question in which rows of one table differ by default.
         workers: whether it shares its work out to threads.
@@ -169,7 +170,7 @@ class Probe:
     result: str | type
     view: Any
     check: str | Callable[..., Mapping[str, Any]] | None = None
-    compared: str | Callable[..., Any] | None = None
+    compared: Any = None
     baseline: str = "gumbel"
     varied: tuple[str, ...] = ()
     workers: bool = False
@@ -186,29 +187,6 @@ class Probe:
         module, _, attribute = value.partition(":")
         found = importlib.import_module(module)
         return getattr(found, attribute) if attribute else found
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of a probe's row that comparisons and leaderboards show.
-
-    Attributes:
-        name: in JSON.
-        heading: above the column.
-        better: ``higher``, ``lower``, or None for neither.
-        ratio: whether operators are compared by a ratio to the focus, not by the difference.
-        figures: whether the size is not known beforehand (significant figures), or it is (fixed decimals).
-        meaning: one sentence.
-        read: row of the probe -> cell, see `gradprobe.plotting.columns.cell`.
-    """
-
-    name: str
-    heading: str
-    better: Literal["higher", "lower"] | None
-    ratio: bool
-    figures: bool
-    meaning: str
-    read: Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def tokens_kept(task: Any, k: int | None, keep: float | None) -> int:

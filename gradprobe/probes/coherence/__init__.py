@@ -26,6 +26,7 @@ PROBE = Probe(
     result="gradprobe.probes.coherence.result:CoherenceResult",
     view="gradprobe.probes.coherence.view",
     check="gradprobe.probes.coherence.measure:check",
+    compared="gradprobe.probes.coherence.compared",
     figure="gradprobe.probes.coherence.figure:coherence_figure",
     varied=("steps",),
     cites=("diffprune",),

@@ -24,6 +24,7 @@ PROBE = Probe(
     result="gradprobe.probes.cost.result:CostResult",
     view="gradprobe.probes.cost.view",
     check="gradprobe.probes.cost.measure:check",
+    compared="gradprobe.probes.cost.compared",
     figure="gradprobe.probes.cost.figure:cost_figure",
     keys=("device",),
 )

@@ -22,6 +22,7 @@ PROBE = Probe(
     result="gradprobe.probes.equivalence.result:EquivalenceResult",
     view="gradprobe.probes.equivalence.view",
     check="gradprobe.probes.equivalence.measure:check",
+    compared="gradprobe.probes.equivalence.compared",
     figure="gradprobe.probes.equivalence.figure:equivalence_figure",
     baseline="hard",
     varied=("k",),

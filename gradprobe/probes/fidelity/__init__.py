@@ -85,6 +85,7 @@ PROBE = Probe(
     view="gradprobe.probes.fidelity.view",
     check="gradprobe.probes.fidelity.reference:check",
     workers=True,
+    compared="gradprobe.probes.fidelity.compared",
     figure="gradprobe.probes.fidelity.figure:fidelity_figure",
     cites=("salimans2017evolution",),
 )

@@ -64,6 +64,7 @@ PROBE = Probe(
     result="gradprobe.probes.landscape.result:LandscapeResult",
     view="gradprobe.probes.landscape.view",
     check="gradprobe.probes.landscape.measure:check",
+    compared="gradprobe.probes.landscape.compared",
     figure="gradprobe.probes.landscape.figure:landscape_figure",
     workers=True,
     cites=("li2018landscape", "diffprune"),

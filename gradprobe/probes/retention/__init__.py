@@ -38,6 +38,7 @@ PROBE = Probe(
     result="gradprobe.probes.retention.result:RetentionResult",
     view="gradprobe.probes.retention.view",
     check="gradprobe.probes.retention.measure:check",
+    compared="gradprobe.probes.retention.compared",
     figure="gradprobe.probes.retention.figure:figure",
     varied=("k",),
     workers=True,

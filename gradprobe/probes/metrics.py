@@ -1,0 +1,124 @@
+"""A probe's place in comparisons, leaderboards and pages: its metrics, and tables as text. Nothing here needs torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from gradprobe.plotting.columns import Cell, Row, cells, interval, name_of
+
+FEWEST_SEEDS = 5  # trainings that decide a difference, as in `gradprobe.statistics.ratios`
+NO_GRADIENT, NOT_ASKED = "no gradient", "not measured"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a probe's row that comparisons show.
+
+    Attributes:
+        name: in JSON.
+        heading: above the column.
+        probe: whose result it is from.
+        better: ``higher`` or ``lower``; None: neither.
+        ratio: whether operators are compared by a ratio to the focus, not by the difference.
+        figures: whether its size is unknown beforehand (significant figures) or known (fixed decimals).
+        meaning: one sentence.
+        read: row of the probe -> `cell`.
+    """
+
+    name: str
+    heading: str
+    probe: str
+    better: Literal["higher", "lower"] | None
+    ratio: bool
+    figures: bool
+    meaning: str
+    read: Callable[[Row], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table as text: headings, of which the first is of the names, and lines of a name and its cells."""
+
+    title: str
+    headings: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Subject of a comparison.
+
+    Attributes:
+        task: open; every question gets a fresh scorer of its seed.
+        training: the same with the folder that scorers are trained on, where it is another.
+        operators: by canonical name.
+        k: K, the tokens kept.
+        size: amount of each probe, a `gradprobe.comparison.run.Size`.
+        seed: of images, noise and scorer, and the first of the trainings.
+    """
+
+    task: Any
+    training: Any
+    operators: Mapping[str, Any]
+    k: int
+    size: Any
+    seed: int
+
+    def each(self, settings: Any) -> list[tuple[Any, Any]]:
+        """Return the same question of every operator."""
+        from gradprobe.probes.contract import Subject
+
+        return [(Subject(self.task, operator, self.k), settings) for operator in self.operators.values()]
+
+
+def cell(
+    row: Row | None = None, value: str = "", ends: tuple[str, str] = ("", ""), versus: str = "", *,
+    ratio: bool = False, reason: str | None = None, seeds: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return a metric's value, interval, difference from the focus and verdict, from the fields of a row.
+
+    Args:
+        row: of the probe; None: nothing was measured.
+        value: field of the value.
+        ends: fields of its interval.
+        versus: field of the difference or ratio; its ends are followed by ``_low`` and ``_high``.
+        ratio: whether it is a ratio, undecided around 1 and not around 0.
+        reason: words for a value that is not there.
+        seeds: number of trainings, fewer than 5 of which decide nothing; None: nothing was trained.
+    """
+    row = row or {}
+    found = {"value": row.get(value), "low": row.get(ends[0]), "high": row.get(ends[1])}
+    found |= {f"difference{end}": row.get(f"{versus}{end}") for end in ("", "_low", "_high")}
+    low, high, equal = found["difference_low"], found["difference_high"], 1 if ratio else 0
+    verdict = None if found["difference"] is None else "undecided"
+    enough = seeds is None or seeds >= FEWEST_SEEDS
+    if enough and low is not None and high is not None and not low <= equal <= high:
+        verdict = "higher" if low > equal else "lower"
+    why = (reason or "undefined") if found["value"] is None else None
+    return {**found, "seeds": None if verdict is None else seeds, "verdict": verdict, "reason": why}
+
+
+def ends_of(name: str) -> tuple[str, str]:
+    """Return the fields of an estimate's interval."""
+    return f"{name}_low", f"{name}_high"
+
+
+def without_gradient(row: Row, otherwise: str | None = None) -> str | None:
+    """Return the reason for a number that is not there: no gradient, or another one."""
+    return NO_GRADIENT if row.get("gradient") == "none" else otherwise
+
+
+def trained(row: Row) -> int | None:
+    """Return the number of trainings of a row: one after steps or along checkpoints, None at the start."""
+    return 1 if row.get("steps") or row.get("axes", "random") != "random" else None
+
+
+def grid(title: str, rows: Sequence[Row], columns: Mapping[str, Cell], none: Sequence[str] = ()) -> Grid:
+    """Return a table, an operator a line; columns named in ``none`` say so for one without a gradient."""
+    lines = tuple((name_of(row), tuple(cells(row, columns, none))) for row in rows)
+    return Grid(title, ("operator", *columns), lines)
+
+
+def estimated(name: str, form: Callable[..., str] = interval) -> Cell:
+    """Return a column of an estimate with its interval, which an operator may lack."""
+    return lambda row: form(row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high"))

@@ -1,0 +1,96 @@
+"""Retention in a comparison: trainings with several seeds, and rankings that need none."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from gradprobe.errors import GradprobeError
+from gradprobe.plotting.columns import Cell, Row, interval, number
+from gradprobe.probes.metrics import Grid, Metric, Plan, cell, estimated, grid
+from gradprobe.probes.retention import RetentionSettings
+from gradprobe.store.results import key_of
+
+QUESTION = "How much accuracy is left with hard top-K after training through the operator?"
+POOLS_SEEDS = True  # several answers of an operator, one a seed, are one row
+BUDGET = "retention: {steps} steps of {batch_size}, {images} test images, seed {seeds}"
+
+
+def _retention(row: Row) -> dict[str, Any]:
+    """Return retention, with the value of each seed beside it."""
+    pooled = cell(row, "retention", ("low", "high"), "difference", seeds=row["difference_seeds"])
+    return {**pooled, "by_seed": row["by_seed"]}
+
+
+METRICS = (
+    Metric(
+        "retention", "retention", "retention", "higher", False, False,
+        "accuracy with the K deployed tokens after training through the operator, over that with all tokens",
+        _retention,
+    ),
+)  # fmt: skip
+
+
+def asked(plan: Plan) -> list[tuple[Any, RetentionSettings]]:
+    """Return the questions: of each seed, the rankings that the task can tell, then the trainings."""
+    from gradprobe.models.rankings import RANKINGS, rank_scores
+    from gradprobe.operators.temperature import own_tau
+    from gradprobe.probes.contract import Ranking, Subject
+
+    size, images = plan.size, plan.task.available(plan.size.test_images)
+    (one,) = plan.task.batches(1, 1, plan.seed)
+    rankings = [name for name in RANKINGS if rank_scores(plan.task, name, one, plan.seed) is not None]
+    questions = []
+    for seed in range(plan.seed, plan.seed + size.seeds):
+        untrained = RetentionSettings(steps=0, images=images, seed=seed)
+        questions += [(Subject(plan.task, Ranking(name), plan.k), untrained) for name in rankings]
+        for operator in plan.operators.values():
+            recipe = RetentionSettings(steps=size.steps, batch_size=size.batch_size, images=images, seed=seed)
+            if own_tau(operator):  # tau falls from 2 to 0.1, but for operators that were typed with one of their own
+                recipe = replace(recipe, tau_start=None, tau_end=None)
+            questions.append((Subject(plan.training, operator, plan.k), recipe))
+    return questions
+
+
+def row(results: Sequence[Any], base: Sequence[Any], every: Sequence[Any], alike: Any) -> dict[str, Any]:
+    """Return an operator's row over its seeds, paired with those of the focus.
+
+    Args:
+        results: of the operator, one a seed.
+        base: results of the focus; empty: not compared.
+        every: of this probe in the comparison.
+        alike: ``(results, results) -> bool``: asked the same but for operator and seed.
+
+    Raises:
+        GradprobeError: the results differ in more than their seeds.
+    """
+    from gradprobe.probes.retention.result import over_seeds, seed_groups
+
+    if len(seed_groups(results)) > 1:
+        keys = ", ".join(key_of(result.question) for result in results)
+        raise GradprobeError(
+            f"{len(results)} answers of retention on {results[0].question['op']} differ in more than their seeds: "
+            f"{keys}; give one question each"
+        )
+    return over_seeds(results, base or None)
+
+
+def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
+    """Return the table of a page."""
+    columns: dict[str, Cell] = {
+        "retention": lambda row: interval(row["retention"], row["low"], row["high"]),
+        "each seed": lambda row: ", ".join(number(x, 3) for x in row["by_seed"]),
+        f"above {focus}": estimated("difference"), "untrained": lambda row: number(row["untrained"]),
+        "accuracy": lambda row: number(row["accuracy"], 3), "unpruned": lambda row: number(row["unpruned"], 3),
+        "AUC": lambda row: number(row["auc"]),
+    }  # fmt: skip
+    return [grid(f"K = {rows[0]['k']}, {rows[0]['steps']} steps, {rows[0]['images']} test images", rows, columns)]
+
+
+def figure(results: Sequence[Any], rows: Sequence[Row]) -> Any:
+    """Return the figure of a page."""
+    from gradprobe.plotting.style import PAGE
+    from gradprobe.probes.retention.figure import retention_figure
+
+    drawn = retention_figure([("", results)])
+    drawn.set_figwidth(PAGE)  # one panel is narrow for a legend of long names
+    return drawn
