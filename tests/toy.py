@@ -1,7 +1,7 @@
 """A task small enough to be checked by hand: one attention pooling over tokens, a linear head, cross-entropy."""
 
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,12 @@ class Toy:
 
     def attention(self, batch: Batch):
         return None
+
+    def available(self, count):
+        return count
+
+    def with_new_scorer(self, seed, scorer=None, denoiser=None):
+        return replace(self, scorer=_scorer(self.dim, seed))
 
     def losses(self, selection: Selection, batch: Batch):
         losses = F.cross_entropy(self._logits(selection, batch), batch.target, reduction="none")

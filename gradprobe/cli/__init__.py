@@ -12,6 +12,7 @@ from gradprobe import __version__
 from gradprobe.cli.ablation import ablation
 from gradprobe.cli.check import check
 from gradprobe.cli.cite import cite
+from gradprobe.cli.commands import Commands
 from gradprobe.cli.compare import compare
 from gradprobe.cli.equivalence import equivalence
 from gradprobe.cli.fidelity import fidelity
@@ -36,6 +37,7 @@ STOPPED = 130  # what a shell calls a program that Ctrl-C ended
 
 app = typer.Typer(
     name="gradprobe",
+    cls=Commands,
     help="Measure which differentiable token-selection operator gives a gradient one can trust.",
     no_args_is_help=True,
     add_completion=False,

@@ -1,12 +1,11 @@
 """``gradprobe ablation``: Table 5, what each part of DiffPrune is worth."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gradprobe.cli import options
-from gradprobe.cli.figures import COMMITTED
 from gradprobe.cli.output import say, say_json
 
 
@@ -20,7 +19,8 @@ def ablation(
 ) -> None:
     """Train a scorer through each variant of DiffPrune, as far as there is no answer yet, and print Table 5."""
     from gradprobe.cli.progress import bars
-    from gradprobe.comparison.ablation import variants, verdicts
+    from gradprobe.comparison.ablation import tokens_of, variants, verdicts
+    from gradprobe.comparison.drawings import drawings
     from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.plotting.style import check_path, save_figure
     from gradprobe.store.results import Store
@@ -29,7 +29,7 @@ def ablation(
         check_path(figure)
     experiment = load_experiment(preset, options.trusted(trust))
     with bars() as tell:
-        answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
+        answers, missing = run_experiment(experiment, [Store(options.COMMITTED), Store(results)], tell, draw_only)
     found = variants([answer.result for answer in answers], experiment.paper)
     if as_json:
         rows = [
@@ -43,7 +43,7 @@ def ablation(
 
         console = Screen()
         console.print(experiment.title)
-        console.print(ablation_table(found, _tokens(experiment)))
+        console.print(ablation_table(found, tokens_of(experiment)))
         for line in verdicts(found):
             console.print(line)
         computed = sum(answer.computed for answer in answers)
@@ -51,19 +51,6 @@ def ablation(
         for gap in missing[:3]:
             say(f"  missing: {gap.run.question.get('op')} at K = {gap.run.question.get('k')}: {gap.reason}")
     if figure is not None:
-        saved = save_figure(draw_ablation(experiment, answers), figure)
+        saved = save_figure(drawings()["ablation"](experiment, answers), figure)
         if not as_json:
             say(f"figure: {saved}")
-
-
-def draw_ablation(experiment: Any, answers: Any) -> Any:
-    """The figure of the preset."""
-    from gradprobe.comparison.ablation import variants
-    from gradprobe.comparison.ablation_figure import ablation_figure
-
-    found = variants([answer.result for answer in answers], experiment.paper)
-    return ablation_figure(found, _tokens(experiment), experiment.title)
-
-
-def _tokens(experiment: Any) -> int:
-    return int(experiment.paper[0]["tokens"])

@@ -6,17 +6,9 @@ import typer
 
 from gradprobe.cli.output import say, say_lines
 from gradprobe.errors import UsageError, nearest
+from gradprobe.probes import probe_of
 
-PROBES: dict[str, tuple[str, ...]] = {
-    "coherence": ("diffprune",),
-    "compare": ("diffprune", "li2018landscape", "salimans2017evolution"),
-    "cost": (),
-    "curvature": (),
-    "equivalence": ("diffprune",),
-    "fidelity": ("salimans2017evolution",),
-    "landscape": ("li2018landscape", "diffprune"),
-    "retention": (),
-}
+COMPARE = ("diffprune", "li2018landscape", "salimans2017evolution")
 BACKBONES = {"scenes": ("pedregosa2011scikit",), "deit": ("touvron2021deit",)}  # digits of scikit-learn
 
 
@@ -29,8 +21,8 @@ def cite(
     if not op and not probe and not backbone:
         raise UsageError("nothing to cite; give --op vpnoise, --probe landscape, --backbone scenes, or several of them")
     for name in probe or []:
-        if name not in PROBES:
-            raise UsageError(f"no probe {name!r}; {nearest(name, PROBES)}")
+        if name != "compare":
+            probe_of(name)  # refuses an unknown one
 
     from gradprobe.operators import registry
 
@@ -41,7 +33,8 @@ def cite(
         for part in (operator.relaxation, operator.throttle) if isinstance(operator, Operator) else (operator,):
             entries += _entries(registry.label(part), part)
     for name in probe or []:
-        entries += _known(PROBES[name], f"probe {name}")
+        cited = COMPARE if name == "compare" else probe_of(name).cites
+        entries += _known(cited, f"probe {name}")
     if backbone:
         entries += _known(BACKBONES.get(backbone.partition("_")[0], ()), f"backbone {backbone}")
     say_lines("\n".join(dict.fromkeys(entries)).removesuffix("\n"))

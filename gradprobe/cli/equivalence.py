@@ -1,7 +1,6 @@
 """``gradprobe equivalence``: sharp operators beside hard top-K, at one budget or several."""
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +12,6 @@ from gradprobe.errors import UsageError
 from gradprobe.probes.equivalence import PROBE
 
 SHARP = ("hard+zero", "lapsum+mean", "scale", "vpnoise", "vpnoise:sigma=unit", "softtopk")
-SHOWN = ("hard", "hard+zero", "scale:tau=0.01", "vpnoise:tau=0.01", "vpnoise:tau=0.1", "vpnoise")
 
 PICTURES = "Draw the first images as the operators leave them: .png, .svg or .pdf."
 Ops = Annotated[
@@ -78,16 +76,3 @@ equivalence = command(
     answer=_answer,
     told=lambda session: {"margin": session.values["margin"]},
 )
-
-
-def draw_fig4(experiment: Any, answers: Sequence[Any]) -> Any:
-    """Draw Figure 4 of a preset: a scene as some operators leave it, and the stored answers."""
-    from gradprobe.comparison.experiments import panels
-    from gradprobe.data.image_source import SceneSource
-    from gradprobe.operators.registry import build
-    from gradprobe.probes.equivalence.figure import fig4
-    from gradprobe.probes.equivalence.pictures import scene_pictures
-
-    budgets = sorted({a.run.question["k"] for a in answers if a.run.question["k"] < a.result.tokens})
-    strips = scene_pictures(SceneSource().probe(0, 1, 0), [build(spec) for spec in SHOWN], budgets, 0)
-    return fig4(panels(answers), experiment.paper, experiment.baseline, strips)

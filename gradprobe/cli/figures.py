@@ -1,17 +1,13 @@
 """``gradprobe figures``: draw the presets in experiments/, answering what is not stored yet."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from gradprobe.cli import options
 from gradprobe.cli.output import say
 from gradprobe.errors import GradprobeError, UsageError, nearest
-
-COMMITTED = Path("results")  # stored with the project; searched first, never written to
-Drawing = Callable[[Any, Sequence[Any]], Any]
 
 
 def figures(
@@ -26,6 +22,7 @@ def figures(
 ) -> None:
     """Draw the figures of the presets as png and svg; only questions without a stored answer are computed."""
     from gradprobe.cli.progress import bars
+    from gradprobe.comparison.drawings import drawings as figures_by_name
     from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.plotting.style import save_figure
     from gradprobe.store.results import Store
@@ -35,7 +32,7 @@ def figures(
         raise UsageError(f"no presets in {presets}; run this in a clone of gradprobe, or give --presets DIR")
     if name is not None and name not in known:
         raise UsageError(f"no preset {name!r} in {presets}: {nearest(name, known)}")
-    drawings = _drawings()
+    drawings = figures_by_name()
     chosen = [load_experiment(path, options.trusted(trust)) for stem, path in known.items() if name in (None, stem)]
     for experiment in chosen:
         if experiment.figure not in drawings:
@@ -45,7 +42,7 @@ def figures(
     undrawn = []
     for experiment in chosen:
         with bars() as tell:
-            answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
+            answers, missing = run_experiment(experiment, [Store(options.COMMITTED), Store(results)], tell, draw_only)
         computed = sum(answer.computed for answer in answers)
         say(f"{experiment.name}: {len(answers) - computed} stored, {computed} computed, {len(missing)} missing")
         for gap in missing:
@@ -59,29 +56,3 @@ def figures(
             say(f"  drawn: {save_figure(figure, out / f'{experiment.name}{suffix}')}")
     if undrawn:
         raise GradprobeError(f"no answers for {', '.join(undrawn)}, so nothing drawn; the lines above say why")
-
-
-def _drawings() -> dict[str, Drawing]:
-    """The figures that a preset can name: an experiment and its answers -> a figure."""
-    from gradprobe.cli.ablation import draw_ablation
-    from gradprobe.cli.equivalence import draw_fig4
-    from gradprobe.comparison.experiments import panels, row_panels
-    from gradprobe.comparison.figures import leaderboard
-    from gradprobe.comparison.leaderboard import comparisons
-    from gradprobe.comparison.predict import predict
-    from gradprobe.probes.coherence.figure import fig1c, operators
-    from gradprobe.probes.fidelity.figure import fidelity_panels
-    from gradprobe.probes.landscape.figure import fig2
-    from gradprobe.probes.retention.figure import retention_figure
-
-    return {
-        "ablation": draw_ablation,
-        "leaderboard": lambda experiment, answers: leaderboard(comparisons(experiment, answers)),
-        "fig1c": lambda experiment, answers: fig1c(row_panels(experiment, answers), experiment.paper),
-        "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),
-        "fidelity": lambda experiment, answers: fidelity_panels(row_panels(experiment, answers)),
-        "fig4": draw_fig4,
-        "retention": lambda experiment, answers: retention_figure(panels(answers)),
-        "operators": lambda experiment, answers: operators(row_panels(experiment, answers), experiment.paper),
-        "predict": lambda experiment, answers: predict([answer.result for answer in answers]),
-    }

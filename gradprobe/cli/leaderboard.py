@@ -6,7 +6,6 @@ from typing import Annotated
 import typer
 
 from gradprobe.cli import options
-from gradprobe.cli.figures import COMMITTED
 from gradprobe.cli.output import say
 from gradprobe.errors import GradprobeError
 
@@ -14,7 +13,7 @@ from gradprobe.errors import GradprobeError
 def leaderboard(
     preset: Annotated[Path, typer.Option(help="What is asked.")] = Path("experiments/leaderboard.toml"),
     page: Annotated[Path, typer.Option(help="The table, as Markdown.")] = Path("docs/leaderboard.md"),
-    data: Annotated[Path, typer.Option(help="All numbers, as JSON.")] = COMMITTED / "leaderboard.json",
+    data: Annotated[Path, typer.Option(help="All numbers, as JSON.")] = options.COMMITTED / "leaderboard.json",
     figure: options.Figure = Path("figures/leaderboard.png"),
     results: options.Results = options.RUNS,
     draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; show what is stored.")] = False,
@@ -32,7 +31,7 @@ def leaderboard(
         check_path(figure)
     experiment = load_experiment(preset, options.trusted(trust))
     with bars() as tell:
-        answers, missing = run_experiment(experiment, [Store(COMMITTED), Store(results)], tell, draw_only)
+        answers, missing = run_experiment(experiment, [Store(options.COMMITTED), Store(results)], tell, draw_only)
     computed = sum(answer.computed for answer in answers)
     say(f"{len(answers) - computed} answers stored, {computed} computed, {len(missing)} missing")
     for gap in missing:

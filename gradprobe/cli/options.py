@@ -15,6 +15,7 @@ from gradprobe.plotting.escape import visible
 from gradprobe.ranges import RANGES, check_number, check_numbers
 
 BASELINE = "gumbel"
+COMMITTED = Path("results")  # stored with the project; searched first, never written to
 RUNS = Path("runs")
 MODELS_OWN = "k"  # its range is the model's, which a later error names
 Number = TypeVar("Number", int, float)

@@ -8,8 +8,12 @@ import typer
 from gradprobe.cli.output import say_json
 from gradprobe.store.record import damaged
 from gradprobe.store.results import Store, key_of
+from gradprobe.probes import probe_of
 
 Results = Annotated[Path, typer.Option("--results", help="Where answers are kept.")]
+Probes = Annotated[
+    list[str] | None, typer.Option("--probe", help="Probe of a Python file, repeatable: my_probe.py:PROBE.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -52,9 +56,12 @@ def list_results(results: Results = Path("runs"), as_json: Json = False) -> None
 def show(
     key: Annotated[str, typer.Argument(help="The first letters of a key, or a file.")],
     results: Results = Path("runs"),
+    probe: Probes = None,
     as_json: Json = False,
 ) -> None:
     """Show a stored result: its question, its numbers recomputed, and where it lies."""
+    for name in probe or ():
+        probe_of(name)
     store = Store(results)
     path = store.locate(key)
     result = store.load(path)
@@ -71,25 +78,12 @@ def show(
         return
 
     from gradprobe.cli.screen import Screen
-    from gradprobe.probes.coherence.view import table as coherence_table
-    from gradprobe.probes.cost.view import table as cost_table
-    from gradprobe.probes.curvature.view import table as curvature_table
-    from gradprobe.probes.equivalence.view import table as equivalence_table
-    from gradprobe.probes.fidelity.reference_view import table as reference_table
-    from gradprobe.probes.fidelity.view import table as fidelity_table
-    from gradprobe.probes.landscape.view import table as landscape_table
-    from gradprobe.probes.retention.view import table as retention_table
 
-    tables: dict[str, Any] = {"coherence": coherence_table, "curvature": curvature_table, "landscape": landscape_table}
-    tables["equivalence"] = equivalence_table
-    tables["retention"] = retention_table
-    tables["cost"] = cost_table
-    tables |= {"fidelity": fidelity_table, "reference": reference_table}
     console = Screen()
     for name, value in {**result.question, **result.environment, "path": path}.items():
         text = ", ".join(f"{n} {v}" for n, v in value.items()) if isinstance(value, dict) else str(value)
         console.print(f"{name:>13}  {text}", soft_wrap=True)
-    console.print(tables[result.probe](rows))
+    console.print(probe_of(result.probe).part("view").table(rows))
 
 
 def _size(question: dict[str, Any]) -> str:

@@ -105,4 +105,10 @@ def _verdict(k: int, cell: Cell, first: Cell) -> str:
 
 
 def _variant_of(result: RetentionResult) -> tuple[str, str]:
-    return str(result.question["op"]), str(result.question.get("denoiser", "none"))
+    asked = result.question
+    return str(asked["op"]), str(asked.get("denoiser", "none"))
+
+
+def tokens_of(experiment: Any) -> int:
+    """Return N of the model that an ablation's preset is about."""
+    return int(experiment.paper[0]["tokens"])

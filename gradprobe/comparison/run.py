@@ -182,9 +182,7 @@ def _defaults(probe: Probe, plan: Plan) -> Any:
     return probe.settings(seed=plan.seed) if "seed" in declared(probe.settings) else probe.settings()
 
 
-def _answered(
-    asked: Sequence[tuple[Probe, Subject, Any]], given: Arguments
-) -> tuple[dict[str, list[Any]], list[str]]:
+def _answered(asked: Sequence[tuple[Probe, Subject, Any]], given: Arguments) -> tuple[dict[str, list[Any]], list[str]]:
     """Ask every question; return results by probe, and what is missing and why."""
     results: dict[str, list[Any]] = {}
     missing = []

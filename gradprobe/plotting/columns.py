@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich import box
@@ -104,6 +105,33 @@ def cells(row: Row, columns: Mapping[str, Cell], none: Collection[str] = ()) -> 
     """Return the texts of a row, with "none" under some headings if the operator has no gradient."""
     absent = none if row.get("gradient") == "none" else ()
     return ["none" if heading in absent else cell(row) for heading, cell in columns.items()]
+
+
+@dataclass(frozen=True)
+class View:
+    """View of a probe that is told by its columns alone.
+
+    Attributes:
+        columns: heading -> cell.
+        words: below the table.
+        none: headings under which an operator without a gradient has the word "none".
+    """
+
+    columns: Mapping[str, Cell]
+    words: str = ""
+    none: tuple[str, ...] = ()
+
+    def table(self, rows: Sequence[Row]) -> Table:
+        """Return the table for the terminal."""
+        return table(rows, self.columns, none=self.none)
+
+    def lines(self, rows: Sequence[Row], baseline: str | None) -> list[str]:
+        """Return no sentences."""
+        return []
+
+    def meaning(self, rows: Sequence[Row]) -> str:
+        """Return the words below the table."""
+        return self.words
 
 
 def _two(value: float | None) -> str:

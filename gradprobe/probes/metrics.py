@@ -36,6 +36,17 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Place of a probe in comparisons that is told by its metrics alone.
+
+    Every operator is then asked with the default settings, and the metrics are the columns of the page.
+    """
+
+    METRICS: tuple[Metric, ...]
+    QUESTION: str = ""
+
+
+@dataclass(frozen=True)
 class Grid:
     """A table as text: headings, of which the first is of the names, and lines of a name and its cells."""
 

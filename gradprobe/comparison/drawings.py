@@ -1,0 +1,53 @@
+"""The figures that a preset can name: an experiment and its answers -> a figure."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from gradprobe.comparison.experiments import panels, row_panels
+
+Drawing = Callable[[Any, Sequence[Any]], Any]
+SHOWN = ("hard", "hard+zero", "scale:tau=0.01", "vpnoise:tau=0.01", "vpnoise:tau=0.1", "vpnoise")
+
+
+def drawings() -> dict[str, Drawing]:
+    """Return the figures by name; matplotlib is imported now."""
+    from gradprobe.comparison.figures import leaderboard
+    from gradprobe.comparison.leaderboard import comparisons
+    from gradprobe.comparison.predict import predict
+    from gradprobe.probes.coherence.figure import fig1c, operators
+    from gradprobe.probes.fidelity.figure import fidelity_panels
+    from gradprobe.probes.landscape.figure import fig2
+    from gradprobe.probes.retention.figure import retention_figure
+
+    return {
+        "ablation": _ablation,
+        "leaderboard": lambda experiment, answers: leaderboard(comparisons(experiment, answers)),
+        "fig1c": lambda experiment, answers: fig1c(row_panels(experiment, answers), experiment.paper),
+        "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),
+        "fidelity": lambda experiment, answers: fidelity_panels(row_panels(experiment, answers)),
+        "fig4": _fig4,
+        "retention": lambda experiment, answers: retention_figure(panels(answers)),
+        "operators": lambda experiment, answers: operators(row_panels(experiment, answers), experiment.paper),
+        "predict": lambda experiment, answers: predict([answer.result for answer in answers]),
+    }
+
+
+def _ablation(experiment: Any, answers: Sequence[Any]) -> Any:
+    """Draw Table 5 as a figure."""
+    from gradprobe.comparison.ablation import tokens_of, variants
+    from gradprobe.comparison.ablation_figure import ablation_figure
+
+    rows = variants([answer.result for answer in answers], experiment.paper)
+    return ablation_figure(rows, tokens_of(experiment), experiment.title)
+
+
+def _fig4(experiment: Any, answers: Sequence[Any]) -> Any:
+    """Draw Figure 4: a scene as some operators leave it, and the stored answers."""
+    from gradprobe.data.image_source import SceneSource
+    from gradprobe.operators.registry import build
+    from gradprobe.probes.equivalence.figure import fig4
+    from gradprobe.probes.equivalence.pictures import scene_pictures
+
+    budgets = sorted({a.run.question["k"] for a in answers if a.run.question["k"] < a.result.tokens})
+    strips = scene_pictures(SceneSource().probe(0, 1, 0), [build(spec) for spec in SHOWN], budgets, 0)
+    return fig4(panels(answers), experiment.paper, experiment.baseline, strips)
