@@ -1,5 +1,6 @@
 """Properties that every declared probe has; a probe's own test is its row in `SMALL`."""
 
+import contextlib
 import dataclasses
 import typing
 
@@ -86,10 +87,8 @@ def check_a_killed_measurement_resumes_to_the_same_bytes(probe: Probe, folder):
         if len(calls) == 2:
             raise KeyboardInterrupt
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         measured(probe, resources=Resources(workers=1, folder=folder, progress=stop))
-    except KeyboardInterrupt:
-        pass
     assert calls, "a probe says how far it is"
     check_same(whole, measured(probe, resources=Resources(workers=1, folder=folder)))
 
