@@ -271,23 +271,23 @@ class Task(Protocol):
         ...
 
     def running(self) -> AbstractContextManager[None]:
-        """The frozen model in evaluation mode; mode and flags are as found afterwards, also after an exception."""
+        """Put the frozen model in evaluation mode meanwhile; mode and flags come back, also after an exception."""
         ...
 
     def batches(self, count: int, size: int, seed: int) -> Iterator[Batch]:
-        """The first ``count`` batches of ``size`` images in the order that ``seed`` gives, each made when asked for."""
+        """Yield the first ``count`` batches of ``size`` images in the seed's order."""
         ...
 
     def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch | RaggedBatch]:
-        """An endless stream of training batches; the same from ``start`` on as when run from 0."""
+        """Yield training batches without end; from ``start`` on the same as when run from 0."""
         ...
 
     def losses(self, selection: Selection, batch: Batch) -> Tensor:
-        """The loss of each image, ``(B,)``, when the frozen model goes on with the selection."""
+        """Return the per-image loss ``(B,)`` of the frozen model on the selected tokens."""
         ...
 
     def ranks(self, selection: Selection, batch: Batch) -> Tensor:
-        """How many answers the frozen model then puts above the right one, ``(B,)``: 0 is top-1, below 5 is top-5."""
+        """Return the number of answers above the right one, ``(B,)``: 0 is top-1, below 5 is top-5."""
         ...
 
     def judged(self, selection: Selection, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -72,27 +72,27 @@ class Classification:
         return self.source.skipped
 
     def running(self) -> AbstractContextManager[None]:
-        """The frozen model in evaluation mode, as found afterwards."""
+        """Put the frozen model in evaluation mode meanwhile."""
         return frozen(self.backbone.model)
 
     def batches(self, count: int, size: int, seed: int) -> Iterator[Batch]:
-        """Probe batches; whether there are enough images is checked at once."""
+        """Yield probe batches; too few images are refused at once."""
         self.source.need(count * size)
         return (self._batch(self.source.probe(i * size, size, seed)) for i in range(count))
 
     def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
-        """Training batches without end."""
+        """Yield training batches without end."""
         position = start * size
         while True:
             yield self._batch(self.source.train(position, size, seed))
             position += size
 
     def losses(self, selection: Selection, batch: Batch) -> Tensor:
-        """The loss of each image, ``(B,)``."""
+        """Return the loss of each image, ``(B,)``."""
         return self._losses(self.backbone.encode(batch.tokens.prefix, selection), batch)
 
     def ranks(self, selection: Selection, batch: Batch) -> Tensor:
-        """How many classes are put above the right one (for ``kl``, the unpruned model's), ``(B,)``; NaN ranks last."""
+        """Return the number of classes above the right one (for ``kl``, the unpruned model's), ``(B,)``; NaN ranks last."""
         return self._ranks(self.backbone.encode(batch.tokens.prefix, selection), batch)
 
     def judged(self, selection: Selection, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -111,11 +111,11 @@ class Classification:
         return above.masked_fill(logits.isnan().any(-1), logits.shape[-1])
 
     def attention(self, batch: Batch) -> Tensor | None:
-        """How much the class token of the unpruned model looks at each patch, ``(B, N)``; None if it has none."""
+        """Return the attention of the unpruned model's class token to each patch, ``(B, N)``; None if it has none."""
         return class_attention(self.backbone, batch.tokens)
 
     def available(self, count: int) -> int:
-        """How many of so many probe images there are."""
+        """Return ``count``, or the number of probe images if there are fewer."""
         return min(count, self.source.size)
 
     def with_new_scorer(self, seed: int, scorer: str | None = None, denoiser: str | None = None) -> "Classification":
@@ -173,7 +173,7 @@ def classification(
     image_size: int | str | tuple[int, int] | None = None,
     class_order: str | None = None,
 ) -> Classification:
-    """A task: a timm vision transformer or the embedded ``scenes`` model, images, and a fresh scorer.
+    """Open a task: a timm vision transformer or the embedded ``scenes`` model, images, and a fresh scorer.
 
     Args:
         backbone: ``scenes``, a timm model name, or a model of one's own: a timm ``VisionTransformer``, or a `Backbone`.
@@ -270,7 +270,7 @@ def classification(
 
 
 def maker(kind: str) -> Callable[..., Any]:
-    """What makes a kind of task from names; all kinds take the same, see `classification`.
+    """Return the function that opens a kind of task; all take the same arguments, see `classification`.
 
     Raises:
         UsageError: no kind of task is called so.
@@ -304,7 +304,7 @@ def freshly_trained(
 
 
 def both_trained(names: Mapping[str, Any], dim: int, seed: int, like: Tensor) -> dict[str, Any]:
-    """A freshly initialised ``scorer`` and, where a task's names have one, ``denoiser`` for tokens of width ``dim``.
+    """Return a fresh ``scorer`` and, where a task's names have one, ``denoiser`` for tokens of width ``dim``.
 
     Args:
         names: of a task; each kind's name and fields.

@@ -131,7 +131,7 @@ def _print_notices() -> None:
 
 
 def _line(error: GradprobeError | OSError) -> str:
-    """The error in one line; of a disk or file that no command foresaw, with its name."""
+    """Return an error as one line; that of a disk or file names the file."""
     if isinstance(error, GradprobeError):
         return str(error)
     reason, file = error.strerror or type(error).__name__, str(error.filename or "a file")[:200]

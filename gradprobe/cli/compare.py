@@ -103,13 +103,13 @@ def _written(found: Any, path: Path) -> Path:
 
 
 def _name(found: Any) -> str:
-    """A file name that says which comparison it is."""
+    """Return the file name of a comparison's page."""
     op = re.sub(r"[^A-Za-z0-9]+", "-", Path(found.focus).name).strip("-")
     return f"compare-{op}-k{found.settings['k']}-{found.settings['backbone']}.html"
 
 
 def _command() -> str:
-    """What was typed."""
+    """Return the command as typed."""
     return shlex.join(["gradprobe", *(a for a in sys.argv[1:] if a != "--debug")])
 
 

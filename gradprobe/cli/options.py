@@ -104,7 +104,7 @@ def trusted(files: Sequence[Path] | None) -> tuple[Path, ...]:
 
 
 def checked(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that refuses numbers outside their range, and a --trust that is no file, before it does anything."""
+    """Return a command that first refuses numbers outside their range and a --trust that is no file."""
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
@@ -161,7 +161,7 @@ def temperatures(text: str) -> tuple[float | None, float | None]:
 
 
 def opened_image(path: Path) -> Any:
-    """An image file, upright and in RGB.
+    """Return an image of a file, upright and in RGB.
 
     Raises:
         UsageError: there is no such file, or it is no image that can be used.
@@ -185,7 +185,7 @@ def operators(op: Sequence[str], baseline: str) -> tuple[dict[str, Any], str | N
 
 
 def task_maker(vlm: str | None, backbone: str) -> tuple[Callable[..., Any], str]:
-    """What makes the task that was asked for, and the name of its model.
+    """Return the function that opens the task, and the name of its model.
 
     Raises:
         UsageError: both kinds of model were named.
@@ -220,12 +220,12 @@ def working_in(out: Path, first: bool = True) -> Iterator[None]:
 
 
 def where_of(**files: str | int | None) -> dict[str, str]:
-    """Where files lie and how work is run here: what is no part of a question."""
+    """Return places of files and means of work, which are no part of a question."""
     return {name: str(value) for name, value in files.items() if value is not None}
 
 
 def print_sources(console: Any, found: Sequence[Any]) -> None:
-    """What was passed over, and where the answers are."""
+    """Print the images passed over and the places of the answers."""
     skipped = sorted({name for a in found for name in a.result.environment["skipped"]})
     if skipped:
         some = "an unreadable image" if len(skipped) == 1 else f"{len(skipped)} unreadable images"

@@ -1,4 +1,4 @@
-"""What all probes together say of each operator, against the one that was asked about (numpy and scipy; no torch).
+"""Numbers of all probes for each operator, beside those of the focus (numpy and scipy; no torch).
 
 Every difference is paired, by the probe's own machinery: same batches, images, grid or seeds. None of the intervals is
 corrected for their number; `Count` says how many there are.
@@ -167,7 +167,7 @@ def probe_rows(comparison: Comparison, probe: str) -> list[tuple[str, Row]]:
 
 
 def answers_of(comparison: Comparison, probe: str, op: str) -> list[Any]:
-    """The results of a probe that are of an operator: those of its name or, failing that, of its name but for tau.
+    """Return the results of an operator: exact match of its name, else a match that ignores tau.
 
     Training anneals tau and equivalence asks for a sharp one, so the same operator may go by two names. Where several
     operators of a comparison differ in tau alone, only the full name counts.
@@ -182,7 +182,7 @@ def answers_of(comparison: Comparison, probe: str, op: str) -> list[Any]:
 
 
 def count(table: Sequence[Mapping[str, Any]]) -> Count:
-    """How many differences from the focus a summary's rows tell, and how many of them are decided."""
+    """Count the differences from the focus in a summary's rows, and those that are decided."""
     tests = [m.name for m in metrics() if m.name != "equivalence"]
     cells = [row["metrics"][name] for row in table for name in tests if name in row["metrics"]]
     compared = [cell for cell in cells if cell["verdict"] is not None]
@@ -214,7 +214,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def keys(comparison: Comparison) -> list[dict[str, Any]]:
-    """The answers that a comparison is made of: probe, operator, seed and key."""
+    """Return the answers of a comparison: probe, operator, seed and key."""
     return [
         {"probe": p, "op": r.question["op"], "seed": r.question.get("seed"), "key": key_of(r.question)}
         for p, results in comparison.results.items() for r in results
@@ -234,7 +234,7 @@ def _row(place: Any, probe: str, results: Sequence[Any], base: Sequence[Any], ev
 
 
 def _alike(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
-    """Whether two operators were asked the same: what both questions name is equal, but for operator and seed.
+    """Tell if two operators were asked the same: all that both questions name is equal, but for operator and seed.
 
     A ranking has no training, so its question names less; seeds are paired by `over_seeds`.
     """

@@ -155,7 +155,7 @@ def run_experiment(
 
 
 def panels(answers: Sequence[Answer]) -> list[tuple[str, list[Any]]]:
-    """The results grouped into panels, in the order of the preset."""
+    """Group the results into panels, in the order of the preset."""
     drawn: dict[str, list[Any]] = {}
     for answer in answers:
         drawn.setdefault(answer.run.panel, []).append(answer.result)
@@ -163,7 +163,7 @@ def panels(answers: Sequence[Answer]) -> list[tuple[str, list[Any]]]:
 
 
 def row_panels(experiment: Experiment, answers: Sequence[Answer]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """The answers as rows, grouped into panels, each row compared with its own baseline.
+    """Return the answers as rows, grouped into panels, each row compared with its own baseline.
 
     A row's baseline is the answer of its panel to the same question asked of ``experiment.baseline``.
     """
@@ -178,7 +178,7 @@ def row_panels(experiment: Experiment, answers: Sequence[Answer]) -> list[tuple[
 
 
 def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
-    """The runs that one [[run]] stands for: the product of its lists, the first of them changing slowest."""
+    """Return the runs of one [[run]]: the product of its lists, the first changing slowest."""
     own = {name: value for name, value in table.items() if name not in ("panel", "where")}
     fields = own | {name: value for name, value in preset["question"].items() if name not in own}
     where = {**preset.get("where", {}), **table.get("where", {})}
@@ -220,7 +220,7 @@ def _check_names(table: Mapping[str, Any], path: Path, trust: Collection[Path | 
 
 
 def _expand(name: str, value: str) -> str:
-    """A value of [where] with its $VARIABLES, which must be set here."""
+    """Expand the $VARIABLES of a value of [where]."""
     try:
         return Template(value).substitute(os.environ)
     except KeyError as error:

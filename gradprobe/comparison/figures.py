@@ -24,7 +24,7 @@ LOG = 30  # largest over smallest dot from which on a ratio's axis is logarithmi
 
 
 def figures_of(comparison: Comparison) -> dict[str, str]:
-    """The figure of each probe that was asked, as the text of an SVG whose names occur in no other figure's.
+    """Return the figure of each probe as the text of an SVG whose names occur in no other figure's.
 
     Args:
         comparison: the operators; a probe without results has no figure.
@@ -38,7 +38,7 @@ def figures_of(comparison: Comparison) -> dict[str, str]:
 
 
 def svg_of(figure: Figure, name: str) -> str:
-    """A figure as SVG for the inside of a page: no header, its own names, no rule that reaches beyond it.
+    """Return a figure as SVG for the inside of a page: no header, its own names, no rule that reaches beyond it.
 
     Args:
         figure: a figure.
@@ -145,7 +145,7 @@ def _paint(metric: Metric, cell: Row, focus: bool) -> tuple[str, str]:
 
 
 def _limits(values: np.ndarray, cells: Sequence[Row], logarithmic: bool) -> tuple[float, float]:
-    """Ends of an axis that shows all dots, and intervals as far as they do not dwarf them."""
+    """Return the ends of an axis that shows all dots, and intervals as far as they do not dwarf them."""
     lows, highs = (np.array([v if c[end] is None else c[end] for v, c in zip(values, cells, strict=True)], float)
                    for end in ("low", "high"))  # fmt: skip
     if logarithmic:

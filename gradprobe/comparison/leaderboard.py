@@ -73,7 +73,7 @@ def write(boards: Sequence[Comparison], page: Path, data: Path) -> None:
 
 
 def _budget(board: Comparison) -> str:
-    """What each probe was asked, in a sentence."""
+    """Return the budget of each probe, in a sentence."""
     places = compared()
     sentences = []
     for probe, results in board.results.items():

@@ -137,7 +137,7 @@ def _visible(value: Any) -> Any:
 
 
 def _named(name: str) -> Any:
-    """An operator's name that may be broken before its pluses and colons."""
+    """Return an operator's name with break opportunities before its pluses and colons."""
     escaped = importlib.import_module("markupsafe").escape(visible(name))
     wbr = importlib.import_module("markupsafe").Markup("<wbr>")
     return escaped.replace("+", wbr + "+").replace(":", wbr + ":")
@@ -189,13 +189,13 @@ def _of_grid(grid: Grid, comparison: Comparison, probe: str) -> Table:
 
 
 def _text(text: str, sort: str | None = None) -> Text:
-    """A cell from a table's text such as ``0.68 [0.63, 0.73]``; it sorts by its first number."""
+    """Return the cell of a table's text such as ``0.68 [0.63, 0.73]``; it sorts by its first number."""
     main, bracket, ends = text.partition(" [")
     return Text(main, bracket.strip() + ends, sort=_number(main) if sort is None else sort)
 
 
 def _number(text: str) -> str:
-    """The number that a text begins with; else the text itself, empty where there is nothing to sort by."""
+    """Return the number that a text begins with; else the text itself, empty where there is nothing to sort by."""
     first = (text.lstrip("×+ ").split() or [""])[0].rstrip("%,").replace("∞", "inf")
     try:
         return repr(float(first))
@@ -208,7 +208,7 @@ def _kind(row: Row) -> str:
 
 
 def _asked(comparison: Comparison) -> list[tuple[str, str]]:
-    """What each probe was asked beyond the shared settings; a field with several values names them all."""
+    """Return the settings of each probe beyond the shared ones; a field with several values names them all."""
     told = []
     for probe in compared():
         fields: dict[str, dict[str, None]] = {}
@@ -237,7 +237,7 @@ def _answers(comparison: Comparison) -> Table:
 
 
 def _dates(comparison: Comparison) -> str:
-    """The days on which the answers were computed, first and last."""
+    """Return the days on which the answers were computed, first and last."""
     days = sorted(str(result.environment["date"])[:10] for result in _every(comparison) if "date" in result.environment)
     return " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
 

@@ -104,7 +104,7 @@ def differences(units: Units) -> dict[str, Estimate]:
 
 
 def without(units: Units, throttle: str) -> Units:
-    """The units that do not have this throttle."""
+    """Return the units without this throttle."""
     kept = np.array([t != throttle for t in units.throttle])
 
     def cut(values: Any) -> Any:
@@ -118,7 +118,7 @@ def without(units: Units, throttle: str) -> Units:
 
 
 def throttle_of(op: str) -> str:
-    """The throttle of an operator, without its fields; the name itself of one that is not made of two parts.
+    """Return the throttle of an operator without its fields; the name itself of one that has no two parts.
 
     Example:
         >>> throttle_of("lapsum+vpnoise:sigma=unit"), throttle_of("my.py:Op")
@@ -129,7 +129,7 @@ def throttle_of(op: str) -> str:
 
 
 def told(found: Association) -> str:
-    """A correlation in a line: rho with its interval, tau and p; a dash where nothing varies."""
+    """Return a correlation as a line: rho with its interval, tau and p; a dash where nothing varies."""
     p = "p < 0.001" if found.p < 0.001 else f"p {number(found.p, 3)}"
     return f"{_rho(found.rho)}, τ {number(found.tau)}, {p}"
 
@@ -171,7 +171,7 @@ def _panel(axes: Axes, name: str, units: Units) -> None:
 
 
 def _of_seed(values: Mapping[int, tuple[float, float]], seed: int) -> tuple[float, float]:
-    """A measure and its error under a seed; the mean over all seeds where it was not measured under this one."""
+    """Return a measure and its error under a seed; the mean over all seeds where this one was not measured."""
     if seed in values:
         return values[seed]
     known = np.array(list(values.values())).reshape(-1, 2)
@@ -181,7 +181,7 @@ def _of_seed(values: Mapping[int, tuple[float, float]], seed: int) -> tuple[floa
 
 
 def _pair(row: Mapping[str, Any], name: str, ends: tuple[str, str]) -> tuple[float, float]:
-    """A number of a row and its standard error, NaN where it has none."""
+    """Return a number of a row and its standard error, NaN where it has none."""
     value, low, high = (np.nan if row.get(n) is None else float(row[n]) for n in (name, *ends))
     return value, (high - low) / HALF
 

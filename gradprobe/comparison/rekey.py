@@ -213,7 +213,7 @@ def _replaced(value: Any, known: Mapping[str, str]) -> Any:
 
 
 def _why_not(question: Mapping[str, Any], known: Mapping[str, str]) -> str:
-    """Return the reason why a question stays as it is."""
+    """Return the reason for leaving a question as it is."""
     fields = (*_FIELDS, "weights") if question.get("task") == "captioning" else _FIELDS
     asked = {name: str(question[name]) for name in fields if str(question.get(name, "")).startswith("sha256:")}
     strange = [f"{name} {value}" for name, value in asked.items() if value[:23] not in known.values()]

@@ -41,7 +41,7 @@ def summary_table(comparison: Comparison) -> Group:
 
 
 def summary_lines(comparison: Comparison) -> list[str]:
-    """What stands below the table: the marks, how many comparisons there are, what the metrics are, what is missing."""
+    """Return the lines below the table: marks, number of comparisons, meanings of the metrics, gaps."""
     found = rows(comparison)
     shown = measured(found)
     told = [LEGEND.format(focus=comparison.focus)] if shown else []
@@ -51,7 +51,7 @@ def summary_lines(comparison: Comparison) -> list[str]:
 
 
 def chance(found: Sequence[Row], focus: str) -> str:
-    """How many comparisons a table makes, how many are decided, and how many would be by chance alone.
+    """Return a sentence on the comparisons of a table: their number, those decided, those expected by chance.
 
     Args:
         found: as `gradprobe.comparison.comparison.rows` makes them.
@@ -73,7 +73,7 @@ def chance(found: Sequence[Row], focus: str) -> str:
 
 
 def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]:
-    """A sentence for each metric that was compared: whom the focus is above, whom below, and where nothing is decided.
+    """Return a sentence for each compared metric: operators below the focus, above it, and undecided ones.
 
     Args:
         found: as `gradprobe.comparison.comparison.rows` makes them.
@@ -101,13 +101,13 @@ def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]
 
 
 def measured(found: Sequence[Row]) -> list[Metric]:
-    """The metrics of which at least one operator has a value or a reason of its own for having none."""
+    """Return the metrics of which at least one operator has a value or a reason of its own for having none."""
     cells = [row["metrics"] for row in found]
     return [m for m in metrics() if any(m.name in each and each[m.name]["reason"] != NOT_ASKED for each in cells)]
 
 
 def value(metric: Metric, cell: Mapping[str, Any]) -> str:
-    """A metric with its interval; "none" without gradient, an en dash where there is no number.
+    """Return a metric with its interval; "none" without gradient, an en dash where there is no number.
 
     Several seeds without an interval are told one by one.
 
@@ -127,7 +127,7 @@ def value(metric: Metric, cell: Mapping[str, Any]) -> str:
 
 
 def difference(metric: Metric, cell: Mapping[str, Any]) -> str:
-    """The difference from the focus with its interval and sign, or the ratio to it; an en dash where not compared."""
+    """Return the difference from the focus with interval and sign, or the ratio; an en dash where not compared."""
     ends = cell["difference"], cell["difference_low"], cell["difference_high"]
     if ends[0] is None:
         return "–"
@@ -138,7 +138,7 @@ def difference(metric: Metric, cell: Mapping[str, Any]) -> str:
 
 
 def mark(cell: Mapping[str, Any]) -> str:
-    """The sign of a cell's verdict, with the number of seeds if they are too few; empty where nothing was compared.
+    """Return the sign of a cell's verdict, with the number of seeds if they are too few; empty if not compared.
 
     Example:
         >>> mark({"verdict": "lower", "seeds": None}), mark({"verdict": "undecided", "seeds": 1})
@@ -205,7 +205,7 @@ def _table(found: Sequence[Row], metrics: Sequence[Metric]) -> Table:
 
 
 def _two_lines(metric: Metric, cell: Mapping[str, Any]) -> str:
-    """A number and its mark, below them the interval."""
+    """Join a number and its mark, and the interval below them."""
     number, _, ends = value(metric, cell).partition(" ")
     return f"{number} {mark(cell) or ' '}" + (f"\n{ends}  " if ends else "")
 

@@ -1,4 +1,4 @@
-"""What a probe declares and what a measurement is given; importing this module imports no torch.
+"""The declaration of a probe and the arguments of a measurement; importing this module imports no torch.
 
 A probe is a folder with three files: ``__init__.py`` declares its `Probe` and settings, ``measure.py`` holds
 ``(subject, settings, resources) -> result`` and the result class, ``view.py`` its columns. The driver (`probes.ask`)
@@ -37,7 +37,7 @@ class Ranking:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured: an operator, on a task, that keeps K of its N tokens.
+    """Subject of a measurement: an operator, on a task, that keeps K of its N tokens.
 
     Attributes:
         task: open, with a scorer of its own.

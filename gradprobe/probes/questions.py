@@ -122,7 +122,7 @@ def versions() -> dict[str, str]:
 
 
 def environment(seconds: float, skipped: tuple[str, ...]) -> dict[str, Any]:
-    """Where and when a question was answered; no part of the question."""
+    """Return the circumstances of an answer: versions, machine, seconds and date; no part of the question."""
     return {
         "versions": versions(),
         "python": platform.python_version(),

@@ -169,14 +169,14 @@ def _our_bars(axes: Axes, groups: Sequence[Panel], colours: Mapping[str, str]) -
 
 
 def _groups(name: str, rows: Sequence[Row]) -> list[Panel]:
-    """A panel's rows by training steps."""
+    """Group a panel's rows by training steps."""
     steps = list(dict.fromkeys(row["steps"] for row in rows))
     label = (lambda s: f"{name}\n{s} steps") if len(steps) > 1 else (lambda s: name)
     return [(label(s), [row for row in rows if row["steps"] == s]) for s in steps]
 
 
 def _compared(rows: Sequence[Row]) -> list[Row]:
-    """The rows that have a ratio, or a reason for having none, above them."""
+    """Return the rows that have a ratio, or a reason for having none, above them."""
     return [r for r in rows if _drawn(r, "coherence") and (r["ratio"] is not None or verdict(r)[0])]
 
 
@@ -194,7 +194,7 @@ def _above(axes: Axes, x: float, y: float, text: str, rotation: float = 0) -> No
 
 
 def _top(row: Row) -> float:
-    """Where a row's bar and interval end."""
+    """Return the upper end of a row's bar and interval."""
     return max((row[name] for name in ("coherence", "high", "centred") if row[name] is not None), default=0.0)
 
 
@@ -213,7 +213,7 @@ def _errors(rows: Sequence[Row], value: str, low: str, high: str) -> np.ndarray:
 
 
 def _limits(rows: Sequence[Row], fields: Sequence[str], more: Sequence[float] = ()) -> tuple[float, float]:
-    """Ends of an axis that shows zero and all intervals, within what a cosine can be."""
+    """Return the ends of an axis that shows zero and all intervals, within [-1, 1]."""
     values = [row[name] for row in rows for name in fields if row[name] is not None and row["gradient"] != "none"]
     low, high = min([0.0, *values, *more]), max([0.05, *values, *more])
     pad = 0.04 * (high - low)

@@ -1,4 +1,4 @@
-"""What the coherence probe found."""
+"""Result of the coherence probe."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ class CoherenceResult:
         check_shapes(self, {**shapes, "spread": (b,)})
 
     def row(self, baseline: "CoherenceResult | None" = None, path: Path | None = None) -> dict[str, Any]:
-        """The result as a row of the coherence table; with a baseline, also the ratio to it.
+        """Return the result as a row of the coherence table; with a baseline, also the ratio to it.
 
         Args:
             baseline: the same question asked of another operator.

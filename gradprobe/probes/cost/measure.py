@@ -115,11 +115,11 @@ class _Work:
 
     @torch.no_grad()
     def unpruned(self) -> Tensor:
-        """The encoder's forward pass on all N tokens."""
+        """Run the encoder's forward pass on all N tokens."""
         return self.task.losses(self._everything(), self.batch)
 
     def backward(self) -> Tensor:
-        """The same, and back to its tokens."""
+        """Run the same, and back to its tokens."""
         everything = self._everything()
         leaf = everything.tokens.detach().requires_grad_()
         losses = self.task.losses(replace(everything, tokens=leaf), self.batch)
@@ -127,11 +127,11 @@ class _Work:
 
     @torch.no_grad()
     def scorer(self) -> Tensor:
-        """The scorer's forward pass."""
+        """Run the scorer's forward pass."""
         return self.task.scorer(self.batch.tokens.patches)
 
     def selections(self, leaf: Tensor | None = None) -> list[Selection]:
-        """The operator alone, as a training gradient calls it: a second sample where it gives a log-probability."""
+        """Run the operator alone, as a training gradient does: twice where it gives a log-probability."""
         leaf = self.scores.detach().requires_grad_() if leaf is None else leaf
         patches, noise = self.batch.tokens.patches, self.noise
         first = apply(self.op, patches, leaf, self.k, noise, self.name)
@@ -141,12 +141,12 @@ class _Work:
 
     @torch.no_grad()
     def sent(self) -> None:
-        """The encoder's forward pass on what the operator sends in training."""
+        """Run the encoder's forward pass on the tokens sent in training."""
         for selection in self.selections():
             self.task.losses(selection, self.batch)
 
     def operator_backward(self, upstream: Callable[[Tensor], Tensor]) -> None:
-        """The operator alone and back to the scores, given what comes back to each of its outputs."""
+        """Run the operator alone and back to the scores, from a gradient of each of its outputs."""
         leaf = self.scores.detach().requires_grad_()
         first, *twin = self.selections(leaf)
         outputs = [first.tokens, first.key_bias, first.self_bias, first.penalty]
@@ -155,12 +155,12 @@ class _Work:
         torch.autograd.grad(graphs, leaf, [upstream(each) for each in graphs], allow_unused=True)
 
     def training(self) -> ScoreGradient:
-        """The whole training gradient in the scores."""
+        """Run the whole training gradient in the scores."""
         return score_gradient(self.task, self.op, self.k, self.batch, self.scores, self.noise, self.name)
 
     @torch.no_grad()
     def deployed(self) -> Tensor:
-        """Hard top-K and the encoder's forward pass on its K tokens."""
+        """Run hard top-K and the encoder's forward pass on its K tokens."""
         return self.task.losses(hard_topk(self.batch.tokens.patches, self.scores, self.k), self.batch)
 
     def _everything(self) -> Selection:
@@ -198,7 +198,7 @@ def _timed(
 
 
 def counted() -> FlopCounterMode:
-    """A context that counts 2 for each multiply-add of matrix products, convolutions and attention inside."""
+    """Count 2 for each multiply-add of matrix products, convolutions and attention (a context)."""
     aten = torch.ops.aten
     fused: dict[Any, Any] = {  # on a CPU, which older versions of torch count as nothing
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
@@ -227,7 +227,7 @@ def _kept(call: Callable[[], Any]) -> int:
 
 
 def _storages(call: Callable[[], Any]) -> dict[int, torch.UntypedStorage]:
-    """The storages that autograd keeps in a call, by address."""
+    """Return the storages that autograd keeps in a call, by address."""
     found: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -263,5 +263,5 @@ def _now(device: torch.device) -> float:
 
 
 def _accelerator(device: torch.device) -> dict[str, str]:
-    """The name of a GPU."""
+    """Return the name of a GPU."""
     return {"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}

@@ -1,4 +1,4 @@
-"""What the cost probe found."""
+"""Result of the cost probe."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @kind
 @dataclass(frozen=True, eq=False)
 class CostResult:
-    """What a training gradient and a deployed forward pass through one operator cost: FLOPs, seconds, bytes.
+    """FLOPs, seconds and bytes of a training gradient and of a deployed forward pass through one operator.
 
     FLOPs and bytes are the same in every run. Seconds are not: another run of the same question measures others.
 
@@ -67,7 +67,7 @@ class CostResult:
         })  # fmt: skip
 
     def row(self, baseline: "CostResult | None" = None, path: Path | None = None) -> dict[str, Any]:
-        """The result as a row of the cost table; with a baseline, also the ratio of the two training times.
+        """Return the result as a row of the cost table; with a baseline, also the ratio of the two training times.
 
         Times are medians over rounds. A time over another is the median of their ratio *within* a round, so that what
         slows the machine for a while slows both. The ratio to the baseline, which was measured in a run of its own, is
@@ -114,7 +114,7 @@ class CostResult:
 
 
 def median(values: np.ndarray, level: float = 0.95) -> "Estimate":
-    """The median and its interval between two order statistics, whatever the distribution: NaN below 6 values.
+    """Return the median and its interval between two order statistics, for any distribution: NaN below 6 values.
 
     ``[x_(l), x_(n+1-l)]`` with the largest l for which ``1 - 2 P(Bin(n, 1/2) < l) >= level``; with n = 9 that is the
     second smallest to the second largest, at 96.1 %. It takes the values as independent.
@@ -141,7 +141,7 @@ def median(values: np.ndarray, level: float = 0.95) -> "Estimate":
 
 
 def over(ours: "Estimate", theirs: "Estimate") -> "Estimate":
-    """The ratio of two positive estimates from runs of their own, its interval from theirs in logarithms.
+    """Return the ratio of two positive estimates from runs of their own, its interval from theirs in logarithms.
 
     With ``a in [a1, a2]`` and ``b in [b1, b2]`` in logarithms, the difference lies between
     ``a - b - sqrt((a - a1)^2 + (b2 - b)^2)`` and ``a - b + sqrt((a2 - a)^2 + (b - b1)^2)``.

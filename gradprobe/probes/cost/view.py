@@ -28,7 +28,7 @@ WORK: dict[str, Cell] = {
 
 
 def table(rows: Sequence[Row]) -> Group:
-    """What each operator costs in two tables, time, then FLOPs and memory; legible at 80 columns.
+    """Return two tables, time, then FLOPs and memory; legible at 80 columns.
 
     Args:
         rows: as `gradprobe.probes.cost.result.CostResult.row` makes them.
@@ -51,7 +51,7 @@ def table(rows: Sequence[Row]) -> Group:
 
 
 def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
-    """A sentence for each row: its training time over the baseline's, or that there is no gradient to time.
+    """Return a sentence for each row: its training time over the baseline's, or that it has no gradient.
 
     Args:
         rows: of the table.
@@ -68,7 +68,7 @@ def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
 
 
 def meaning(rows: Sequence[Row]) -> str:
-    """How the times were measured, and what the bare encoder takes."""
+    """Return the words for the times, and the time of the bare encoder."""
     first = rows[0]
     group = "1 image" if first["images"] == 1 else f"{first['images']} images"
     return (
@@ -80,7 +80,7 @@ def meaning(rows: Sequence[Row]) -> str:
 
 
 def _times(row: Row, name: str) -> str:
-    """A ratio of times with its interval, to two figures or so: clocks bear no more."""
+    """Round a ratio of times and its interval to the precision of the timer."""
     value, *ends = (row[name], row[f"{name}_low"], row[f"{name}_high"])
     if value is None:
         return "none"

@@ -34,7 +34,7 @@ class Surface:
 
     @property
     def theta(self) -> Tensor:
-        """Where the scorer is, ``(P,)``."""
+        """Return the scorer's parameters as one vector ``(P,)``."""
         return torch.cat([p.detach().reshape(-1) for _, p in self._parameters()])
 
     @property
@@ -43,7 +43,7 @@ class Surface:
         return sum(len(batch.ids) for batch in self.batches)
 
     def loss(self, theta: Tensor, check: bool = False) -> float:
-        """The mean loss; with ``check`` one that is not finite is refused."""
+        """Return the mean loss; with ``check`` refuse one that is not finite."""
         total = 0.0
         with torch.no_grad():
             for batch in self.batches:
@@ -54,11 +54,11 @@ class Surface:
         return total / self.images
 
     def gradient(self, theta: Tensor) -> Tensor:
-        """What the operator's backward says the gradient is, float64 ``(P,)``; zero where none arrives."""
+        """Return the gradient of the operator's backward, float64 ``(P,)``; zero where none arrives."""
         return self._summed(lambda batch: self._slope(theta.clone().requires_grad_(), batch, create_graph=False))
 
     def product(self, v: Tensor) -> Tensor:
-        """The Hessian at the scorer's own parameters times v, float64 ``(P,)``."""
+        """Return the Hessian at the scorer's own parameters times v, float64 ``(P,)``."""
 
         def of_batch(batch: Batch) -> Tensor | None:
             theta = self.theta.requires_grad_()
@@ -98,7 +98,7 @@ class Surface:
 
 
 def in_float64(surface: Surface) -> Surface:
-    """The loss of the first batch in float64 where the task can be copied; else as it is."""
+    """Return the loss of the first batch in float64 where the task can be copied; else as it is."""
     task, first = surface.task, surface.batches[0]
     if isinstance(task, Classification):
         backbone = replace(task.backbone, model=copy.deepcopy(task.backbone.model).double())
@@ -109,7 +109,7 @@ def in_float64(surface: Surface) -> Surface:
 
 
 def examine(surface: Surface) -> tuple[str, dict[str, float | None]]:
-    """Why there is no Hessian (empty if there is one), and how well the derivatives agree with differences."""
+    """Return the reason for no Hessian (empty if there is one), and the errors of the derivatives against differences."""
     theta = surface.theta
     checks: dict[str, float | None] = {"gradient_error": None, "hessian_error": None}
     loss, g = surface.loss(theta), surface.gradient(theta)
@@ -160,7 +160,7 @@ def examine(surface: Surface) -> tuple[str, dict[str, float | None]]:
 
 
 def _first_agreement(error: Callable[[float], float], agree: float) -> float:
-    """The larger error of two neighbouring steps: of the first two that agree, else of the best two.
+    """Return the larger error of two neighbouring steps: of the first two that agree, else of the best two.
 
     Two, because a piecewise constant loss can agree with anything at one step; many, because the step at which
     neither curvature nor rounding matters is not known.

@@ -1,4 +1,4 @@
-"""What the curvature probe found."""
+"""Result of the curvature probe."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class CurvatureResult:
         check_shapes(self, {"eigenvalues": count, "residuals": count, "trace_samples": samples})
 
     def row(self, baseline: "CurvatureResult | None" = None, path: Path | None = None) -> dict[str, Any]:
-        """The result as a row of the curvature table; plain numbers, strings and None.
+        """Return the result as a row of the curvature table; plain numbers, strings and None.
 
         Args:
             baseline: not compared with; rows of every probe take one.

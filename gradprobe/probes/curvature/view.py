@@ -17,7 +17,7 @@ SHOWN = 5  # eigenvalues in the table; --json has all
 
 
 def table(rows: Sequence[Row]) -> Group:
-    """The numbers of each operator and, below, its eigenvalues; legible at 80 columns.
+    """Return two tables, numbers of each operator and its eigenvalues; legible at 80 columns.
 
     Args:
         rows: as `gradprobe.probes.curvature.result.CurvatureResult.row` makes them.

@@ -66,7 +66,7 @@ def fig4(
 
 
 def pooled_rows(results: Sequence[EquivalenceResult], baseline: str) -> list[dict[str, Any]]:
-    """A row for each operator and K, on all images that it was asked of, compared with the baseline on the same.
+    """Return a row for each operator and K over all its images, compared with the baseline on the same images.
 
     Args:
         results: of any operators, K and data sets.
@@ -205,7 +205,7 @@ def _sharpest(rows: Sequence[Row]) -> list[Row]:
 
 
 def _ladder(rows: Sequence[Row]) -> list[Row]:
-    """The compared rows of families that come at several temperatures."""
+    """Return the compared rows of families that come at several temperatures."""
     taus: dict[str, set[float]] = {}
     for row in rows:
         if row["tau"] is not None and row["top1_difference"] is not None:
@@ -214,7 +214,7 @@ def _ladder(rows: Sequence[Row]) -> list[Row]:
 
 
 def _budgets(rows: Sequence[Row]) -> list[int]:
-    """The K of the rows, but for all N if it is not the only one."""
+    """Return the K of the rows, but for all N if it is not the only one."""
     found = sorted({row["k"] for row in rows})
     return [k for k in found if k < rows[0]["tokens"]] or found
 

@@ -11,7 +11,7 @@ Strip = tuple[str, Sequence[tuple[str, np.ndarray]]]  # a label, and pictures (H
 
 
 def patch_rows(strips: Sequence[Strip]) -> Figure:
-    """A row of pictures for each strip, titles above the first one.
+    """Draw a row of pictures for each strip, titles above the first one.
 
     Args:
         strips: as `gradprobe.probes.equivalence.pictures.pictures` makes them, all of the same length.

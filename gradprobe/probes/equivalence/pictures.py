@@ -51,7 +51,7 @@ def pictures_of(
 def scene_pictures(
     images: Images, operators: Sequence[SelectionOperator], budgets: Sequence[int], seed: int
 ) -> list[Strip]:
-    """The same of embedded scenes, which need no model."""
+    """Draw the same of embedded scenes, which need no model."""
     return pictures(images, operators, budgets, (PATCH, PATCH), (MEAN,) * 3, (STD,) * 3, seed)
 
 
@@ -93,7 +93,7 @@ def pictures(
 
 
 def placed(sent: Selection, patches: Tensor) -> tuple[Tensor, Tensor]:
-    """A selection on the grid of all N patches: the tokens ``(B, N, D)``, and how far each is seen ``(B, N)``.
+    """Spread a selection over all N patches: tokens ``(B, N, D)`` and their visibility ``(B, N)``.
 
     Seen is 1 for a token that is sent on, ``exp(key_bias)`` for one with a bias, 0 for one that is not there.
     """

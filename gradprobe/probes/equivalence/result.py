@@ -1,4 +1,4 @@
-"""What the equivalence probe found."""
+"""Result of the equivalence probe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ MARGIN = 0.01  # of accuracy: a hundredth of the images
 @kind
 @dataclass(frozen=True, eq=False)
 class EquivalenceResult:
-    """Where the right class of each of I images ranks when an operator keeps K tokens by random scores.
+    """Rank of the right class of each of I images when an operator keeps K tokens by random scores.
 
     Attributes:
         question: all that decides the numbers, JSON only; its hash is the key.
@@ -47,7 +47,7 @@ class EquivalenceResult:
     def row(
         self, baseline: "EquivalenceResult | None" = None, path: Path | None = None, margin: float = MARGIN
     ) -> dict[str, Any]:
-        """The result as a row of the equivalence table; with a baseline on the same images, also the gap to it.
+        """Return the result as a row of the equivalence table; with a baseline on the same images, also the gap to it.
 
         Args:
             baseline: another operator on the same images at the same K.
