@@ -92,7 +92,7 @@ class Classification:
         return self._losses(self.backbone.encode(batch.tokens.prefix, selection), batch)
 
     def ranks(self, selection: Selection, batch: Batch) -> Tensor:
-        """Return the number of classes above the right one (for ``kl``, the unpruned model's), ``(B,)``; NaN ranks last."""
+        """Return the number of classes above the right one (``kl``: the unpruned model's), ``(B,)``; NaN ranks last."""
         return self._ranks(self.backbone.encode(batch.tokens.prefix, selection), batch)
 
     def judged(self, selection: Selection, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -109,7 +109,7 @@ def in_float64(surface: Surface) -> Surface:
 
 
 def examine(surface: Surface) -> tuple[str, dict[str, float | None]]:
-    """Return the reason for no Hessian (empty if there is one), and the errors of the derivatives against differences."""
+    """Return the reason for no Hessian (empty if there is one), and the errors of the derivatives."""
     theta = surface.theta
     checks: dict[str, float | None] = {"gradient_error": None, "hessian_error": None}
     loss, g = surface.loss(theta), surface.gradient(theta)
