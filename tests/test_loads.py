@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 
 from gradprobe.cli import app
 
-QUICK = "--batches 3 --batch-size 1 --weights none".split()
+QUICK = ["--batches", "3", "--batch-size", "1", "--weights", "none"]
 
 
 @pytest.fixture
@@ -31,9 +31,45 @@ def loads(monkeypatch, tmp_path):
     ("command", "answers"),
     [
         (["coherence", "--op", "vpnoise", "--op", "scale", "--k", "20,58", "--steps", "0,1", *QUICK], 12),
-        ("equivalence --op vpnoise --op scale --k 20,58 --images 2 --weights none".split(), 6),
-        ("coherence --op vpnoise --op scale --k 20 --batches 3 --batch-size 1 --task scenes-vlm".split(), 3),
-        ("retention --op vpnoise --op scale --k 20,58 --steps 1 --batch-size 2 --images 4 --rankings none".split(), 12),
+        (["equivalence", "--op", "vpnoise", "--op", "scale", "--k", "20,58", "--images", "2", "--weights", "none"], 6),
+        (
+            [
+                "coherence",
+                "--op",
+                "vpnoise",
+                "--op",
+                "scale",
+                "--k",
+                "20",
+                "--batches",
+                "3",
+                "--batch-size",
+                "1",
+                "--task",
+                "scenes-vlm",
+            ],
+            3,
+        ),
+        (
+            [
+                "retention",
+                "--op",
+                "vpnoise",
+                "--op",
+                "scale",
+                "--k",
+                "20,58",
+                "--steps",
+                "1",
+                "--batch-size",
+                "2",
+                "--images",
+                "4",
+                "--rankings",
+                "none",
+            ],
+            12,
+        ),
     ],
     ids=["operators, budgets and steps", "equivalence", "a vision-language model", "seeds"],
 )
