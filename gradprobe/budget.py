@@ -2,7 +2,7 @@
 
 from numbers import Real
 
-from gradprobe.errors import UsageError
+from gradprobe.errors import UsageError, in_words
 
 
 def check_budget(k: int | None, keep: float | None) -> None:
@@ -29,3 +29,17 @@ def budget(k: int | None, keep: float | None, n_tokens: int) -> int:
         (59, 58)
     """
     return k if k is not None else max(1, round((keep or 1) * n_tokens))
+
+
+def check_k(k: int, n: int) -> None:
+    """Refuse a budget outside 1..N.
+
+    Raises:
+        UsageError: K is not a whole number between 1 and N.
+    """
+    if not isinstance(k, int):
+        raise UsageError(f"k={in_words(k)} is not possible; give a whole number, 1 to {n}, or a share with keep=0.3")
+    if not 1 <= k <= n:
+        raise UsageError(
+            f"k={k} asks for {k} of {n} tokens; possible: --k 1 to --k {n}, or --keep with a share in (0, 1]"
+        )

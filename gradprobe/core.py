@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradprobe.errors import GradprobeError, UsageError, in_words
+from gradprobe.errors import GradprobeError
 from gradprobe.nans import refuse_nan
 from gradprobe.operator_info import About, joined
 
@@ -311,20 +311,6 @@ class Task(Protocol):
             denoiser: likewise; ``none`` for none.
         """
         ...
-
-
-def check_k(k: int, n: int) -> None:
-    """Refuse a budget outside 1..N.
-
-    Raises:
-        UsageError: K is not a whole number between 1 and N.
-    """
-    if not isinstance(k, int):
-        raise UsageError(f"k={in_words(k)} is not possible; give a whole number, 1 to {n}, or a share with keep=0.3")
-    if not 1 <= k <= n:
-        raise UsageError(
-            f"k={k} asks for {k} of {n} tokens; possible: --k 1 to --k {n}, or --keep with a share in (0, 1]"
-        )
 
 
 def apply(operator: SelectionOperator, patches: Tensor, scores: Tensor, k: int, noise: Noise, name: str) -> Selection:

@@ -13,7 +13,7 @@ from toy import Toy
 import gradprobe.training.checkpoint as module
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators.registry import build
-from gradprobe.probes.questions import versions
+from gradprobe.probes.environment import versions
 from gradprobe.probes.retention.measure import question_of, retention
 from gradprobe.training.checkpoint import Checkpoint, adamw_state, load_adamw_state
 from gradprobe.training.train import Recipe

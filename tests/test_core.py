@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradprobe.core import Noise, Selection, Stream, apply, check_k, top_k, top_k_mask
+from gradprobe.budget import check_k
+from gradprobe.core import Noise, Selection, Stream, apply, top_k, top_k_mask
 from gradprobe.errors import GradprobeError, UsageError
 
 KINDS = ("normal", "uniform", "gumbel")

@@ -14,7 +14,7 @@ from gradprobe.errors import UsageError
 from gradprobe.models.scorer_file import load_scorer, save_scorer
 from gradprobe.models.scorers import MLP
 from gradprobe.operators import registry
-from gradprobe.probes.questions import operator_of, task_of
+from gradprobe.probes.opened import OpenTasks, operator_of
 from gradprobe.store.results import Store
 
 THEIRS = """
@@ -127,7 +127,7 @@ def test_a_question_from_nowhere_runs_nothing(name, theirs):
     with pytest.raises(UsageError, match="--trust"):
         operator_of(question)
     with pytest.raises(UsageError, match="--trust"):
-        task_of(question, {})
+        OpenTasks().task(question, {})
     assert not mark.exists()
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from gradprobe.budget import check_k
 from gradprobe.comparison.comparison import Comparison, compared
-from gradprobe.core import AnyOperator, Noise, SelectionOperator, Task, apply, check_k, hard_topk
+from gradprobe.core import AnyOperator, Noise, SelectionOperator, Task, apply, hard_topk
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.files import atomic_write
 from gradprobe.operators import registry

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from gradprobe.core import Selection, check_k, hard_topk
+from gradprobe.budget import check_k
+from gradprobe.core import Selection, hard_topk
 from gradprobe.errors import UsageError
 from gradprobe.models.backbones import Backbone
 from gradprobe.models.scorer_file import Scorer

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from gradprobe.budget import budget, check_budget
+from gradprobe.budget import budget, check_budget, check_k
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.operators import registry
 from gradprobe.ranges import check_number
@@ -209,8 +209,6 @@ def question_of(probe: Probe, subject: Subject, settings: Any) -> dict[str, Any]
     Raises:
         UsageError: a number or name outside what is possible.
     """
-    from gradprobe.core import check_k
-
     check_k(subject.k, subject.task.n_tokens)
     check(settings)
     checking = probe.part("check")

@@ -11,8 +11,8 @@ from gradprobe.core import AnyOperator, Batch, Noise, Task
 from gradprobe.probes.coherence import PROBE, CoherenceSettings
 from gradprobe.probes.coherence.result import CoherenceResult
 from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, question_of
+from gradprobe.probes.environment import environment
 from gradprobe.probes.gradients import centred, gram_by_group, real_parameters, score_gradient, write_scorer_gradient
-from gradprobe.probes.questions import environment
 from gradprobe.settings import takes
 from gradprobe.training.train import train
 

@@ -15,8 +15,8 @@ from gradprobe.core import AnyOperator, Batch, Noise, Selection, SelectionOperat
 from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, question_of
 from gradprobe.probes.cost import PROBE, CostSettings
 from gradprobe.probes.cost.result import CostResult
+from gradprobe.probes.environment import environment
 from gradprobe.probes.gradients import ScoreGradient, refuse_nonfinite, score_gradient
-from gradprobe.probes.questions import environment
 from gradprobe.settings import takes
 from gradprobe.training.surrogate_loss import TWIN
 from gradprobe.training.workers import one_thread

@@ -17,8 +17,8 @@ from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, que
 from gradprobe.probes.curvature import PROBE, CurvatureSettings
 from gradprobe.probes.curvature.hessian import Surface, examine, in_float64
 from gradprobe.probes.curvature.result import CurvatureResult
+from gradprobe.probes.environment import environment
 from gradprobe.probes.gradients import real_parameters
-from gradprobe.probes.questions import environment
 from gradprobe.settings import takes
 from gradprobe.training.train import train
 

@@ -9,10 +9,10 @@ import torch
 from gradprobe.core import AnyOperator, Batch, Noise, Stream, Task, apply
 from gradprobe.operators.temperature import temperature
 from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, Threads, question_of
+from gradprobe.probes.environment import environment
 from gradprobe.probes.equivalence import PROBE, EquivalenceSettings
 from gradprobe.probes.equivalence.result import EquivalenceResult
 from gradprobe.probes.gradients import refuse_nonfinite
-from gradprobe.probes.questions import environment
 from gradprobe.settings import takes
 from gradprobe.training.workers import ROWS, in_threads, workers_for
 

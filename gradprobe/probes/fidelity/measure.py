@@ -12,6 +12,7 @@ from gradprobe.core import AnyOperator, Batch, Noise, Task
 from gradprobe.errors import UsageError, in_words
 from gradprobe.operators import registry
 from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, Threads, check_same, question_of
+from gradprobe.probes.environment import environment
 from gradprobe.probes.fidelity import PROBE, REFERENCE, FidelitySettings, NoiseDraws, ReferenceSettings
 from gradprobe.probes.fidelity.descent import HeldOut, group_gradients, groups_for, own_products, products
 from gradprobe.probes.fidelity.reference import images_of, scores_of
@@ -19,7 +20,6 @@ from gradprobe.probes.fidelity.reference import measure as measure_reference
 from gradprobe.probes.fidelity.reference_result import ReferenceResult
 from gradprobe.probes.fidelity.result import FidelityResult
 from gradprobe.probes.gradients import centred, score_gradient
-from gradprobe.probes.questions import environment
 from gradprobe.settings import argument, settings_from, takes
 from gradprobe.statistics.agreement import FOLDS, different, products_of
 from gradprobe.training.workers import groups_of, in_threads, workers_for

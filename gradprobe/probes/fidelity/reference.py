@@ -23,12 +23,12 @@ from gradprobe.probes.contract import (
     question_of,
     tokens_kept,
 )
+from gradprobe.probes.environment import environment, versions
 from gradprobe.probes.fidelity import BLOCK, REFERENCE, ReferenceSettings
 from gradprobe.probes.fidelity.descent import HeldOut, deployed_losses, group_gradients, groups_for, own_products
 from gradprobe.probes.fidelity.reference_result import ReferenceResult
 from gradprobe.probes.fidelity.smoothing import PARTS, Parts, block_gradients
 from gradprobe.probes.gradients import real_parameters
-from gradprobe.probes.questions import environment, versions
 from gradprobe.settings import argument, settings_from, takes
 from gradprobe.store.chunk_log import open_chunk_log
 from gradprobe.training.workers import groups_of, in_threads, workers_for

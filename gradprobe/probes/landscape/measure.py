@@ -11,13 +11,13 @@ from gradprobe.core import AnyOperator, Batch, Task
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.landscapes.directions import select
 from gradprobe.probes.contract import Budget, Reporting, Resources, Resumable, Subject, Threads, question_of
+from gradprobe.probes.environment import environment, versions
 from gradprobe.probes.landscape import PROBE, REACH, LandscapeSettings
 from gradprobe.probes.landscape.axes import Axes, check_points, checkpoint_axes, pca_axes, random_axes
 from gradprobe.probes.landscape.checkpoints import read_scorer, trajectory
 from gradprobe.probes.landscape.notation import FINGERPRINT, parse_grid
 from gradprobe.probes.landscape.plane_losses import Plane, evaluate, pieces_of, plain_losses
 from gradprobe.probes.landscape.result import LandscapeResult
-from gradprobe.probes.questions import environment, versions
 from gradprobe.settings import takes
 from gradprobe.store.chunk_log import ChunkLog, open_chunk_log
 from gradprobe.training.workers import groups_of, one_thread, workers_for

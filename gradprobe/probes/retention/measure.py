@@ -28,7 +28,7 @@ from gradprobe.probes.contract import (
     question_of,
     tokens_kept,
 )
-from gradprobe.probes.questions import environment, versions
+from gradprobe.probes.environment import environment, versions
 from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
 from gradprobe.probes.retention.deployed import Deployment, columns, mean_spread
 from gradprobe.probes.retention.result import RetentionResult

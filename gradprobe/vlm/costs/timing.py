@@ -15,7 +15,7 @@ from gradprobe.core import hard_topk
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators.registry import part
 from gradprobe.probes.cost.result import median
-from gradprobe.probes.questions import versions
+from gradprobe.probes.environment import versions
 from gradprobe.ranges import check_number
 from gradprobe.training.workers import one_thread
 from gradprobe.vlm.families.base import Layout
