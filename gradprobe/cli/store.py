@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli.output import say_json
+from gradprobe.probes import probe_of
 from gradprobe.store.record import damaged
 from gradprobe.store.results import Store, key_of
-from gradprobe.probes import probe_of
 
 Results = Annotated[Path, typer.Option("--results", help="Where answers are kept.")]
 Probes = Annotated[

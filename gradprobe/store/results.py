@@ -5,13 +5,12 @@ another name and then moved into place: what can be found is whole. Nothing here
 """
 
 import importlib
-import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -23,17 +22,7 @@ from gradprobe.store.locks import LOCK, claimed
 from gradprobe.store.record import RUN, SCHEMA, as_json, damaged, key_of, one_line
 from gradprobe.store.zips import described, npy, packed, unpacked
 
-__all__ = ["KINDS", "SCHEMA", "Entry", "Store", "check_shapes", "key_of", "kind"]
-
-KINDS: dict[str, type] = {}
-Kind = TypeVar("Kind")
-_FILE = re.compile(r"([0-9a-f]{12})\.npz")
-
-
-def kind(cls: type[Kind]) -> type[Kind]:
-    """Make a frozen dataclass with ``probe``, ``question`` and ``environment`` storable (a class decorator)."""
-    KINDS[cls.probe] = cls  # type: ignore[attr-defined]
-    return cls
+__all__ = ["SCHEMA", "Entry", "Store", "check_shapes", "key_of"]
 
 
 def check_shapes(result: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -248,13 +237,11 @@ class Store:
 
 def _kind_of(probe: str, path: Path) -> type:
     """Return the class of a probe's results."""
-    if probe not in KINDS:
-        probes = importlib.import_module("gradprobe.probes")
-        if probe not in probes.names():
-            known = ", ".join(probes.names())
-            raise GradprobeError(f"{path} is of the probe {probe!r}, unknown here; known: {known}")
-        probes.probe_of(probe).part("result")  # its class enters itself
-    return KINDS[probe]
+    probes = importlib.import_module("gradprobe.probes")  # declarations, which import no torch
+    if probe not in probes.names():
+        known = ", ".join(probes.names())
+        raise GradprobeError(f"{path} is of the probe {probe!r}, unknown here; known: {known}")
+    return probes.probe_of(probe).part("result")
 
 
 def _entry(label: str, path: Path) -> Entry:

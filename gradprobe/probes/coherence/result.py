@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradprobe.store.results import check_shapes, kind
+from gradprobe.store.results import check_shapes
 
 
-@kind
 @dataclass(frozen=True, eq=False)
 class CoherenceResult:
     """Inner products of the scorer's gradients of B batches under R noise draws, for one operator.

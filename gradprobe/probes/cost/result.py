@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from gradprobe.store.results import check_shapes, kind
+from gradprobe.store.results import check_shapes
 
 if TYPE_CHECKING:
     from gradprobe.statistics.estimates import Estimate
 
 
-@kind
 @dataclass(frozen=True, eq=False)
 class CostResult:
     """FLOPs, seconds and bytes of a training gradient and of a deployed forward pass through one operator.

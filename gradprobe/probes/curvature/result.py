@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradprobe.store.results import check_shapes, kind
+from gradprobe.store.results import check_shapes
 
 
-@kind
 @dataclass(frozen=True, eq=False)
 class CurvatureResult:
     """Eigenvalues and trace of the Hessian of a scorer's mean loss, or why there is none, for one operator.

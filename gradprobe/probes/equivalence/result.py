@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gradprobe.errors import GradprobeError
-from gradprobe.store.results import check_shapes, kind
+from gradprobe.store.results import check_shapes
 
 MARGIN = 0.01  # of accuracy: a hundredth of the images
 
 
-@kind
 @dataclass(frozen=True, eq=False)
 class EquivalenceResult:
     """Rank of the right class of each of I images when an operator keeps K tokens by random scores.

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradprobe.store.results import check_shapes, kind
+from gradprobe.store.results import check_shapes
 
 
-@kind
 @dataclass(frozen=True, eq=False)
 class ReferenceResult:
     """Estimates of ``grad J_sigma`` of I images at S sigmas, in H independent parts; the same for all operators.

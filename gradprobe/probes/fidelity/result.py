@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gradprobe.errors import UsageError
-from gradprobe.store.results import check_shapes, kind
+from gradprobe.store.results import check_shapes
 
 
-@kind
 @dataclass(frozen=True, eq=False)
 class FidelityResult:
     """Inner products of an operator's gradient with that of the smoothed deployed objective, and steps along it.

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from gradprobe.store.results import check_shapes, kind
+from gradprobe.store.results import check_shapes
 
 
-@kind
 @dataclass(frozen=True, eq=False)
 class LandscapeResult:
     """Losses of I images at ``theta + a_i d1 + b_j d2``, for one operator; a line is a plane of one row, ``a = [0]``.

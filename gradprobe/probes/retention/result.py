@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from gradprobe.settings import RANKED
-from gradprobe.store.results import check_shapes, kind
+from gradprobe.store.results import check_shapes
 
 if TYPE_CHECKING:
     from gradprobe.statistics.retained import Graded
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 GENERATED = ("scenes", "pictures")  # data of which every seed has test images of its own
 
 
-@kind
 @dataclass(frozen=True, eq=False)
 class RetentionResult:
     """Accuracy that a scorer trained through an operator retains once hard top-K is deployed, for one seed.
