@@ -54,7 +54,7 @@ def test_compare_is_a_function_also_for_those_who_import_its_older_module():
     assert gradprobe.compare.compare is gp.compare
     assert "tiny" in SIZES
     assert Path(gradprobe.compare.__file__).name == "compare.py"
-    assert gp.compare.__doc__.startswith("Coherence, a landscape line")
+    assert gp.compare.__doc__.startswith("Ask every probe of operators and baselines")
 
 
 def test_importing_the_package_imports_no_torch_and_completion_knows_every_name():

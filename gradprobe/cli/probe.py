@@ -88,13 +88,17 @@ class Session:
         """Results of the answers."""
         return [answer.result for answer in self.answers]
 
-    def ask(self, operator: Any, k: int, settings: Any, progress: Any, probe: Probe | None = None, **means: Any) -> Any:
+    def ask(
+        self, operator: Any, k: int, settings: Any, progress: Any, probe: Probe | None = None, reference: Any = None,
+        start: Any = None,
+    ) -> Any:  # fmt: skip
         """Ask one question of the command's stores."""
         from gradprobe.probes.ask import ask
         from gradprobe.probes.contract import Resources, Subject
         from gradprobe.store.results import Store
 
-        resources = Resources(workers=self.values.get("workers"), progress=progress, **means)
+        workers = self.values.get("workers")
+        resources = Resources(workers=workers, progress=progress, reference=reference, start=start)
         subject, stores = Subject(self.task, operator, k), [Store(self.values["results"])]
         return ask(probe or self.probe, subject, settings, stores, resources, self.values["force"])
 

@@ -5,6 +5,7 @@ another name and then moved into place: what can be found is whole. Nothing here
 """
 
 import importlib
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, field, fields
@@ -23,6 +24,8 @@ from gradprobe.store.record import RUN, SCHEMA, as_json, damaged, key_of, one_li
 from gradprobe.store.zips import described, npy, packed, unpacked
 
 __all__ = ["SCHEMA", "Entry", "Store", "check_shapes", "key_of"]
+
+_FILE = re.compile(r"([0-9a-f]{12})\.npz")
 
 
 def check_shapes(result: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
