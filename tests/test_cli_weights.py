@@ -9,8 +9,10 @@ from PIL import Image
 from test_cli import run  # noqa: F401
 
 from gradprobe.operators.registry import build
-from gradprobe.probes.coherence.measure import answer, question_of
-from gradprobe.store.results import key_of
+from gradprobe.probes.coherence import PROBE, CoherenceSettings
+from gradprobe.probes.contract import Subject, question_of
+from gradprobe.probes.opened import OpenTasks, answered
+from gradprobe.store.results import Store, key_of
 from gradprobe.tasks import classification
 
 COMMANDS = ("compare", "coherence", "landscape", "curvature", "fidelity", "equivalence", "retention", "cost")
@@ -126,9 +128,10 @@ def test_a_stored_question_opens_the_same_model_again(monkeypatch, tmp_path):
     task = classification(
         "test_vit", weights="w.pth", data="photos", weights_key="state_dict", image_size=(48, 32), class_order="natural"
     )
-    question = question_of(
-        task, build("scale"), 2, batches=3, batch_size=2, draws=2, steps=0, learning_rate=1e-3, seed=0
-    )
-    result = answer(question, {"weights": "w.pth", "data": "photos"})
-    assert key_of(result.question) == key_of(question)
+    settings = CoherenceSettings(batches=3, batch_size=2, draws=2)
+    question = question_of(PROBE, Subject(task, build("scale"), 2), settings)
+    where = {"weights": "w.pth", "data": "photos"}
+    answer = answered(question, where, [Store(tmp_path / "runs")], OpenTasks())
+    assert answer.computed
+    assert key_of(answer.result.question) == key_of(question)
     assert question["image_size"] == "48x32"

@@ -14,7 +14,7 @@ from torch import nn
 
 import gradprobe as gp
 from gradprobe.models.own_models import state_fingerprint
-from gradprobe.probes.coherence.measure import answer
+from gradprobe.probes.opened import OpenTasks
 
 SMALL = {"batches": 3, "batch_size": 2, "k": 2}
 
@@ -122,7 +122,7 @@ def test_a_wrapped_model_is_the_model(photos):
 def test_a_stored_question_about_such_a_model_says_that_no_file_holds_it(photos):
     question = gp.coherence(gp.classification(model(), data=str(photos / "classes")), "vpnoise", **SMALL).question
     with pytest.raises(gp.GradprobeError, match=r"a model that Python code handed over \(state:"):
-        answer(question, {"data": str(photos / "classes")})
+        OpenTasks().task(question, {"data": str(photos / "classes")})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from gradprobe.cli.output import say, say_json, say_lines
 from gradprobe.cli.store import Json, Results, list_results
 from gradprobe.errors import GradprobeError
 
-What = Literal["results", "operators", "relaxations", "throttles"]
+Kind = Literal["results", "operators", "relaxations", "throttles"]
 HEADINGS = {
     "relaxation": "relaxations: a score becomes a weight alpha_i",
     "throttle": "throttles: a weight acts on a token x_i",
@@ -25,7 +25,7 @@ MEANING = (
 
 
 def listing(
-    what: Annotated[What, typer.Argument(help="results, operators, relaxations or throttles.")] = "results",
+    what: Annotated[Kind, typer.Argument(help="results, operators, relaxations or throttles.")] = "results",
     results: Results = Path("runs"),
     no_cost: Annotated[
         bool, typer.Option("--no-cost", help="Do not measure the cost of a call to each operator.")

@@ -115,18 +115,18 @@ def _rank(weights: Weights) -> tuple[int, ...]:
 
 
 def _candidates(
-    content: Any, own: frozenset[str], keys: tuple[str, ...], seen: dict[int, list[tuple[tuple[str, ...], Weights]]]
+    content: Any, own: frozenset[str], keys: tuple[str, ...], cache: dict[int, list[tuple[tuple[str, ...], Weights]]]
 ) -> Iterator[Weights]:
     """Yield every state_dict in the nested dictionaries of a file; a dictionary that recurs is searched once."""
     if not isinstance(content, Mapping):
         return
-    named = {} if id(content) in seen else {n: value for n, value in content.items() if isinstance(n, str)}
-    if id(content) not in seen:
-        seen[id(content)] = list(_models({n: value for n, value in named.items() if isinstance(value, Tensor)}, own))
-    for label, weights in seen[id(content)]:
+    entries = {} if id(content) in cache else {n: value for n, value in content.items() if isinstance(n, str)}
+    if id(content) not in cache:
+        cache[id(content)] = list(_models({n: value for n, value in entries.items() if isinstance(value, Tensor)}, own))
+    for label, weights in cache[id(content)]:
         yield replace(weights, key=".".join((*keys, *label)))
-    for name, value in named.items():
-        yield from _candidates(value, own, (*keys, name), seen)
+    for name, value in entries.items():
+        yield from _candidates(value, own, (*keys, name), cache)
 
 
 def _models(tensors: Mapping[str, Tensor], own: frozenset[str]) -> Iterator[tuple[tuple[str, ...], Weights]]:
