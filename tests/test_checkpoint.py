@@ -1,4 +1,4 @@
-"""Checkpoints: what was written is read, older ones resume, and what cannot be read or written is one line."""
+"""Checkpoints: round trip, resuming older ones, and errors in one line."""
 
 import errno
 import json
@@ -50,7 +50,7 @@ def test_tensors_of_others_are_no_checkpoint(metadata, tmp_path):
 
 def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(GradprobeError, match=r"is no regular file|Invalid argument"):
+    with pytest.raises(GradprobeError, match="is no regular file"):
         Checkpoint.read(tmp_path / "pipe")
 
 

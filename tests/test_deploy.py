@@ -1,4 +1,4 @@
-"""A trained scorer from its file, and a model that runs on the K tokens it keeps."""
+"""Trained scorer from its file, and a model that runs on the K tokens it keeps."""
 
 import json
 import shutil
@@ -107,12 +107,12 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_later_blocks_see_k_tokens_and_earlier_ones_all():
-    model, seen = small(), []
+    model, lengths = small(), []
     for block in model.blocks:
-        block.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+        block.register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
     pruned = prune(model, MLP(width=7).make(192, 0), 5, layer=1)
     logits = pruned(torch.randn(2, 3, 64, 64))
-    assert seen == [17, 6, 6] and logits.shape == (2, 1000)
+    assert lengths == [17, 6, 6] and logits.shape == (2, 1000)
 
 
 def test_all_tokens_are_the_models_own_output_and_any_k_is_the_best_k():
@@ -167,14 +167,14 @@ def test_on_scenes_the_pruned_model_is_right_where_the_probe_says(tmp_path):
     result = retention(task, build("vpnoise"), 10, recipe=recipe, images=24, folder=tmp_path)
     moved = shutil.copytree(tmp_path / "keep", tmp_path / "elsewhere")
     model = load_scenes_model()
-    seen = []
-    model.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape[1]))
+    lengths = []
+    model.blocks[0].register_forward_pre_hook(lambda module, inputs: lengths.append(inputs[0].shape[1]))
     pruned = prune(model, load_scorer(moved), k=10)
     images = SceneSource().probe(0, 24, 1)
     logits = torch.cat([pruned(part) for part in images.images.split(8)])
     right = logits.argmax(-1) == images.labels
     assert right.tolist() == result.correct.astype(bool).tolist()
-    assert set(seen) == {11} and 0 < right.sum() < 24
+    assert set(lengths) == {11} and 0 < right.sum() < 24
 
 
 def test_a_toy_scorer_is_kept_beside_its_result(tmp_path):

@@ -1,4 +1,4 @@
-"""The embedded models are trained in the precision that is fast here, the checkpoint's, or the one asked for."""
+"""Precision of training the embedded models: the faster one, the checkpoint's, or the one asked for."""
 
 import json
 from dataclasses import replace
@@ -31,7 +31,7 @@ def clocked(durations):
 
 
 @pytest.mark.parametrize(
-    ("durations", "wanted"),
+    ("durations", "expected"),
     [
         ({"float32": [9, 1, 1.2], "bfloat16": [1, 5, 6]}, {"float32": 1, "bfloat16": 5}),  # no bfloat16 units
         (
@@ -40,16 +40,16 @@ def clocked(durations):
         ),  # slow at first, once disturbed
     ],
 )
-def test_the_shorter_of_two_counts_after_one_to_warm_up(durations, wanted):
-    assert seconds_by_precision(*clocked(durations)) == pytest.approx(wanted)
+def test_the_shorter_of_two_counts_after_one_to_warm_up(durations, expected):
+    assert seconds_by_precision(*clocked(durations)) == pytest.approx(expected)
 
 
 def test_the_faster_one_is_chosen_and_the_line_says_both_times(monkeypatch):
     monkeypatch.setattr(
         "gradprobe.training.precision.seconds_by_precision", lambda step: {"float32": 1.5, "bfloat16": 7.25}
     )
-    told = "precision: float32, the faster one here (1.5 s against 7.25 s in bfloat16)"
-    assert choose("auto", None, print) == ("float32", told)
+    reason = "precision: float32, the faster one here (1.5 s against 7.25 s in bfloat16)"
+    assert choose("auto", None, print) == ("float32", reason)
     monkeypatch.setattr(
         "gradprobe.training.precision.seconds_by_precision", lambda step: {"float32": 1.5, "bfloat16": 0.5}
     )
@@ -62,8 +62,8 @@ def never(precision):
 
 def test_a_checkpoint_or_a_name_decides_without_timing():
     assert choose("bfloat16", None, never)[0] == "bfloat16"
-    for asked in ("auto", "float32"):
-        assert choose(asked, "float32", never) == ("float32", "precision: float32, as the checkpoint has it")
+    for name in ("auto", "float32"):
+        assert choose(name, "float32", never) == ("float32", "precision: float32, as the checkpoint has it")
     with pytest.raises(UsageError, match=r"begun in float32, not bfloat16; leave --precision out.*--restart"):
         choose("bfloat16", "float32", never)
     with pytest.raises(UsageError, match="--precision float16 is not possible"):
@@ -127,8 +127,8 @@ def test_resumed_without_a_word_it_ends_with_the_same_weights_as_in_one_go(tmp_p
         if step.done == 1:
             break
     cards.append(scenes.train_scenes(SCENES, parts, held_out=4))
-    assert "precision: float32, as asked" in (told := capsys.readouterr().err)
-    assert "precision: float32, as the checkpoint has it" in told
+    assert "precision: float32, as asked" in (output := capsys.readouterr().err)
+    assert "precision: float32, as the checkpoint has it" in output
     assert cards[0]["sha256"] == cards[1]["sha256"] and {card["precision"] for card in cards} == {"float32"}
     assert "--precision float32" in json.loads((parts / "scenes.json").read_text())["command"]
 

@@ -1,4 +1,4 @@
-"""Rankings that need no training: what they rank by, and that they say where they cannot."""
+"""Rankings without training: their order, and None where a task cannot rank."""
 
 import pytest
 import torch
@@ -64,16 +64,16 @@ def test_class_attention_is_what_the_unfused_path_multiplies_values_with(kind, l
     model = vit(kind)
     backbone = Backbone.of(model, layer)
     tokens = backbone.embed(images_for(model))
-    found = class_attention(backbone, tokens)
-    seen = []
+    scores = class_attention(backbone, tokens)
+    captured = []
     last = model.blocks[-1].attn
     last.fused_attn = False
-    last.attn_drop.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    last.attn_drop.register_forward_pre_hook(lambda module, inputs: captured.append(inputs[0]))
     backbone.full(images_for(model))
-    (probabilities,) = seen  # (B, heads, queries, keys)
+    (probabilities,) = captured  # (B, heads, queries, keys)
     expected = probabilities[:, :, 0, model.num_prefix_tokens :].mean(1)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    assert found.shape == (3, backbone.n_tokens) and float(expected.std()) > 1e-4
+    torch.testing.assert_close(scores, expected, rtol=1e-9, atol=1e-12)
+    assert scores.shape == (3, backbone.n_tokens) and float(expected.std()) > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["no class token", "registers, average", "map", "differential"])

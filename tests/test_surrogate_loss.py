@@ -1,4 +1,4 @@
-"""What is differentiated: loss, penalty, and the score function with its second sample."""
+"""Surrogate loss: loss, penalty, and the score function with its second sample."""
 
 import itertools
 from dataclasses import dataclass

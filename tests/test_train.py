@@ -1,4 +1,4 @@
-"""Training a scorer: the recipe, the same bits resumed or not and for any workers, and a plain loop's numbers."""
+"""Training of a scorer: recipe, bits independent of resuming and workers, numbers of a plain loop."""
 
 import math
 import threading
@@ -98,12 +98,12 @@ def test_resumed_at_any_step_it_ends_in_the_same_bits(op):
         first = fitting(op)
         for _, _ in zip(range(stop), first.run(), strict=False):
             pass
-        kept = load(save({name: tensor.contiguous() for name, tensor in first.state_dict().items()}))
+        state = load(save({name: tensor.contiguous() for name, tensor in first.state_dict().items()}))
         task = Toy()
         for p in task.scorer.parameters():
             p.data.add_(1.0)  # whatever was there is replaced
         second = fitting(op, task=task)
-        second.load_state_dict(kept)
+        second.load_state_dict(state)
         assert list(second.run()) == list(range(stop + 1, RECIPE.steps + 1))
         same(whole, second)
 
@@ -165,10 +165,10 @@ def test_it_is_a_loop_over_whole_batches(op, tau):
         loss.backward()
         optimiser.step()
         losses.append(float(each.detach().mean()))
-    found = finished(fitting(operator, recipe))
-    assert found.losses == pytest.approx(losses, rel=1e-10)
+    trainer = finished(fitting(operator, recipe))
+    assert trainer.losses == pytest.approx(losses, rel=1e-10)
     for (_, mine), plain, old in zip(
-        found.named_parameters(), task.scorer.parameters(), Toy().scorer.parameters(), strict=True
+        trainer.named_parameters(), task.scorer.parameters(), Toy().scorer.parameters(), strict=True
     ):
         torch.testing.assert_close(mine, plain, rtol=1e-8, atol=1e-10)
         assert not torch.equal(mine, old)
@@ -237,8 +237,8 @@ def test_a_denoiser_is_trained_with_the_scorer_and_acts_in_training_alone():
         finished(fitting("vpnoise")).losses[0], rel=1e-12
     )  # it begins as the identity
     (batch,) = task.batches(1, 4, 0)
-    kept = hard_topk(batch.tokens.patches, task.scorer(batch.tokens.patches), 4)
-    assert torch.equal(task.losses(kept, batch), Toy(scorer=task.scorer).losses(kept, batch))
+    selection = hard_topk(batch.tokens.patches, task.scorer(batch.tokens.patches), 4)
+    assert torch.equal(task.losses(selection, batch), Toy(scorer=task.scorer).losses(selection, batch))
     assert {n for n in fit.state_dict() if n.startswith("scorer.denoiser")} == {"scorer.denoiser.by"}
 
 
@@ -307,16 +307,16 @@ class TwoSizes(Toy):
 
 
 def test_images_of_two_sizes_have_budgets_of_their_own():
-    asked = []
+    calls = []
 
     def op(patches, scores, k, noise):
-        asked.append((patches.shape[1], k, len(patches)))
+        calls.append((patches.shape[1], k, len(patches)))
         return build("scale")(patches, scores, k, noise=noise)
 
     task = TwoSizes()
     fit = ScorerTrainer(task, op, lambda n: n // 2, "op", Recipe(2, 13, tau_start=None, tau_end=None), 1, rows=5)
     list(fit.run())
-    assert asked == [(6, 3, 4), (10, 5, 5), (10, 5, 4)] * 2
+    assert calls == [(6, 3, 4), (10, 5, 5), (10, 5, 4)] * 2
     assert len(fit.losses) == 2 and all(math.isfinite(x) for x in fit.losses)
 
 

@@ -1,4 +1,4 @@
-"""At the end a training says whether the pruner beats random tokens; at the start, that tau cannot fall in time."""
+"""Verdict on a pruner beside random tokens at the end of a training, and the warning about tau at its start."""
 
 import json
 from dataclasses import replace
@@ -44,16 +44,16 @@ def test_the_gain_is_the_paired_difference_with_students_interval(family, rows, 
         each = [validator._losses(select)[1].numpy() for select in (validator._at_random, validator._ranked_first)]
         assert validator.deployed() == pytest.approx(each[1].mean(), rel=1e-12)
     assert random == pytest.approx(each[0].mean(), rel=1e-12) and len(each[0]) == 4 and each[0].all()
-    wanted = stats.ttest_rel(*each).confidence_interval(0.95)
+    expected = stats.ttest_rel(*each).confidence_interval(0.95)
     assert gain.value == pytest.approx((each[0] - each[1]).mean(), rel=1e-9)
-    assert (gain.low, gain.high) == pytest.approx((wanted.low, wanted.high), rel=1e-9)
+    assert (gain.low, gain.high) == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
 def test_a_training_keeps_the_gain_in_its_result_and_its_file(short):
     gain = short.over_random
     assert gain.value == pytest.approx(short.losses["random"] - short.losses["deployed"], rel=1e-9)
-    told = json.loads((short.out / "scorer.json").read_text())["training"]["over_random"]
-    assert told == [gain.value, gain.low, gain.high]
+    entry = json.loads((short.out / "scorer.json").read_text())["training"]["over_random"]
+    assert entry == [gain.value, gain.low, gain.high]
     assert conclusion(short)[1:] in (short.out / "README.md").read_text()
 
 
@@ -71,18 +71,18 @@ def test_a_training_keeps_the_gain_in_its_result_and_its_file(short):
         ((0.5, np.nan, np.nan), False, ("this pruner is no better than random tokens: ", "[no interval]")),
     ],
 )
-def test_what_is_said_of_it(gain, beats, words, short):
-    found = replace(
+def test_the_verdict_gives_the_numbers(gain, beats, words, short):
+    result = replace(
         short, over_random=Estimate(*gain), losses=short.losses | {"deployed": 1.0, "random": 1.0 + gain[0]}
     )
-    assert beats_random(found) is beats
-    said = conclusion(found)
-    assert said.startswith(words[0]) and all(word in said for word in words)
+    assert beats_random(result) is beats
+    verdict = conclusion(result)
+    assert verdict.startswith(words[0]) and all(word in verdict for word in words)
 
 
-def test_without_validation_nothing_is_said(data, tmp_path):
-    found = trained("llava", data, tmp_path, validation=0)
-    assert beats_random(found) is None and conclusion(found) == ""
+def test_without_validation_there_is_no_verdict(data, tmp_path):
+    result = trained("llava", data, tmp_path, validation=0)
+    assert beats_random(result) is None and conclusion(result) == ""
     assert "random" not in (tmp_path / "README.md").read_text()
 
 
@@ -97,7 +97,7 @@ def test_the_command_ends_with_success_only_if_it_is_one(gain, data, tmp_path, m
     monkeypatch.setattr("gradprobe.vlm.model.open_vlm", lambda name, device, dtype: with_processor(name))
     monkeypatch.setattr(Validator, "against_random", lambda validator: (2.0, Estimate(*gain)))
     file = data.listing.root / "captions.jsonl"
-    given = [
+    arguments = [
         "--model",
         "llava",
         "--data",
@@ -111,21 +111,25 @@ def test_the_command_ends_with_success_only_if_it_is_one(gain, data, tmp_path, m
         "--denoiser",
         "none",
     ]
-    given += ["--batch-size", 4, "--steps", 4, "--tau-steps", 2, "--save-every", 2, "--validation", 3]
-    done = CliRunner().invoke(app, [*map(str, given)])
-    assert done.exit_code == 0, done.output
-    said = done.output.replace("\n", " ")
-    assert ("better than random tokens: " in said) and ("no better" in said) == (gain[1] < 0)
+    arguments += ["--batch-size", 4, "--steps", 4, "--tau-steps", 2, "--save-every", 2, "--validation", 3]
+    outcome = CliRunner().invoke(app, [*map(str, arguments)])
+    assert outcome.exit_code == 0, outcome.output
+    output = outcome.output.replace("\n", " ")
+    assert ("better than random tokens: " in output) and ("no better" in output) == (gain[1] < 0)
     for words in ("wrote ", "to use it", "vlm generate"):
-        assert (words in said) == (gain[1] > 0)
-    assert str(tmp_path) in said and (tmp_path / "scorer.safetensors").exists()
+        assert (words in output) == (gain[1] > 0)
+    assert str(tmp_path) in output and (tmp_path / "scorer.safetensors").exists()
 
 
 def test_a_training_that_ends_before_tau_has_fallen_is_warned_of():
     paper = PRESETS["diffprune"].settings
-    said = unfinished(paper, 400)
-    assert "tau falls from 2 to 0.1 in 2000 steps, and this training has 400" in said
-    assert f"at tau {paper.recipe(400).tau(399):.3g}" in said and "--steps 2000" in said and "--tau-steps 200" in said
+    warning = unfinished(paper, 400)
+    assert "tau falls from 2 to 0.1 in 2000 steps, and this training has 400" in warning
+    assert (
+        f"at tau {paper.recipe(400).tau(399):.3g}" in warning
+        and "--steps 2000" in warning
+        and "--tau-steps 200" in warning
+    )
     assert unfinished(paper, 1999) and not unfinished(paper, 2000) and not unfinished(paper, 4000)
     assert not unfinished(replace(paper, tau_start=None, tau_end=None), 10)
     assert not unfinished(replace(paper, op="gumbel-softmax"), 10)  # it has no tau that is moved

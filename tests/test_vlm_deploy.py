@@ -340,8 +340,11 @@ def test_what_is_no_pruner_is_said(tmp_path):
     for name, content in (("scorer.json", b"{"), ("scorer.safetensors", b"123456789"), ("scorer.json", b'{"k": 1}')):
         _, folder = written(tmp_path)
         (folder / name).write_bytes(content)
-        with pytest.raises(GradprobeError, match=r"no (scorer|pruner) that can be read .*train it again"):
+        with pytest.raises(GradprobeError, match=r"no scorer that can be read .*train it again"):
             load(folder, shared("llava"))
+    save_scorer(pruner("llava").scorer, tmp_path, {**shared("llava").metadata, "scorer": SPEC})
+    with pytest.raises(GradprobeError, match=r"no pruner that can be read .*--ratio.*train it again"):
+        load(tmp_path, shared("llava"))
     _, folder = written(tmp_path, scorer="mlp:width=9")
     with pytest.raises(GradprobeError, match="size mismatch"):
         load(folder, shared("llava"))

@@ -1,4 +1,4 @@
-"""Training a pruner: what is trained and what is not, stopping and going on, several processes, and bad input."""
+"""Training of a pruner: trained and frozen parts, losses, log, card and trackers, and bad input."""
 
 import json
 import sys
@@ -59,20 +59,20 @@ SPY = """
 from dataclasses import dataclass
 import gradprobe as gp
 
-seen = []
+calls = []
 
 @dataclass(frozen=True)
 class Spy:
     def __call__(self, patches, scores, k, noise):
-        found = gp.build("vpnoise")(patches, scores, k, noise)
-        seen.append((patches.shape[1], k, found.weights.detach()))
-        return found
+        selection = gp.build("vpnoise")(patches, scores, k, noise)
+        calls.append((patches.shape[1], k, selection.weights.detach()))
+        return selection
 """
 
 
-def seen_by_a_spy(tmp_path: Path) -> list:
+def calls_of_a_spy(tmp_path: Path) -> list:
     (name,) = [n for n in sys.modules if n.startswith("_gradprobe_user") and str(tmp_path) in sys.modules[n].__file__]
-    return sys.modules[name].seen
+    return sys.modules[name].calls
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -80,14 +80,14 @@ def seen_by_a_spy(tmp_path: Path) -> list:
 def test_weights_of_each_image_sum_to_its_budget(family, budget, data, tmp_path):
     (tmp_path / "spy.py").write_text(SPY)
     trained(family, data, tmp_path / "out", op=f"{tmp_path}/spy.py:Spy", steps=2, tau_steps=2, rows=3, **budget)
-    seen = seen_by_a_spy(tmp_path)
-    sizes = {n for n, _, _ in seen}
+    calls = calls_of_a_spy(tmp_path)
+    sizes = {n for n, _, _ in calls}
     assert len(sizes) == 1 if family == "llava" else len(sizes) > 1  # several sizes in a batch
-    for n, k, weights in seen:
+    for n, k, weights in calls:
         assert k == (min(budget["k"], n) if budget["k"] else max(1, round(0.3 * n)))
         assert torch.allclose(weights.sum(1), torch.full((len(weights),), float(k)), atol=1e-4)
     if family == "qwen2_5_vl" and budget["k"] == 12:
-        few = [weights for n, _, weights in seen if n < 12]
+        few = [weights for n, _, weights in calls if n < 12]
         assert few and all(bool((weights == 1).all()) for weights in few)  # fewer tokens than K: all are kept
 
 
@@ -115,7 +115,7 @@ def inputs_of(vlm: VLM, example) -> tuple[dict, torch.Tensor]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_are_those_of_the_model_and_of_the_deployed_pruner(family, data, tmp_path):
     vlm = with_processor(family)
-    found = trained(family, data, tmp_path, vlm=vlm)
+    result = trained(family, data, tmp_path, vlm=vlm)
     pruner = load(tmp_path, vlm)
     own, deployed = [], []
     for example in data.probe(0, 4, 0):
@@ -123,23 +123,23 @@ def test_losses_are_those_of_the_model_and_of_the_deployed_pruner(family, data, 
         with torch.no_grad():
             own.append(float(vlm.model.eval()(**inputs, labels=labels).loss))
         sequence = pruner.sequence(inputs)
-        assert sequence.origin.shape[1] < labels.shape[1] or len(pruner.kept(inputs)[0][0]) < 6
+        assert len(pruner.kept(inputs)[0][0]) == min(6, len(vlm.vision_features(inputs).tokens[0]))
         few = labels.gather(1, sequence.origin)
         deployed.append(float(torch.nn.functional.cross_entropy(pruner.logits(inputs)[0, :-1], few[0, 1:])))
-    assert found.losses["unpruned"] == pytest.approx(sum(own) / 4, rel=1e-5)
-    assert found.losses["deployed"] == pytest.approx(sum(deployed) / 4, rel=1e-5)
+    assert result.losses["unpruned"] == pytest.approx(sum(own) / 4, rel=1e-5)
+    assert result.losses["deployed"] == pytest.approx(sum(deployed) / 4, rel=1e-5)
 
 
 def test_the_pruner_holds_the_scorer_alone_and_opens(data, tmp_path):
     for family in FAMILIES:
         vlm = with_processor(family)
-        found = trained(family, data, tmp_path / family, vlm=vlm)
+        result = trained(family, data, tmp_path / family, vlm=vlm)
         network = part("scorer", SCORER).make(vlm.dim, 0)
-        state = load_file(found.out / "scorer.safetensors")
+        state = load_file(result.out / "scorer.safetensors")
         assert state.keys() == network.state_dict().keys()
-        best = load_file(found.out / "checkpoint.safetensors")
+        best = load_file(result.out / "checkpoint.safetensors")
         assert all(torch.equal(t, best[f"best.{n}"]) for n, t in state.items())
-        pruner = load(found.out, vlm)
+        pruner = load(result.out, vlm)
         assert pruner.budget.k == 6 and pruner.metadata["training"]["steps"] == 6
 
 
@@ -166,53 +166,53 @@ def test_a_fingerprint_sees_every_bit():
     assert fingerprint(network) != first
 
 
-# Telling
+# Log, card and trackers
 
 
 def test_the_log_has_a_line_for_each_step(data, tmp_path):
-    told = []
-    found = trained("llava", data, tmp_path, progress=lambda *what: told.append(what))
+    calls = []
+    result = trained("llava", data, tmp_path, progress=lambda *what: calls.append(what))
     lines = log(tmp_path)
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert all(line.keys() >= {"loss", "tau", "rate", "seconds"} for line in lines)
     assert [line["tau"] for line in lines[:3]] == pytest.approx([2.0, 1.525, 0.575]) and lines[5]["tau"] == 0.1
     assert lines[0]["rate"] == 1e-2 and lines[3]["rate"] == pytest.approx(5e-3)
-    assert [line["step"] for line in lines if "deployed" in line] == [v.step for v in found.validations] == [2, 4, 6]
-    assert [(done, of) for _, done, of in told] == [(i, 6) for i in range(1, 7)]
+    assert [line["step"] for line in lines if "deployed" in line] == [v.step for v in result.validations] == [2, 4, 6]
+    assert [(done, of) for _, done, of in calls] == [(i, 6) for i in range(1, 7)]
 
 
-def test_the_card_and_the_facts_tell_the_same(data, tmp_path):
-    found = fit(
+def test_the_card_and_the_facts_agree(data, tmp_path):
+    result = fit(
         with_processor("llava"), data, tmp_path, FEW, rows=2, launch=Launch(command="gradprobe vlm train --model tiny")
     )
     about = json.loads((tmp_path / "scorer.json").read_text())
     text = (tmp_path / "README.md").read_text()
-    assert about["training"]["losses"] == found.losses and about["op"] == "lapsum+vpnoise" and about["k"] == 6
+    assert about["training"]["losses"] == result.losses and about["op"] == "lapsum+vpnoise" and about["k"] == 6
     for what in ("base_model: tiny-llava", "6 tokens an image", "gradprobe vlm train --model tiny", data.fingerprint):
         assert what in text
-    assert all(f"{loss:.4f}" in text for loss in found.losses.values()) and len(found.losses) == 4
+    assert all(f"{loss:.4f}" in text for loss in result.losses.values()) and len(result.losses) == 4
     assert about["training"]["examples"] == {"held_out": 4, "seen": 24}
 
 
 def test_without_validation_the_last_scorer_is_kept(data, tmp_path):
-    found = trained("llava", data, tmp_path, validation=0)
-    assert found.validations == () and found.losses == {} and found.step == 6
+    result = trained("llava", data, tmp_path, validation=0)
+    assert result.validations == () and result.losses == {} and result.step == 6
     state, last = load_file(tmp_path / "scorer.safetensors"), load_file(tmp_path / "checkpoint.safetensors")
     assert all(torch.equal(t, last[f"scorer.{n}"]) for n, t in state.items())
     assert "There was no validation" in (tmp_path / "README.md").read_text()
 
 
 def test_trackers_get_what_the_log_gets(data, tmp_path, monkeypatch):
-    told: list = []
+    records: list = []
     fake = types.ModuleType("trackio")
     fake.__spec__ = types.SimpleNamespace(name="trackio")  # type: ignore[assignment]
-    fake.init = lambda **what: told.append(what)  # type: ignore[attr-defined]
-    fake.log = lambda values, step: told.append({"step": step, **values})  # type: ignore[attr-defined]
-    fake.finish = lambda: told.append("done")  # type: ignore[attr-defined]
+    fake.init = lambda **what: records.append(what)  # type: ignore[attr-defined]
+    fake.log = lambda values, step: records.append({"step": step, **values})  # type: ignore[attr-defined]
+    fake.finish = lambda: records.append("done")  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "trackio", fake)
     fit(with_processor("llava"), data, tmp_path / "run", FEW, rows=2, launch=Launch(tracker="trackio"))
-    assert told[0]["name"] == "run" and told[0]["config"]["k"] == 6 and told[-1] == "done"
-    assert told[1:-1] == log(tmp_path / "run")
+    assert records[0]["name"] == "run" and records[0]["config"]["k"] == 6 and records[-1] == "done"
+    assert records[1:-1] == log(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])

@@ -87,9 +87,9 @@ SMALL += ("--save-every", 2, "--rows", 2, "--validation", 3)
 
 def test_the_command_trains_and_says_how_to_go_on(command, data, tmp_path):
     file = data.listing.root / "captions.jsonl"
-    given = ("--model", "llava", "--data", file, "--k", 5, "--out", tmp_path, *SMALL)
-    done = command(*given)
-    assert done.exit_code == 0, done.output
+    arguments = ("--model", "llava", "--data", file, "--k", 5, "--out", tmp_path, *SMALL)
+    outcome = command(*arguments)
+    assert outcome.exit_code == 0, outcome.output
     for words in (
         "DiffPrune as appendix A",
         "9 captions to train on, 3 held out",
@@ -97,21 +97,21 @@ def test_the_command_trains_and_says_how_to_go_on(command, data, tmp_path):
         "than random tokens: caption loss",
         str(tmp_path),
     ):
-        assert words in done.output
-    told = json.loads(command(*given, "--json").stdout)
-    assert told["k"] == 5 and told["training"]["steps"] == 4
-    settings = told["training"]["question"]
+        assert words in outcome.output
+    row = json.loads(command(*arguments, "--json").stdout)
+    assert row["k"] == 5 and row["training"]["steps"] == 4
+    settings = row["training"]["question"]
     assert (settings["tau_start"], settings["tau_end"], settings["learning_rate"]) == (2.0, 0.1, 2e-4)
 
 
 def test_the_command_names_lines_that_are_no_captions(command, tmp_path):
     file = captioned(tmp_path)
     file.write_text("no json\n" + file.read_text())
-    done = command(
+    outcome = command(
         "--model", "llava", "--data", file, "--ratio", 0.3, "--out", tmp_path / "out", *SMALL, "--tau", "own"
     )
-    assert done.exit_code == 0, done.output
-    assert "passed over 1: line 1: no JSON" in done.output
+    assert outcome.exit_code == 0, outcome.output
+    assert "passed over 1: line 1: no JSON" in outcome.output
     assert "line 1: no JSON" in (tmp_path / "out/README.md").read_text()
     assert "tau" not in log(tmp_path / "out")[0]
 
@@ -129,8 +129,8 @@ def test_the_command_names_lines_that_are_no_captions(command, tmp_path):
     ],
 )
 def test_what_cannot_be_asked_of_the_command(arguments, words, command, tmp_path):
-    done = command(*arguments, "--out", tmp_path)
-    assert isinstance(done.exception, UsageError) and words in str(done.exception)
+    outcome = command(*arguments, "--out", tmp_path)
+    assert isinstance(outcome.exception, UsageError) and words in str(outcome.exception)
 
 
 def test_nothing_heavy_is_imported_before_it_is_asked_for():

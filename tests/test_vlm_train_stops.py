@@ -1,4 +1,4 @@
-"""Stopping a training and going on with it; early stopping; several processes."""
+"""Stopping and resuming a training, early stopping, several processes."""
 
 import dataclasses
 import json
@@ -28,7 +28,7 @@ def data(tmp_path_factory) -> Captions:
     return open_captions(captioned(tmp_path_factory.mktemp("data")), held_out=4)
 
 
-# Stopping and going on
+# Stopping and resuming
 
 
 class Stopped(Exception):
@@ -45,7 +45,7 @@ def stop_at(step: int):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("step", [1, 4, 5])
-def test_stopped_and_gone_on_it_ends_in_the_same_bytes(family, step, data, tmp_path):
+def test_stopped_and_resumed_it_ends_in_the_same_bytes(family, step, data, tmp_path):
     whole = trained(family, data, tmp_path / "whole")
     with pytest.raises(Stopped):
         trained(family, data, tmp_path / "parts", progress=stop_at(step))
@@ -61,9 +61,9 @@ def test_stopped_and_gone_on_it_ends_in_the_same_bytes(family, step, data, tmp_p
 
 def test_a_finished_training_is_not_done_again(data, tmp_path):
     first = trained("llava", data, tmp_path)
-    told = []
-    again = trained("llava", data, tmp_path, progress=lambda *what: told.append(what))
-    assert told == [] and again.losses == first.losses and len(log(tmp_path)) == 6
+    calls = []
+    again = trained("llava", data, tmp_path, progress=lambda *what: calls.append(what))
+    assert calls == [] and again.losses == first.losses and len(log(tmp_path)) == 6
 
 
 KILLED = """
@@ -83,7 +83,7 @@ fit(with_processor("qwen2_5_vl"), source, {out!r}, FEW, rows=2, progress=progres
 """
 
 
-def test_a_killed_process_goes_on(data, tmp_path):
+def test_a_killed_process_resumes(data, tmp_path):
     whole = trained("qwen2_5_vl", data, tmp_path / "whole")
     file = str(data.listing.root / "captions.jsonl")
     program = KILLED.format(tests=str(ROOT / "tests"), data=file, out=str(tmp_path / "parts"))
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(data, tmp_path):
     assert (out / "scorer.safetensors").read_bytes() == (whole.out / "scorer.safetensors").read_bytes()
 
 
-def test_another_training_is_refused_and_told_what_differs(data, tmp_path):
+def test_another_training_is_refused_with_what_differs(data, tmp_path):
     trained("llava", data, tmp_path)
     with pytest.raises(UsageError, match=r"\(k 6 there, 5 here\); give another --out, or --restart"):
         trained("llava", data, tmp_path, k=5)
@@ -124,7 +124,7 @@ def test_another_training_is_refused_and_told_what_differs(data, tmp_path):
     assert json.loads((tmp_path / "scorer.json").read_text())["k"] == 5 and len(log(tmp_path)) == 6
 
 
-def test_a_checkpoint_that_is_none_is_told(data, tmp_path):
+def test_a_damaged_checkpoint_is_one_line(data, tmp_path):
     for content in (b"", b"\0" * 99, (1 << 40).to_bytes(8, "little") + b"{"):
         (tmp_path / "checkpoint.safetensors").write_bytes(content)
         with pytest.raises(GradprobeError, match=r"is no checkpoint that can be read.*delete it to begin anew"):
@@ -150,13 +150,13 @@ def test_early_stopping_waits_for_tau_and_keeps_the_best(tau_steps, data, tmp_pa
         return next(losses)
 
     monkeypatch.setattr(validation.Validator, "training", training)
-    found = trained("llava", data, tmp_path, steps=10, save_every=1, patience=3, tau_steps=tau_steps)
-    assert found.steps == max(2, tau_steps) + 3 and found.planned == 10 and found.step == 2
+    result = trained("llava", data, tmp_path, steps=10, save_every=1, patience=3, tau_steps=tau_steps)
+    assert result.steps == max(2, tau_steps) + 3 and result.planned == 10 and result.step == 2
     assert "validation stopped it" in (tmp_path / "README.md").read_text()
     state = load_file(tmp_path / "scorer.safetensors")
     assert all(torch.equal(t, scorers[1][n]) for n, t in state.items())
     again = trained("llava", data, tmp_path, steps=10, save_every=1, patience=3, tau_steps=tau_steps)
-    assert again.steps == found.steps  # it does not begin again
+    assert again.steps == result.steps  # it does not begin again
 
 
 def test_no_patience_trains_to_the_end(data, tmp_path, monkeypatch):
@@ -179,11 +179,11 @@ if __name__ == "__main__":
     with process_group("cpu") as processes:
         assert processes.shard is not None and processes.shard.count == 2
         source = open_captions({data!r}, held_out=4)
-        told, vlm = [], with_processor("qwen2_5_vl")
-        progress = lambda *what: told.append(what)
-        found = fit(vlm, source, {out!r}, FEW, rows=1, launch=Launch(processes), progress=progress)
-        assert bool(told) == processes.main
-        print("rank", processes.shard.rank, sorted(found.losses.items()), flush=True)
+        calls, vlm = [], with_processor("qwen2_5_vl")
+        progress = lambda *what: calls.append(what)
+        result = fit(vlm, source, {out!r}, FEW, rows=1, launch=Launch(processes), progress=progress)
+        assert bool(calls) == processes.main
+        print("rank", processes.shard.rank, sorted(result.losses.items()), flush=True)
 """
 
 
@@ -196,8 +196,8 @@ def test_two_processes_give_the_curve_of_one(data, tmp_path):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-m", *command, str(program)], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    told = sorted(line.partition("[")[2] for line in done.stdout.splitlines() if line.startswith("rank"))
-    assert len(told) == 2 and told[0] == told[1]  # the same answer on both
+    answers = sorted(line.partition("[")[2] for line in done.stdout.splitlines() if line.startswith("rank"))
+    assert len(answers) == 2 and answers[0] == answers[1]  # the same answer on both
     both = log(tmp_path / "both")
     assert len(both) == 6
     for one, two in zip(log(alone.out), both, strict=True):
