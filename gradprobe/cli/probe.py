@@ -280,19 +280,28 @@ def _but_operator(result: Any) -> str:
 def _varied(session: Session) -> list[str]:
     """Return the keys, beside those in which rows of this probe always may, in which they differ.
 
-    Rankings are asked with fewer settings than the operators they stand beside.
+    A key that only some questions have, such as the learning rate of a training, counts if no other tells them apart.
     """
-    questions = [question for question in session.questions if not str(question.get("op")).startswith(RANKED)]
-    keys = dict.fromkeys(key for question in questions for key in question)
-    free = {"op", "op_code", *session.probe.varied}
-    values = {key: {str(q[key]) for q in questions if key in q} for key in keys}
-    return [key for key in keys if key not in free and len(values[key]) > 1]
+    questions, always = _unranked(session), ("op", *session.probe.varied)
+    keys = dict.fromkeys(key for question in questions for key in question if key not in (*always, "op_code"))
+    varied = [key for key in keys if len({str(q[key]) for q in questions if key in q}) > 1]
+    if len({str([q.get(key) for key in (*always, *varied)]) for q in questions}) == len(questions):
+        return varied
+    return [key for key in keys if len({str(q.get(key)) for q in questions}) > 1]
+
+
+def _unranked(session: Session) -> list[dict[str, Any]]:
+    """Return the questions about operators; those about rankings beside them have fewer settings."""
+    return [question for question in session.questions if not str(question.get("op")).startswith(RANKED)]
 
 
 def _settings(session: Session) -> dict[str, Any]:
-    """Return what all answers share, and the baseline."""
+    """Return what the answers share, and the baseline; a learning rate is of those that train."""
     hidden = {"op", "op_code", *session.probe.varied, *_varied(session)}
-    shown = {name: value for name, value in session.questions[0].items() if name not in hidden}
+    common: dict[str, Any] = {}
+    for question in _unranked(session) or session.questions:
+        common = question | common
+    shown = {name: value for name, value in common.items() if name not in hidden}
     return shown | ({"baseline": session.base} if session.probe.baseline else {}) | session.shown
 
 
@@ -302,12 +311,8 @@ def _json(session: Session) -> dict[str, Any]:
 
 
 def labelled(session: Session) -> list[dict[str, Any]]:
-    """Return the rows for people: with N, and with names that tell them apart where lists were typed.
-
-    A key that only some questions have, such as the learning rate of a training, follows from another and is left out.
-    """
+    """Return the rows for people: with N, and with names that tell them apart where lists were typed."""
     varied = _varied(session)
-    varied = [key for key in varied if all(key in question for question in session.questions)] or varied
     rows = []
     for row, question in zip(session.rows, session.questions, strict=True):
         parts = ", ".join(f"{NAMES.get(key, key)} = {question[key]}" for key in varied if key in question)
