@@ -320,18 +320,21 @@ def test_numbers_that_make_no_table_are_one_line(tmp_path, run):
     assert isinstance(error, GradprobeError) and str(path) in str(error)
 
 
-def test_an_answer_of_a_probe_to_come_is_told(tmp_path):
-    class Later:
-        pass
-
-    question = {"probe": "sharpness", "k": 3}
-    path = tmp_path / "sharpness" / f"{key_of(question)}.npz"
-    path.parent.mkdir()
-    run = {"schema": SCHEMA, "probe": "sharpness", "key": key_of(question), "question": question, "arrays": {}}
+@pytest.mark.parametrize("probe", ["sharpness", "FILE:PROBE"])
+def test_an_answer_of_an_unknown_probe_is_told_and_no_file_is_run(tmp_path, probe):
+    (tmp_path / "theirs.py").write_text(
+        f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\nPROBE = 1\n"
+    )
+    probe = probe.replace("FILE", str(tmp_path / "theirs.py"))
+    question = {"probe": probe, "k": 3}
+    path = tmp_path / "runs" / "sharpness" / f"{key_of(question)}.npz"
+    path.parent.mkdir(parents=True)
+    run = {"schema": SCHEMA, "probe": probe, "key": key_of(question), "question": question, "arrays": {}}
     path.write_bytes(packed(run, {}, {}))
     with pytest.raises(GradprobeError, match="unknown here; known: coherence"):
-        Store(tmp_path).load(path)
-    assert "unknown here" in Store(tmp_path).entries()[0].problem
+        Store(tmp_path / "runs").load(path)
+    assert "unknown here" in Store(tmp_path / "runs").entries()[0].problem
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_store_needs_no_other_import(tmp_path):

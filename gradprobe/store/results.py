@@ -240,18 +240,23 @@ class Store:
 
 def _kind_of(probe: str, path: Path) -> type:
     """Return the class of a probe's results."""
-    probes = importlib.import_module("gradprobe.probes")  # declarations, which import no torch
-    if probe not in probes.names():
+    return _declared(probe, path).part("result")
+
+
+def _declared(probe: str, path: Path) -> Any:
+    """Return the declaration of a probe, which imports neither torch nor its results."""
+    probes = importlib.import_module("gradprobe.probes")
+    if probe not in probes.BUILT_IN and probe not in probes.names():  # no file that a record names is run
         known = ", ".join(probes.names())
         raise GradprobeError(f"{path} is of the probe {probe!r}, unknown here; known: {known}")
-    return probes.probe_of(probe).part("result")
+    return probes.probe_of(probe)
 
 
 def _entry(label: str, path: Path) -> Entry:
     probe, _, key = label.rpartition("/")
     try:
         run = archive.read_run(path)
-        _kind_of(run["probe"], path)
+        _declared(run["probe"], path)
     except GradprobeError as error:
         return Entry(path, probe, key, problem=str(error))
     return Entry(path, run["probe"], run["key"], run["question"], run.get("environment", {}))
