@@ -9,9 +9,8 @@ from torch import Tensor
 
 from gradprobe.core import Noise, RaggedBatch, SelectionOperator, Task
 from gradprobe.errors import GradprobeError
+from gradprobe.operators.registry import label
 from gradprobe.training.surrogate_loss import training_loss
-
-LEARNING_RATE = 2e-4  # DiffPrune, appendix A
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,7 @@ def _left(step: int, steps: int) -> float:
 
 
 def training(
-    task: Task,
-    operator: SelectionOperator,
-    k: int,
-    name: str,
-    *,
-    seed: int,
-    batch_size: int,
-    learning_rate: float = LEARNING_RATE,
+    task: Task, operator: SelectionOperator, k: int, *, seed: int, batch_size: int, learning_rate: float
 ) -> Iterator[int]:
     """Train the task's scorer in place by AdamW at a constant rate, yielding the number of steps done, without end.
 
@@ -79,7 +71,7 @@ def training(
     Raises:
         GradprobeError: The operator has no gradient, or the loss is not finite.
     """
-    parameters = [p for p in task.scorer.parameters() if p.requires_grad]
+    parameters, name = [p for p in task.scorer.parameters() if p.requires_grad], label(operator)
     optimiser = torch.optim.AdamW(parameters, lr=learning_rate)
     for step, batch in enumerate(task.training_batches(batch_size, seed), start=1):
         if isinstance(batch, RaggedBatch):
@@ -93,35 +85,15 @@ def training(
 
 
 def train(
-    task: Task,
-    operator: SelectionOperator,
-    k: int,
-    name: str,
-    *,
-    steps: int,
-    seed: int,
-    batch_size: int,
-    learning_rate: float = LEARNING_RATE,
+    task: Task, operator: SelectionOperator, k: int, *, steps: int, seed: int, batch_size: int, learning_rate: float,
     progress: Callable[[str, int, int], None] | None = None,
-) -> None:
-    """Train the task's scorer in place for a number of steps; see `training`.
-
-    Args:
-        task: Task whose scorer is trained.
-        operator: Selection operator.
-        k: Tokens kept.
-        name: The operator's name in errors and progress.
-        steps: Number of steps; 0 leaves the scorer as it is.
-        seed: Seed of batches and noise.
-        batch_size: Images a step.
-        learning_rate: Learning rate of AdamW.
-        progress: Callback, called with (text, done, total).
-    """
+) -> None:  # fmt: skip
+    """Train the task's scorer in place for a number of steps (0: not at all); see `training`."""
     if not steps:
         return
-    for step in training(task, operator, k, name, seed=seed, batch_size=batch_size, learning_rate=learning_rate):
+    for step in training(task, operator, k, seed=seed, batch_size=batch_size, learning_rate=learning_rate):
         if progress:
-            progress(f"{name}: training", step, steps)
+            progress(f"{label(operator)}: training", step, steps)
         if step == steps:
             return
 

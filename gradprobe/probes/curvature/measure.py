@@ -63,7 +63,7 @@ def measure(subject: Subject, settings: CurvatureSettings, resources: Resources)
     batches = task.batches(settings.images // size, size, seed)  # refuses at once if there are too few images
     with task.running(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         train(
-            task, operator, k, name, steps=settings.steps, seed=seed, batch_size=settings.batch_size,
+            task, operator, k, steps=settings.steps, seed=seed, batch_size=settings.batch_size,
             learning_rate=settings.learning_rate, progress=resources.progress,
         )  # fmt: skip
         surface = Surface(task, operator, k, name, tuple(batches), seed)
