@@ -1,8 +1,8 @@
-"""The fidelity probe's time over the bare encoder passes it must do, in the same groups of images on the same threads.
+"""Time of the fidelity probe over that of the bare encoder passes it needs, on the same groups of images and threads.
 
-The reference's floor: for each image, sigma and draw two forwards of K tokens. An operator's floor: for each image and
-draw a forward and activation-backward of the tokens that it sends. Loading, embedding, the scorer's backward and the
-held-out steps are outside both.
+Lower bound of the reference: for each image, sigma and draw two forward passes of K tokens. Lower bound of an operator:
+for each image and draw a forward pass of the tokens that it sends, and back to them. Loading, embedding, the scorer's
+backward and the held-out steps are outside both.
 
     python benchmarks/bench_fidelity.py [--json FILE] [--rounds 3] [--images 16]
 """
@@ -10,7 +10,6 @@ held-out steps are outside both.
 import argparse
 import json
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,18 @@ from bench_coherence import MODELS, Loaded, loaded, timed
 
 import gradprobe as gp
 from gradprobe.core import Noise, Selection, hard_topk
+from gradprobe.probes.contract import Resources, Subject, question_of
+from gradprobe.probes.fidelity import BLOCK, REFERENCE, SIGMAS, FidelitySettings
 from gradprobe.probes.fidelity.measure import score_gradients
-from gradprobe.probes.fidelity.reference import LADDER, SIGMAS, _parts, question_of, scores_of
-from gradprobe.probes.fidelity.smoothing import BLOCK
+from gradprobe.probes.fidelity.reference import _parts, scores_of
 from gradprobe.training.workers import groups_of, in_threads
 
 K, DRAWS, AIM = 58, 4, 1.1
 OPERATORS = ("gumbel", "vpnoise", "softtopk")
 
 
-def quiet(what: str, done: int, total: int) -> None:
-    """No progress."""
-
-
 def bare_forwards(task: Loaded, k: int, workers: int) -> None:
-    """The encoder alone on K tokens of each image, as often as the reference needs it."""
+    """Run the encoder alone on K tokens of each image, as often as the reference needs it."""
     (batch,) = task.ready
 
     def work(group: Any) -> None:
@@ -48,13 +44,14 @@ def bare_forwards(task: Loaded, k: int, workers: int) -> None:
 
 def ours_forwards(task: Loaded, k: int, workers: int) -> None:
     (batch,) = task.ready
-    question = asked(task, k)
-    with task.running(), tempfile.TemporaryDirectory() as folder:
-        _parts(task, batch, scores_of(task, batch, question), question, None, workers, folder, quiet)
+    subject, settings = Subject(task, None, k), settings_of(task)
+    question = question_of(REFERENCE, subject, settings.reference)
+    with task.running():
+        _parts(subject, batch, scores_of(task, batch, settings), question, Resources(workers=workers))
 
 
 def bare_backwards(task: Loaded, operator: Any, k: int, workers: int) -> None:
-    """The encoder's forward and activation-backward alone on what the operator sends."""
+    """Run the encoder alone on the tokens that the operator sends, forward and back to them."""
     (batch,) = task.ready
     deterministic = type(operator.throttle).__name__ == "Attention"
 
@@ -76,15 +73,13 @@ def bare_backwards(task: Loaded, operator: Any, k: int, workers: int) -> None:
 def ours_backwards(task: Loaded, operator: Any, k: int, workers: int) -> None:
     (batch,) = task.ready
     with task.running():
-        scores = scores_of(task, batch, asked(task, k))
-        score_gradients(task, operator, k, "operator", batch, scores, DRAWS, 0, workers, quiet)
+        settings = settings_of(task)
+        scores = scores_of(task, batch, settings)
+        score_gradients(Subject(task, operator, k), batch, scores, settings, Resources(workers=workers))
 
 
-def asked(task: Loaded, k: int) -> dict[str, Any]:
-    return question_of(
-        task, k, sigmas=SIGMAS, draws=BLOCK, images=len(task.ready[0].ids), scores="scorer", held_out=3, ladder=LADDER,
-        seed=0,
-    )  # fmt: skip
+def settings_of(task: Loaded) -> FidelitySettings:
+    return FidelitySettings(draws=BLOCK, images=len(task.ready[0].ids), held_out=3, noise_draws=DRAWS)
 
 
 def main() -> None:

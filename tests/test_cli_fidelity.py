@@ -4,11 +4,13 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from stored import array_bytes
 from test_cli import run  # noqa: F401  # a fixture
 
 from gradprobe.cli.fidelity import until
 from gradprobe.probes.fidelity import measure, reference
 from gradprobe.statistics import agreement
+from gradprobe.store.results import Store
 
 SMALL = [
     "--k", "8", "--images", "4", "--held-out", "4", "--draws", "32", "--noise-draws", "3", "--sigma", "0.3,1",
@@ -50,10 +52,11 @@ def test_draws_double_until_the_interval_is_narrow_enough(run, tmp_path, monkeyp
     monkeypatch.setattr(agreement, "widest", lambda rows: next(widths))
     out = " ".join(run(*RANDOM, "--tolerance", "0.5")[1].split())
     assert "tolerance 0.5 reached with 128 draws: the widest interval is -+0.400" in out
-    assert len(list(tmp_path.glob("runs/fidelity-*"))) == len(list(tmp_path.glob("runs/reference-*"))) == 2
+    assert len(list(tmp_path.glob("runs/fidelity/*.npz"))) == len(list(tmp_path.glob("runs/reference/*.npz"))) == 2
     assert run(*RANDOM, "--draws", "128", "--results", "whole")[0] == 0
-    for whole in tmp_path.glob("whole/*/arrays.npz"):  # the 128 draws went on from the 64
-        assert whole.read_bytes() == (tmp_path / "runs" / whole.parent.name / "arrays.npz").read_bytes()
+    whole = Store(tmp_path / "whole").paths()  # the 128 draws went on from the 64
+    assert len(whole) == 2
+    assert all(array_bytes(path) == array_bytes(Store(tmp_path / "runs").paths()[name]) for name, path in whole.items())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +94,7 @@ def test_lists_are_swept_and_each_budget_has_one_reference(run, tmp_path, monkey
     assert [(row["op"], row["k"], row["noise_draws"]) for row in told["rows"]] == [
         (op, k, draws) for op in ("lapsum+attention", "lapsum+scale") for k in (8, 20) for draws in (3, 4)
     ]
-    assert len(list(tmp_path.glob("runs/reference-*"))) == 2
+    assert len(list(tmp_path.glob("runs/reference/*.npz"))) == 2
     monkeypatch.setenv("COLUMNS", "200")
     assert "lapsum+scale (K = 20, noise_draws = 4) " in run(*RANDOM, *several)[1]
     out = run("fidelity", "--op", "softtopk", "--baseline", "none", *SMALL, "--scores", "scorer,random")[1]

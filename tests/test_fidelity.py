@@ -10,7 +10,6 @@ from additive import Additive, smoothed_gradient
 from stored import array_bytes
 from toy import Toy
 
-from gradprobe.comparison.experiments import Run, ask
 from gradprobe.core import Noise, Selection
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
@@ -21,6 +20,7 @@ from gradprobe.probes.fidelity.descent import own_products, products
 from gradprobe.probes.fidelity.measure import fidelity
 from gradprobe.probes.fidelity.reference import images_of, reference, scores_of
 from gradprobe.probes.gradients import centred, score_gradient
+from gradprobe.probes.opened import OpenTasks, answered
 from gradprobe.settings import settings_from
 from gradprobe.statistics.agreement import different, products_of
 from gradprobe.store.results import Store
@@ -213,13 +213,13 @@ def test_asking_answers_what_is_needed_first_and_once(tmp_path):
         "data": "scenes", "dtype": "float32", "loss": "ce", "layer": 0,
     }  # fmt: skip
     store = Store(tmp_path)
-    first = ask(Run("p", asked, {}), [store])
+    first = answered(asked, {}, [store], OpenTasks())
     assert sorted(p.name.partition("-")[0] for p in tmp_path.iterdir()) == ["fidelity", "reference"]
     kept = next(tmp_path.glob("reference/*.npz")).stat().st_mtime_ns
-    second = ask(Run("p", asked | {"op": "lapsum+attention"}, {}), [store])
+    second = answered(asked | {"op": "lapsum+attention"}, {}, [store], OpenTasks())
     assert next(tmp_path.glob("reference/*.npz")).stat().st_mtime_ns == kept
     np.testing.assert_array_equal(first.result.bb, second.result.bb)
-    assert not ask(Run("p", asked, {}), [store]).computed
+    assert not answered(asked, {}, [store], OpenTasks()).computed
 
 
 def cosine_of(a, b):
