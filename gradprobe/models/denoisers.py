@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradprobe.errors import UsageError
-from gradprobe.models.scorers import seeded
+from gradprobe.models.scorers import heads_of, seeded
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Token:
 
     def make(self, dim: int, seed: int) -> nn.Module:
         """Return a new denoiser for tokens of ``dim`` channels; the global RNG stays as it is."""
-        return _made(dim, self.width or dim, self.hidden, heads=0, seed=seed)
+        return seeded(lambda: Block(dim, self.width or dim, self.hidden, heads=0), seed)
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,8 @@ class Global:
     def make(self, dim: int, seed: int) -> nn.Module:
         """Return a new denoiser for tokens of ``dim`` channels; the global RNG stays as it is."""
         width = self.width or dim
-        heads = self.heads or max(1, width // 64)
-        if width % heads:
-            raise UsageError(f"global: width {width} cannot be split into {heads} heads; give heads that divide it")
-        return _made(dim, width, self.hidden, heads, seed)
+        heads = heads_of("global", width, self.heads)
+        return seeded(lambda: Block(dim, width, self.hidden, heads), seed)
 
 
 @dataclass(frozen=True)
@@ -108,10 +106,6 @@ class Block(nn.Module):
             return value
         split = [t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (*self.look(x).chunk(2, -1), value)]
         return F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(-2)
-
-
-def _made(dim: int, width: int, hidden: int, heads: int, seed: int) -> nn.Module:
-    return seeded(lambda: Block(dim, width, hidden, heads), seed)
 
 
 def _check(name: str, *numbers: int) -> None:

@@ -61,11 +61,7 @@ class Transformer:
     def make(self, dim: int, seed: int) -> nn.Module:
         """Return a new scorer for tokens of ``dim`` channels; the global RNG stays as it is."""
         width = self.width or dim
-        heads = self.heads or max(1, width // 64)
-        if width % heads:
-            raise UsageError(
-                f"transformer: width {width} cannot be split into {heads} heads; give heads that divide it"
-            )
+        heads = heads_of("transformer", width, self.heads)
         return seeded(lambda: _Transformer(dim, self.depth, width, heads), seed)
 
 
@@ -95,6 +91,18 @@ class _Transformer(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         hidden = self.inward(F.layer_norm(patches, patches.shape[-1:]))
         return self.out(self.norm(self.blocks(hidden))).squeeze(-1)
+
+
+def heads_of(name: str, width: int, heads: int) -> int:
+    """Return the number of attention heads, by default one for every 64 channels.
+
+    Raises:
+        UsageError: The width cannot be split into that many heads.
+    """
+    heads = heads or max(1, width // 64)
+    if width % heads:
+        raise UsageError(f"{name}: width {width} cannot be split into {heads} heads; give heads that divide it")
+    return heads
 
 
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
