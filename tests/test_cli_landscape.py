@@ -105,11 +105,11 @@ def test_axes_are_a_list_too_and_a_principal_plane_has_no_baseline(run):  # noqa
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes_whatever_the_workers(tmp_path):
-    asked = ["landscape", *SMALL, "--op", "vpnoise", "--baseline", "none", "--grid", "40x3"]
+    typed = ["landscape", *SMALL, "--op", "vpnoise", "--baseline", "none", "--grid", "40x3"]
 
     def command(where, workers):
         more = ["--workers", str(workers), "--results", str(tmp_path / where)]
-        return [sys.executable, "-m", "gradprobe", *asked, *more]
+        return [sys.executable, "-m", "gradprobe", *typed, *more]
 
     killed = subprocess.Popen(command("a", 2), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     for _ in range(6000):

@@ -71,10 +71,10 @@ def opened(browser, page, size=DESK):
     for log in ("browser", "performance"):
         browser.get_log(log)
     browser.get(page.as_uri())
-    drawn(browser)
+    wait_until_drawn(browser)
 
 
-def drawn(browser):
+def wait_until_drawn(browser):
     """Wait until every plot in sight has been drawn and the browser has shown it."""
     from selenium.webdriver.support.ui import WebDriverWait
 
@@ -88,16 +88,16 @@ def choose(browser, operator):
     from selenium.webdriver.support.ui import Select
 
     Select(browser.find_element("id", "operator")).select_by_visible_text(operator)
-    drawn(browser)
+    wait_until_drawn(browser)
 
 
 def press(browser, name):
     browser.find_element("id", name).click()
-    drawn(browser)
+    wait_until_drawn(browser)
 
 
-def shown(browser, plot="surface"):
-    """The traces that a plot shows now."""
+def traces_of(browser, plot="surface"):
+    """Return the traces that a plot shows now."""
     return browser.execute_script(
         f"""return document.getElementById("{plot}")._fullData.map((t) => ({{
         type: t.type, name: t.name, visible: t.visible, x: Array.from(t.x), y: Array.from(t.y),
@@ -107,7 +107,7 @@ def shown(browser, plot="surface"):
 
 
 def colours(browser):
-    """How many different colours the plot of the surface has on the screen."""
+    """Return the number of colours of the surface on the screen, and the share of pixels with a strong one."""
     png = base64.b64decode(browser.find_element("id", "surface").screenshot_as_base64)
     pixels = (imread(io.BytesIO(png))[..., :3] * 255).astype(int).reshape(-1, 3)
     return len(np.unique(pixels // 8, axis=0)), (np.ptp(pixels, axis=1) > 40).mean()
@@ -130,9 +130,9 @@ def test_the_page_draws_and_asks_the_network_nothing(browser, page, results):
     assert colours(browser)[1] > coloured + 0.02  # a steep surface has strong colours
     press(browser, "from-above")
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert asked[0] == page.as_uri()
-    assert {url.partition(":")[0] for url in asked[1:]} <= {"data", "blob"}
+    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert urls[0] == page.as_uri()
+    assert {url.partition(":")[0] for url in urls[1:]} <= {"data", "blob"}
     assert not complaints(browser)
 
 
@@ -144,11 +144,11 @@ def test_controls_change_what_is_shown(browser, page, results):
         press(browser, view)
         for result in results:
             choose(browser, result.question["op"])
-            traces = shown(browser)
+            traces = traces_of(browser)
             rise = result.surface - result.centre.mean()
             assert traces[0]["type"] == kind
-            found = np.array([[np.nan if v is None else v for v in row] for row in traces[0]["z"]], float)
-            np.testing.assert_allclose(found, np.where(np.isfinite(rise), rise, np.nan), atol=1e-12)
+            heights = np.array([[np.nan if v is None else v for v in row] for row in traces[0]["z"]], float)
+            np.testing.assert_allclose(heights, np.where(np.isfinite(rise), rise, np.nan), atol=1e-12)
             np.testing.assert_allclose(traces[0]["x"], result.b)  # d2 lies, d1 stands
             np.testing.assert_allclose(traces[0]["y"], result.a)
             bounds.add((round(traces[0]["low"], 9), round(traces[0]["high"], 9)))
@@ -168,12 +168,12 @@ def test_another_operator_keeps_the_angle_and_reset_undoes_it(browser, page):
     def eye(camera):
         return np.array([browser.execute_script(f"return {camera}.eye")[axis] for axis in "xyz"])
 
-    def shown():
-        """Where the camera stands; it glides there frame by frame, as fast as the machine can draw."""
+    def current():
+        """Return the place of the camera; it glides there frame by frame, as fast as the machine can draw."""
         return eye('document.getElementById("surface")._fullLayout.scene._scene.getCamera()')
 
     def remembered():
-        """Where the plot will put the camera when it draws anew; it is told when a drag ends."""
+        """Return the place of the camera at the next drawing; it changes when a drag ends."""
         return eye('document.getElementById("surface")._fullLayout.scene.camera')
 
     def wait(condition):
@@ -182,15 +182,15 @@ def test_another_operator_keeps_the_angle_and_reset_undoes_it(browser, page):
     opened(browser, page)
     choose(browser, VPNOISE)
     first = remembered()
-    wait(lambda: np.allclose(shown(), first, atol=1e-6))
+    wait(lambda: np.allclose(current(), first, atol=1e-6))
     canvas = browser.find_element("css selector", "#surface .gl-container")
     ActionChains(browser).move_to_element(canvas).click_and_hold().move_by_offset(120, 30).release().perform()
     wait(lambda: np.abs(remembered() - first).max() > 0.1)
     turned = remembered()
     choose(browser, GUMBEL)
-    wait(lambda: np.allclose(shown(), turned, atol=1e-6))
+    wait(lambda: np.allclose(current(), turned, atol=1e-6))
     press(browser, "reset")
-    wait(lambda: np.allclose(shown(), first, atol=1e-6))
+    wait(lambda: np.allclose(current(), first, atol=1e-6))
 
 
 @pytest.mark.parametrize("view", ["in-space", "from-above"])
@@ -228,7 +228,7 @@ def test_without_webgl_there_are_contours(browser, page):
     script = browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": none})
     try:
         opened(browser, page)
-        assert shown(browser)[0]["type"] == "contour"
+        assert traces_of(browser)[0]["type"] == "contour"
         button = browser.find_element("id", "in-space")
         assert (button.is_enabled(), button.text) == (False, "3-D (needs WebGL)")
         assert not complaints(browser)
@@ -240,14 +240,14 @@ def test_the_legend_switches_operators_of_the_variation(browser, page, results):
     from selenium.webdriver.support.ui import WebDriverWait
 
     opened(browser, page)
-    traces = shown(browser, "variation")
+    traces = traces_of(browser, "variation")
     first = next(t for t in traces if t["name"] == GUMBEL)
     np.testing.assert_allclose(first["y"], np.abs(np.diff(results[0].surface, axis=1)).mean(0))
     np.testing.assert_allclose(first["x"], (results[0].b[1:] + results[0].b[:-1]) / 2)
     flat = [t for t in traces if t["name"] == "lapsum+scale"]
     assert [[y is not None and y > 0 for y in t["y"]] for t in flat] == [[False] * 10, [True] * 10]  # zeros: marks
     browser.find_elements("css selector", "#variation .legendtoggle")[0].click()
-    WebDriverWait(browser, 10).until(lambda d: shown(d, "variation")[0]["visible"] == "legendonly")
+    WebDriverWait(browser, 10).until(lambda d: traces_of(d, "variation")[0]["visible"] == "legendonly")
     assert not complaints(browser)
 
 
@@ -269,7 +269,7 @@ def test_a_phone_needs_no_sideways_scrolling(browser, page, kind, tmp_path):
             assert plot.size["height"] > 300
     if kind == "lines":
         assert not browser.find_element("id", "operator").is_displayed()
-        drawn_lines = shown(browser, "lines")
+        drawn_lines = traces_of(browser, "lines")
         assert [t["y"][3] for t in drawn_lines if len(t["y"]) == 11][-1] is None  # the infinite point is a gap
         assert [len(t["y"]) for t in drawn_lines] == [11, 11, 1]  # and a cross
     assert not complaints(browser)

@@ -1,4 +1,4 @@
-"""The landscape probe against a brute-force twin, cell by cell, and what it promises: same bytes, nothing lost."""
+"""The landscape probe against a brute-force twin, cell by cell; same bytes whatever the workers, nothing lost."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.landscapes.directions import along, filter_normalized
 from gradprobe.landscapes.planes import axis
 from gradprobe.models.scorers import MLP, Transformer
-from gradprobe.probes.landscape import plane_losses as cells
+from gradprobe.probes.landscape import plane_losses
 from gradprobe.probes.landscape.measure import landscape
 from gradprobe.store.results import Store
 from gradprobe.tasks import Classification
@@ -30,7 +30,7 @@ def toy(scorer="mlp", **fields):
 
 
 def twin(task, name, grid, noise="common", images=IMAGES, reach=0.3, seed=0):
-    """Every cell on its own, by the definition: ``mean loss at theta + a d1 + b d2``."""
+    """Return every cell on its own, by the definition: ``mean loss at theta + a d1 + b d2``."""
     theta = {n: p.detach() for n, p in task.scorer.named_parameters()}
     d1, d2 = (filter_normalized(theta, 2 * seed + i) for i in (0, 1))
     rows, columns = grid
@@ -51,16 +51,16 @@ def twin(task, name, grid, noise="common", images=IMAGES, reach=0.3, seed=0):
 @pytest.mark.parametrize("noise", ["common", "fresh"])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_cell_is_the_loss_at_its_place(name, noise, scorer):
-    found = landscape(toy(scorer), gp.build(name), K, grid="3x7", noise=noise, images=IMAGES)
-    np.testing.assert_allclose(found.losses, twin(toy(scorer), name, (3, 7), noise), rtol=1e-10)
-    assert found.a.tolist() == axis(0.3, 3).tolist() and found.b.tolist() == axis(0.3, 7).tolist()
+    result = landscape(toy(scorer), gp.build(name), K, grid="3x7", noise=noise, images=IMAGES)
+    np.testing.assert_allclose(result.losses, twin(toy(scorer), name, (3, 7), noise), rtol=1e-10)
+    assert result.a.tolist() == axis(0.3, 3).tolist() and result.b.tolist() == axis(0.3, 7).tolist()
     if noise == "common":
-        assert found.losses[1, 3].tobytes() == found.centre.tobytes()
+        assert result.losses[1, 3].tobytes() == result.centre.tobytes()
 
 
 def test_a_long_line_is_made_in_pieces_that_fit_together():
-    found = landscape(toy(), gp.build("gumbel"), K, grid="131", images=2, noise="fresh")
-    np.testing.assert_allclose(found.losses, twin(toy(), "gumbel", (1, 131), "fresh", images=2), rtol=1e-10)
+    result = landscape(toy(), gp.build("gumbel"), K, grid="131", images=2, noise="fresh")
+    np.testing.assert_allclose(result.losses, twin(toy(), "gumbel", (1, 131), "fresh", images=2), rtol=1e-10)
 
 
 def test_a_line_is_the_middle_row_of_the_plane():
@@ -73,12 +73,12 @@ def test_a_line_is_the_middle_row_of_the_plane():
 @pytest.mark.parametrize("name", OPERATORS)
 def test_the_centre_is_the_plain_loss_bit_for_bit(name, scorer):
     task = toy(scorer)
-    found = landscape(task, gp.build(name), K, grid="3x3", images=8)
+    result = landscape(task, gp.build(name), K, grid="3x3", images=8)
     (batch,) = task.batches(1, 8, 0)
     with torch.no_grad():
         scores = task.scorer(batch.tokens.patches)
         plain = task.losses(gp.build(name)(batch.tokens.patches, scores, K, noise=Noise(0, batch.ids)), batch)
-    assert found.losses[1, 1].tobytes() == found.centre.tobytes() == plain.numpy().tobytes()
+    assert result.losses[1, 1].tobytes() == result.centre.tobytes() == plain.numpy().tobytes()
 
 
 @pytest.mark.parametrize("name", ["gumbel", "vpnoise"])
@@ -95,7 +95,7 @@ def test_an_unchanged_selection_is_not_evaluated_again_and_the_numbers_stay(monk
     fast = landscape(task, gp.build("gumbel"), 58, grid="81", images=8, reach=0.1)
     few = sum(calls)
     calls.clear()
-    monkeypatch.setattr(cells, "_changed_images", lambda now, before: torch.arange(len(now.tokens)))
+    monkeypatch.setattr(plane_losses, "_changed_images", lambda now, before: torch.arange(len(now.tokens)))
     slow = landscape(task, gp.build("gumbel"), 58, grid="81", images=8, reach=0.1)
     assert fast.losses.tobytes() == slow.losses.tobytes()
     assert few < 0.8 * sum(calls)
@@ -130,10 +130,10 @@ def test_the_model_is_as_found_also_after_an_exception():
 
 
 def test_a_loss_that_is_not_finite_stays_so_and_says_so():
-    found = landscape(toy(poison=2), gp.build("scale"), K, grid="3x5", images=4)
-    assert np.isposinf(found.losses[..., 2]).all()
-    assert np.isfinite(np.delete(found.losses, 2, axis=-1)).all() and not np.isfinite(found.surface).any()
-    row = found.row()
+    result = landscape(toy(poison=2), gp.build("scale"), K, grid="3x5", images=4)
+    assert np.isposinf(result.losses[..., 2]).all()
+    assert np.isfinite(np.delete(result.losses, 2, axis=-1)).all() and not np.isfinite(result.surface).any()
+    row = result.row()
     assert row["loss"] is None and row["d2_variation"] is None and row["range"] is None
 
 
@@ -158,12 +158,12 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(name, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         landscape(task, gp.build(name), K, **settings, workers=1, folder=tmp_path, progress=stop)
     trained = {n: p.detach().clone() for n, p in task.scorer.named_parameters()}
-    seen = []
+    reports = []
     fresh = Negative(scorer=MLP(width=8).make(5, 0).double())
-    again = landscape(fresh, gp.build(name), K, **settings, folder=tmp_path, progress=lambda *x: seen.append(x))
+    again = landscape(fresh, gp.build(name), K, **settings, folder=tmp_path, progress=lambda *x: reports.append(x))
     assert again.losses.tobytes() == whole.losses.tobytes() and (again.losses < 0).all()
-    assert seen[0][0].endswith("cells") and seen[0][1] >= 6, "trained or began again"
-    assert len(seen) < 2 * 36, "evaluated what was kept"
+    assert reports[0][0].endswith("cells") and reports[0][1] >= 6, "trained or began again"
+    assert len(reports) < 2 * 36, "evaluated what was kept"
     assert all(torch.equal(p, trained[n]) for n, p in fresh.scorer.named_parameters())
 
 
@@ -195,16 +195,16 @@ def test_parameters_can_be_chosen_and_biases_moved():
 
 
 def test_a_trajectory_lies_where_it_says_in_its_principal_plane():
-    found = landscape(toy(), gp.build("vpnoise"), K, grid="9x11", images=3, axes="pca", steps=20, learning_rate=0.05)
-    assert found.path.shape == (11, 2) and np.allclose(found.path[-1], 0) and found.explained.sum() <= 1 + 1e-9
-    assert found.explained[1] >= found.explained[0] and ((found.residual >= 0) & (found.residual <= 1)).all()
-    assert np.ptp(found.path[:, 1]) > np.ptp(found.path[:, 0]), "the first component runs along d2"
-    assert (found.path.min(0) >= [found.a[0], found.b[0]]).all() and (
-        found.path.max(0) <= [found.a[-1], found.b[-1]]
+    result = landscape(toy(), gp.build("vpnoise"), K, grid="9x11", images=3, axes="pca", steps=20, learning_rate=0.05)
+    assert result.path.shape == (11, 2) and np.allclose(result.path[-1], 0) and result.explained.sum() <= 1 + 1e-9
+    assert result.explained[1] >= result.explained[0] and ((result.residual >= 0) & (result.residual <= 1)).all()
+    assert np.ptp(result.path[:, 1]) > np.ptp(result.path[:, 0]), "the first component runs along d2"
+    assert (result.path.min(0) >= [result.a[0], result.b[0]]).all() and (
+        result.path.max(0) <= [result.a[-1], result.b[-1]]
     ).all()
     line = landscape(toy(), gp.build("vpnoise"), K, grid="11", images=3, axes="pca", steps=20, learning_rate=0.05)
-    np.testing.assert_allclose(line.path[:, 1], found.path[:, 1], atol=1e-6)
-    assert (line.residual >= found.residual - 1e-6).all() and (line.path[:, 0] == 0).all()
+    np.testing.assert_allclose(line.path[:, 1], result.path[:, 1], atol=1e-6)
+    assert (line.residual >= result.residual - 1e-6).all() and (line.path[:, 0] == 0).all()
 
 
 def test_a_baseline_on_another_grid_counts_as_none():
@@ -221,9 +221,9 @@ def test_a_line_through_checkpoints_passes_through_them(tmp_path):
     for i in range(2):
         files.append(tmp_path / f"{i}.safetensors")
         save_file({n: p.detach() + i for n, p in task.scorer.named_parameters()}, files[-1])
-    found = landscape(task, gp.build("scale"), K, grid="7", images=3, axes="checkpoints", checkpoints=files)
-    assert found.b.tolist() == [-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
-    np.testing.assert_allclose(found.losses[0, [1, 5]], found.path_losses, rtol=1e-9)
+    result = landscape(task, gp.build("scale"), K, grid="7", images=3, axes="checkpoints", checkpoints=files)
+    assert result.b.tolist() == [-0.25, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+    np.testing.assert_allclose(result.losses[0, [1, 5]], result.path_losses, rtol=1e-9)
     state = {f"module.{n}": p.detach() + 1 for n, p in task.scorer.named_parameters()}
     torch.save({"epoch": 3, "model_state_dict": state}, tmp_path / "1.pth")  # as a training leaves it
     with pytest.warns(Notice, match="taken from model_state_dict, prefix module. cut off"):
@@ -236,7 +236,7 @@ def test_a_line_through_checkpoints_passes_through_them(tmp_path):
             axes="checkpoints",
             checkpoints=(files[0], tmp_path / "1.pth"),
         )
-    assert np.array_equal(again.losses, found.losses)
+    assert np.array_equal(again.losses, result.losses)
     steps = landscape(toy(), gp.build("scale"), K, grid="3x7", images=3, axes="checkpoints", checkpoints=(0, 3, 6))
     assert steps.question["checkpoints"] == "0,3,6" and steps.path.tolist() == [[0, 0], [0, 1], [1, 0]]
     with pytest.raises(UsageError, match="of another scorer"):
@@ -260,8 +260,8 @@ class Scribbling:
 
 
 def test_remembered_noise_is_not_what_an_operator_made_of_it():
-    found = landscape(toy(), Scribbling(), K, grid="5", images=3)
-    assert (found.losses[0] == found.losses[0, 0]).all()
+    result = landscape(toy(), Scribbling(), K, grid="5", images=3)
+    assert (result.losses[0] == result.losses[0, 0]).all()
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class Unkeyed:
         return gp.Selection(patches * torch.rand(1), torch.ones_like(scores))
 
 
-def test_an_operator_with_random_numbers_of_its_own_is_told_before_the_work_begins():
+def test_an_operator_with_random_numbers_of_its_own_is_refused_before_the_work_begins():
     done = []
     with pytest.raises(GradprobeError, match="from the noise that it is given"):
         landscape(toy(), Unkeyed(), K, grid="3x3", images=3, progress=lambda *x: done.append(x))
@@ -304,12 +304,12 @@ def test_wrong_settings_are_refused_in_words(settings, words):
 
 
 def test_a_stored_landscape_is_read_back_whole(tmp_path):
-    found = landscape(toy(), gp.build("vpnoise"), K, grid="3x5", images=3)
-    back = Store(tmp_path).load(Store(tmp_path).save(found))
+    result = landscape(toy(), gp.build("vpnoise"), K, grid="3x5", images=3)
+    back = Store(tmp_path).load(Store(tmp_path).save(result))
     for name in ("losses", "a", "b", "centre", "path", "path_losses", "explained", "residual"):
-        ours, theirs = getattr(found, name), getattr(back, name)
+        ours, theirs = getattr(result, name), getattr(back, name)
         assert ours.tobytes() == theirs.tobytes() and ours.dtype == theirs.dtype
-    assert back.question == found.question and back.row() == found.row()
+    assert back.question == result.question and back.row() == result.row()
 
 
 @pytest.mark.real
@@ -321,7 +321,7 @@ def test_on_a_real_model_no_bit_depends_on_workers_neighbours_or_skipping(name, 
     )  # fmt: skip
     settings = {"grid": "5", "images": 8, "reach": 0.05}
     one, two = (landscape(task, gp.build(name), 58, **settings, workers=n) for n in (1, 2))
-    monkeypatch.setattr(cells, "_changed_images", lambda now, before: torch.arange(len(now.tokens)))
+    monkeypatch.setattr(plane_losses, "_changed_images", lambda now, before: torch.arange(len(now.tokens)))
     whole = landscape(task, gp.build(name), 58, **settings)
     assert one.losses.tobytes() == two.losses.tobytes() == whole.losses.tobytes()
     (batch,) = task.batches(1, 8, 0)

@@ -23,7 +23,7 @@ def texts(figure):
 
 
 def pictured(figure, dpi=100):
-    """The pixels of a figure, ``(height, width, 3)``, first row on top."""
+    """Return the pixels of a figure, ``(height, width, 3)``, first row on top."""
     with look():
         figure.set_dpi(dpi)
         canvas = FigureCanvasAgg(figure)
@@ -32,24 +32,24 @@ def pictured(figure, dpi=100):
 
 
 def contours(figure):
-    """The panels with a surface in them."""
+    """Return the panels with a surface in them."""
     return [axes for axes in figure.axes if axes.get_ylabel().startswith("d1")]
 
 
 def panel(figure, title):
-    (found,) = [axes for axes in figure.axes if axes.get_title(loc="left") == title]
-    return found
+    (panel,) = [axes for axes in figure.axes if axes.get_title(loc="left") == title]
+    return panel
 
 
-def seen(pixels, axes, result):
-    """The colour at every inner cell of a panel, ``(A - 2, B - 2, 3)``, looked up where the axis labels say it lies."""
+def colours_at(pixels, axes, result):
+    """Return the colours ``(A - 2, B - 2, 3)`` of a panel's inner cells, looked up where the axis labels put them."""
     x, y = np.meshgrid(result.b[1:-1], result.a[1:-1])
     places = axes.transData.transform(np.stack([x.ravel(), y.ravel()], -1)).round().astype(int)
     return pixels[len(pixels) - 1 - places[:, 1], places[:, 0]].reshape(*x.shape, 3)
 
 
 def share_of(colours, values, bound):
-    """Which share of the cells has the colour of its value (lines and theta's cross cover some)."""
+    """Return the share of the cells that have the colour of their value (lines and theta's cross cover some)."""
     expected = matplotlib.colormaps[COLOUR_MAP](np.asarray(values) / bound / 2 + 0.5)[..., :3]
     return (np.abs(colours - expected).max(-1) < 0.03).mean()
 
@@ -67,8 +67,8 @@ def test_a_cell_has_the_colour_of_its_loss_where_the_axes_say(height):
     (axes,) = contours(figure)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("d2, filter units", "d1, filter units")
     inner = (result.surface - result.centre.mean())[1:-1, 1:-1]
-    assert share_of(seen(pixels, axes, result), inner, np.abs(result.surface - result.centre.mean()).max()) > 0.8
-    assert share_of(seen(pixels, axes, result), inner[::-1, ::-1], 1.0) < 0.6  # the test can tell
+    assert share_of(colours_at(pixels, axes, result), inner, np.abs(result.surface - result.centre.mean()).max()) > 0.8
+    assert share_of(colours_at(pixels, axes, result), inner[::-1, ::-1], 1.0) < 0.6  # the test can tell
 
 
 def test_one_colour_scale_for_all_panels_whatever_their_level():
@@ -77,7 +77,7 @@ def test_one_colour_scale_for_all_panels_whatever_their_level():
     pixels, bound = pictured(figure, dpi=200), np.abs(steep.surface - steep.centre.mean()).max()
     for axes, result in zip(contours(figure), (flat, steep), strict=True):
         inner = (result.surface - result.centre.mean())[1:-1, 1:-1]
-        assert share_of(seen(pixels, axes, result), inner, bound) > 0.8
+        assert share_of(colours_at(pixels, axes, result), inner, bound) > 0.8
     assert surfaces.limit([flat, steep]) == pytest.approx(bound)
     bar = next(axes for axes in figure.axes if axes.get_ylabel() == "$L - L(0)$")
     assert bar.get_xlim() == pytest.approx((-bound, bound))
@@ -113,15 +113,15 @@ def test_every_operator_has_a_panel_and_every_word_its_place(count):
         box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert -0.01 <= box.x0 <= box.x1 <= width + 0.01
         assert -0.01 <= box.y0 <= box.y1 <= height + 0.01
-        words = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() and _shown(text)]
+        words = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text() and _visible(text)]
         places = [(text.get_text(), text.get_window_extent()) for text in words]
         for (one, here), (other, there) in itertools.combinations(places, 2):
             both = Bbox.intersection(here, there)
             assert both is None or min(both.width, both.height) < 3, (one, other)  # pixels of 100 an inch
 
 
-def _shown(text):
-    """Whether a word is drawn: matplotlib keeps ticks beyond the ends of an axis."""
+def _visible(text):
+    """Tell whether a word is drawn: matplotlib keeps ticks beyond the ends of an axis."""
     for axis in (text.axes.xaxis, text.axes.yaxis) if text.axes else ():
         low, high = sorted(axis.get_view_interval())
         for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
@@ -137,7 +137,7 @@ def test_cells_that_are_not_finite_are_hatched_and_counted():
     damaged, whole = contours(figure)
     assert damaged.patch.get_hatch()
     assert not whole.patch.get_hatch()
-    colours = seen(pixels, damaged, result)
+    colours = colours_at(pixels, damaged, result)
     for i, j in ((1, 2), (4, 7)):
         assert np.ptp(colours[i - 1, j - 1]) < 0.02  # grey
     assert "not finite: 1 NaN, 1 infinite" in " ".join(texts(figure))
@@ -147,7 +147,7 @@ def test_cells_that_are_not_finite_are_hatched_and_counted():
 
 
 @pytest.mark.parametrize("part", ["centre", "losses"])
-def test_nothing_finite_is_drawn_and_told(part):
+def test_a_surface_without_finite_values_is_drawn_and_says_so(part):
     result = landscape()
     getattr(result, part)[:] = np.nan
     figure = landscape_panels([result], "t")
@@ -209,15 +209,15 @@ def test_exact_zeros_stand_at_the_bottom_of_a_log_axis(rows):
         if line.get_marker() == ".":
             values = line.get_ydata()[np.isfinite(line.get_ydata())]
             assert ((values > low) & (values < high)).all()
-    told = next(text for text in texts(figure) if text.startswith(f"{HARD}: "))
-    assert told.endswith(f"; {zero.sum() * rows} of {zero.size * rows} steps exactly 0")
+    words = next(text for text in texts(figure) if text.startswith(f"{HARD}: "))
+    assert words.endswith(f"; {zero.sum() * rows} of {zero.size * rows} steps exactly 0")
 
 
 def test_a_constant_surface_is_drawn():
     result = landscape(lambda a, b: 0 * a * b)
     figure = landscape_panels([result], "t")
     pixels = pictured(figure)
-    assert share_of(seen(pixels, contours(figure)[0], result), np.zeros((5, 9)), 1.0) > 0.9
+    assert share_of(colours_at(pixels, contours(figure)[0], result), np.zeros((5, 9)), 1.0) > 0.9
     assert "L(0) = 7, constant" in texts(figure)
     assert any("70 of 70 steps exactly 0" in text for text in texts(figure))
     pictured(surface_figure([result], "t"))
@@ -260,10 +260,10 @@ def test_fig2_writes_our_ratio_beside_the_papers():
     assert len(figure.subfigs) == 2
     row = top.row(baseline=base)
     low, high = row["d2_ratio_low"], row["d2_ratio_high"]
-    told = "\n".join(texts(figure.subfigs[0]))
-    assert f"Gumbel / VP-noise: {row['d2_ratio']:.3f} [{low:.3f}, {high:.3f}]\npaper: about 24 (DeiT-B)" in told
-    assert "7x11 grid 0.2 apart, 8 images" in told  # never a ratio without its grid
-    assert "scenes, MLP" in told
+    words = "\n".join(texts(figure.subfigs[0]))
+    assert f"Gumbel / VP-noise: {row['d2_ratio']:.3f} [{low:.3f}, {high:.3f}]\npaper: about 24 (DeiT-B)" in words
+    assert "7x11 grid 0.2 apart, 8 images" in words  # never a ratio without its grid
+    assert "scenes, MLP" in words
     alone = "\n".join(texts(figure.subfigs[1]))
     assert "VP-noise:" not in alone
     assert "paper: about 24" in alone
@@ -272,10 +272,10 @@ def test_fig2_writes_our_ratio_beside_the_papers():
 def test_fig2_compares_like_with_like():
     results = [landscape(rough, op=GUMBEL, noise=noise) for noise in ("common", "fresh")]
     results += [landscape(noise=noise) for noise in ("fresh", "common")]
-    told = "\n".join(texts(fig2([("s", results)], [])))
+    words = "\n".join(texts(fig2([("s", results)], [])))
     for noise, (top, base) in {"common": (0, 3), "fresh": (1, 2)}.items():
         ratio = results[top].row(baseline=results[base])["d2_ratio"]
-        assert f"Gumbel / VP-noise {noise} noise: {ratio:.3f}" in told
+        assert f"Gumbel / VP-noise {noise} noise: {ratio:.3f}" in words
     assert "VP-noise:" not in "\n".join(texts(fig2([("s", [results[0], results[2]])], [])))
     flat = landscape(lambda a, b: 0 * a * b)
     assert "VP-noise: undefined" in "\n".join(texts(fig2([("s", [landscape(rough, op=GUMBEL), flat])], [])))
