@@ -34,3 +34,21 @@ def assets() -> Path:
     if not folder.is_dir():
         pytest.skip("no real assets: set GRADPROBE_ASSETS to the folder that holds them")
     return folder
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run gradprobe in an empty folder; gives exit code, stdout and stderr."""
+    from gradprobe import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def go(*arguments):
+        monkeypatch.setattr("sys.argv", ["gradprobe", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return go

@@ -24,7 +24,7 @@ measure retention --op vpnoise --k 58 --steps 2 --images 8 --seeds 0 --batch-siz
 measure cost --op vpnoise --k 58 --images 1 --rounds 6 --force
 measure compare --op vpnoise --k 58 --size tiny --baseline gumbel --force
 measure list operators
-tests tests/test_backbones.py tests/test_weights.py tests/test_deploy.py
+tests tests/models/test_backbones.py tests/models/test_weights.py tests/models/test_deploy.py
 
 bin/python -m pip install --quiet $(bin/python ../tests/floors.py vlm interactive peers)
 measure vlm cost --model scenes-vlm --k 11

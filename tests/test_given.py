@@ -245,7 +245,7 @@ def test_an_operator_typed_at_a_prompt_is_measured():
 
 
 def test_compare_takes_one_operator_objects_and_a_share(tmp_path, monkeypatch):
-    from test_compare import shrink
+    from compared_sizes import shrink
 
     shrink(monkeypatch)
     found = gp.compare(SoftMask(2.0), keep=0.3, baselines="none", size="tiny", results=tmp_path, workers=1)

@@ -81,7 +81,7 @@ def test_a_command_opens_its_model_once(loads, tmp_path, command, answers):
 
 
 def test_a_comparison_opens_its_model_once(loads, monkeypatch):
-    from test_compare import shrink
+    from compared_sizes import shrink
 
     from gradprobe.comparison import run
 

@@ -19,7 +19,7 @@ from gradprobe.vlm.model import VLM
 from gradprobe.vlm.training.tracking import tracker
 from gradprobe.vlm.training.train import Launch, fingerprint, fit
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

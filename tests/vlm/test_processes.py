@@ -13,7 +13,7 @@ import pytest
 from gradprobe.cli.stopping import Stopped, stoppable
 from gradprobe.store.results import Store
 
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 RETENTION = (
     "retention", "--op", "vpnoise", "--k", "20", "--images", "20", "--batch-size", "2", "--seeds", "1",
     "--rankings", "none", "--baseline", "none",

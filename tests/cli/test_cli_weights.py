@@ -6,7 +6,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from test_cli import run  # noqa: F401
 
 from gradprobe.operators.registry import build
 from gradprobe.probes.coherence import PROBE, CoherenceSettings
@@ -32,7 +31,7 @@ def files(tmp_path):
             Image.new("RGB", (40, 40), (80 * number, 25 * i, 9)).save(tmp_path / "photos" / name / f"{i}.png")
 
 
-def measured(run, *options):  # noqa: F811
+def measured(run, *options):
     code, out, err = run("coherence", *SMALL, *MODEL, "--json", *options)
     assert code == 0, err
     told = json.loads(out)
@@ -40,7 +39,7 @@ def measured(run, *options):  # noqa: F811
 
 
 @pytest.mark.usefixtures("files")
-def test_what_was_chosen_is_one_line_on_stderr_and_only_what_was_typed_is_asked(run):  # noqa: F811
+def test_what_was_chosen_is_one_line_on_stderr_and_only_what_was_typed_is_asked(run):
     order = ["--class-order", "natural"]
     plain, rows, err = measured(run, *order)
     notices = [line for line in err.splitlines() if "w.pth" in line]
@@ -67,7 +66,7 @@ def test_what_was_chosen_is_one_line_on_stderr_and_only_what_was_typed_is_asked(
 
 
 @pytest.mark.usefixtures("files")
-def test_keys_of_a_file_come_out_escaped(run, tmp_path):  # noqa: F811
+def test_keys_of_a_file_come_out_escaped(run, tmp_path):
     raw = torch.load(tmp_path / "w.pth")["state_dict"]
     torch.save({"model": raw, "\x1b[31mred[/x]\n": dict(raw)}, tmp_path / "w.pth")
     code, _, err = run("coherence", *SMALL, *MODEL, "--weights-key", "modle")
@@ -80,7 +79,7 @@ def test_keys_of_a_file_come_out_escaped(run, tmp_path):  # noqa: F811
 
 @pytest.mark.usefixtures("files")
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_takes_them(run, command):  # noqa: F811
+def test_every_command_takes_them(run, command):
     cases = {
         ("--weights-key", "mine"): "no weights under 'mine'; Known: state_dict, state_dict_ema",
         ("--image-size", "50"): "does not divide into patches; the nearest is --image-size 48",
@@ -96,7 +95,7 @@ def test_every_command_takes_them(run, command):  # noqa: F811
 
 
 @pytest.mark.usefixtures("files")
-def test_a_share_of_tokens_is_of_the_model_in_the_file(run):  # noqa: F811
+def test_a_share_of_tokens_is_of_the_model_in_the_file(run):
     code, out, err = run(
         "compare", "--op", "scale", "--baseline", "none", *MODEL, "--class-order", "natural", "--keep", "0.5", "--size",
         "tiny", "--json",
@@ -106,7 +105,7 @@ def test_a_share_of_tokens_is_of_the_model_in_the_file(run):  # noqa: F811
     assert json.loads(out)["settings"]["tokens"] == 4
 
 
-def test_a_vision_language_model_takes_none_of_them(run):  # noqa: F811
+def test_a_vision_language_model_takes_none_of_them(run):
     pytest.importorskip("transformers")
     for option in (("--weights-key", "model"), ("--image-size", "48"), ("--class-order", "text")):
         code, _, err = run("coherence", "--op", "scale", "--k", "5", "--task", "scenes-vlm", *option)
@@ -114,7 +113,7 @@ def test_a_vision_language_model_takes_none_of_them(run):  # noqa: F811
         assert f"{option[0]} {option[1]} is not possible with a vision-language model" in err
 
 
-def test_without_files_there_is_nothing_to_choose(run):  # noqa: F811
+def test_without_files_there_is_nothing_to_choose(run):
     code, _, err = run("coherence", "--op", "scale", "--k", "5", "--weights-key", "model")
     assert (code, "--weights-key model needs a file" in err) == (2, True)
     code, _, err = run("coherence", "--op", "scale", "--k", "5", "--class-order", "text")

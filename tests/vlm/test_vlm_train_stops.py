@@ -19,7 +19,7 @@ from gradprobe.vlm.captions import Captions, open_captions
 from gradprobe.vlm.training import validation
 from gradprobe.vlm.training.train import fit
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

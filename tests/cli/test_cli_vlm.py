@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from test_cli import run  # noqa: F401  # a fixture
 
 import gradprobe as gp
 
@@ -23,7 +22,7 @@ def test_nothing_of_transformers_is_imported_before_it_is_asked_for():
     assert told.strip() == "[]"
 
 
-def test_coherence(run):  # noqa: F811
+def test_coherence(run):
     code, out, _ = run("coherence", *ASKED, "--batches", "3", "--batch-size", "4", "--json")
     answer = json.loads(out)
     assert code == 0 and answer["settings"]["task"] == "captioning" and answer["settings"]["backbone"] == "scenes-vlm"
@@ -33,18 +32,18 @@ def test_coherence(run):  # noqa: F811
     assert again.count("from the store") == 2  # the question holds all that decides the answer
 
 
-def test_landscape(run):  # noqa: F811
+def test_landscape(run):
     code, out, _ = run("landscape", *ASKED, "--line", "--grid", "5", "--images", "4", "--baseline", "none", "--json")
     assert code == 0 and np.isfinite(json.loads(out)["rows"][0]["loss"])
 
 
-def test_fidelity(run):  # noqa: F811
+def test_fidelity(run):
     small = ["--images", "4", "--held-out", "4", "--draws", "32", "--noise-draws", "3", "--sigma", "1"]
     code, out, _ = run("fidelity", *ASKED, *small, "--baseline", "none", "--json")
     assert code == 0 and np.isfinite(json.loads(out)["rows"][0]["loss"])
 
 
-def test_retention_by_kind_and_its_scorer_deploys(run, tmp_path):  # noqa: F811
+def test_retention_by_kind_and_its_scorer_deploys(run, tmp_path):
     small = ["--images", "16", "--batch-size", "4", "--steps", "2", "--seeds", "1", "--denoiser", "token"]
     code, out, _ = run("retention", *ASKED, *small, "--baseline", "none", "--rankings", "random,truth")
     assert code == 0
@@ -65,7 +64,7 @@ def test_retention_by_kind_and_its_scorer_deploys(run, tmp_path):  # noqa: F811
     assert {e["question"].get("denoiser") for e in shown} == {"token", None}
 
 
-def test_captions_hold_their_test_images_out_of_the_training(run, tmp_path):  # noqa: F811
+def test_captions_hold_their_test_images_out_of_the_training(run, tmp_path):
     lines = []
     for i in range(24):
         Image.new("RGB", (80, 80), (10 * i, 100, 200)).save(tmp_path / f"{i}.png")
@@ -86,7 +85,7 @@ def test_captions_hold_their_test_images_out_of_the_training(run, tmp_path):  # 
         (["--k", "101"], "100 tokens"),
     ],
 )
-def test_what_means_nothing_is_refused_in_one_line(run, extra, told):  # noqa: F811
+def test_what_means_nothing_is_refused_in_one_line(run, extra, told):
     asked = [*ASKED, "--batches", "3"]
     if extra[0] == "--k":
         asked[asked.index("--k") + 1] = extra[1]
@@ -95,7 +94,7 @@ def test_what_means_nothing_is_refused_in_one_line(run, extra, told):  # noqa: F
     assert code == 2 and told in err and len(err.strip().splitlines()) == 1 and not out
 
 
-def test_an_unknown_model_is_refused(run, tmp_path):  # noqa: F811
+def test_an_unknown_model_is_refused(run, tmp_path):
     code, _, err = run("coherence", "--op", "vpnoise", "--task", str(tmp_path / "nothing"), "--k", "3")
     assert code == 2 and "no folder" in err
     (tmp_path / "bert").mkdir()

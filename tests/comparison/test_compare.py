@@ -8,20 +8,19 @@ import numpy as np
 import pytest
 import rich.style  # noqa: F401  # importing it draws from Python's random numbers
 import torch
+from compared_sizes import LEAST, shrink
 from stored import result
 
 from gradprobe import cli
 from gradprobe.comparison import run as compare
 from gradprobe.comparison.comparison import compared, metrics, rows, to_json
-from gradprobe.comparison.run import SIZES, Size, Times, estimate
+from gradprobe.comparison.run import SIZES, Times, estimate
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
 from gradprobe.probes import probe_of
 from gradprobe.probes.ask import Answer
 from gradprobe.probes.coherence import measure
 from gradprobe.probes.contract import question_of
-from gradprobe.probes.cost import compared as cost
-from gradprobe.probes.fidelity import compared as fidelity
 from gradprobe.probes.metrics import Plan
 from gradprobe.tasks import classification
 from gradprobe.training.workers import one_thread
@@ -37,18 +36,6 @@ def Half(patches, scores, k, noise):
 def Raises(patches, scores, k, noise):
     raise ValueError("I am broken")
 """
-LEAST = Size(
-    batches=3, batch_size=1, points=5, line_images=2, fidelity_images=3, draws=32, held_out=3, equivalence_images=4,
-    steps=2, test_images=8, seeds=1, rounds=6,
-)  # fmt: skip
-
-
-def shrink(monkeypatch):
-    monkeypatch.setattr(compare, "SIZES", {"tiny": LEAST})
-    monkeypatch.setattr(compare, "GROUP", 2)
-    monkeypatch.setattr(cost, "GROUP", 2)
-    monkeypatch.setattr(fidelity, "SIGMAS", (1.0,))
-    monkeypatch.setattr(fidelity, "LADDER", (1e-3,))
 
 
 def only(monkeypatch, *probes):

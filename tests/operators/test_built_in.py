@@ -14,7 +14,7 @@ from gradprobe.operators import built_in, registry, relaxations, throttles
 from gradprobe.operators.page import updated
 from gradprobe.testing import check_operator
 
-PAGE = Path(__file__).parents[1] / "docs" / "operators.md"
+PAGE = Path(__file__).parents[2] / "docs" / "operators.md"
 NEW = """
 from dataclasses import dataclass
 

@@ -16,7 +16,7 @@ from gradprobe.probes.coherence import PROBE, measure
 from gradprobe.probes.contract import TASK, question_of
 from gradprobe.store.results import Store, key_of
 
-TREE = Path(__file__).parents[1]
+TREE = Path(__file__).parents[2]
 GUMBEL, VPNOISE = "gumbel-ste+gather", "lapsum+vpnoise"
 PRESET = """
 title = "A figure"

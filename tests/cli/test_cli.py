@@ -14,22 +14,6 @@ RANDOM = ["--weights", "none"]
 PHOTOS = ["--op", "vpnoise", "--k", "58", "--loss", "kl", *RANDOM]
 
 
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run gradprobe in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def go(*arguments):
-        monkeypatch.setattr("sys.argv", ["gradprobe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return go
-
-
 def test_coherence_prints_stores_and_draws(run, tmp_path):
     code, out, _ = run("coherence", "--op", "vpnoise", *SMALL, *RANDOM, "--figure", "bars.png")
     assert code == 0

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from safetensors.torch import save_file
 from stored import array_bytes
-from test_cli import run  # noqa: F401  # a fixture
 
 import gradprobe as gp
 from gradprobe.errors import GradprobeError, UsageError
@@ -23,7 +22,7 @@ SMALL = ["--k", "58", "--images", "3", "--weights", "none", "--scorer", "mlp:wid
 LINE = ["landscape", *SMALL, "--line", "--grid", "9"]
 
 
-def test_a_plane_prints_stores_and_draws(run, tmp_path):  # noqa: F811
+def test_a_plane_prints_stores_and_draws(run, tmp_path):
     code, out, _ = run(
         "landscape", "--op", "vpnoise", *SMALL, "--grid", "5x7", "--figure", "f.png", "--surface", "s.svg"
     )  # fmt: skip
@@ -37,7 +36,7 @@ def test_a_plane_prints_stores_and_draws(run, tmp_path):  # noqa: F811
     assert (tmp_path / "f.png").stat().st_size > 5000 and (tmp_path / "s.svg").stat().st_size > 5000
 
 
-def test_json_is_one_object_and_the_store_answers_again(run, tmp_path):  # noqa: F811
+def test_json_is_one_object_and_the_store_answers_again(run, tmp_path):
     code, out, _ = run(*LINE, "--op", "scale", "--json")
     printed = json.loads(out)
     assert code == 0 and printed["settings"]["grid"] == "9" and printed["settings"]["baseline"] == "gumbel-ste+gather"
@@ -53,7 +52,7 @@ def test_json_is_one_object_and_the_store_answers_again(run, tmp_path):  # noqa:
     assert not list(tmp_path.glob("runs/*/*.partial"))
 
 
-def test_a_trajectory_and_checkpoints(run, tmp_path):  # noqa: F811
+def test_a_trajectory_and_checkpoints(run, tmp_path):
     code, out, _ = run(
         *LINE, "--op", "scale", "--baseline", "none", "--axes", "pca", "--steps", "3", "--batch-size", "2"
     )
@@ -76,7 +75,7 @@ def test_a_trajectory_and_checkpoints(run, tmp_path):  # noqa: F811
         answered(first.question, where, [Store("nowhere")], OpenTasks())
 
 
-def test_lists_ask_each_combination_and_compare_like_with_like(run, tmp_path):  # noqa: F811
+def test_lists_ask_each_combination_and_compare_like_with_like(run, tmp_path):
     typed = ["landscape", *SMALL, "--op", "scale", "--grid", "5,3x5", "--noise", "common,fresh", "--steps", "0,1"]
     typed += ["--batch-size", "2"]
     code, out, _ = run(*typed, "--json")
@@ -96,7 +95,7 @@ def test_lists_ask_each_combination_and_compare_like_with_like(run, tmp_path):  
     assert "lapsum+scale @1 fresh noise grid 3x5" in drawn
 
 
-def test_axes_are_a_list_too_and_a_principal_plane_has_no_baseline(run):  # noqa: F811
+def test_axes_are_a_list_too_and_a_principal_plane_has_no_baseline(run):
     typed = [*LINE, "--op", "scale", "--steps", "2", "--batch-size", "2", "--axes", "random,pca", "--json"]
     code, out, _ = run(*typed)
     rows = json.loads(out)["rows"]
@@ -151,7 +150,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes_whatever_the_workers(tmp_path):
         (["--surface", "plane.png", "--grid", "1x9"], "not a line"),
     ],
 )
-def test_wrong_input_is_one_clear_line_and_nothing_is_stored(run, tmp_path, arguments, words):  # noqa: F811
+def test_wrong_input_is_one_clear_line_and_nothing_is_stored(run, tmp_path, arguments, words):
     code, out, err = run(*LINE, "--op", "scale", *arguments)
     assert code == 2 and words in err and err.count("\n") == 1 and not out
     assert not list(tmp_path.glob("runs/*/*.npz"))

@@ -124,7 +124,7 @@ def test_a_name_that_begins_with_an_underscore_stays_in_the_legend():
 
 def test_the_commands_print_through_one_module_alone():
     """No other file of the command line writes to the terminal, so none can forget to escape."""
-    folder = Path(__file__).parents[1] / "gradprobe" / "cli"
+    folder = Path(__file__).parents[2] / "gradprobe" / "cli"
     for path in folder.glob("*.py"):
         if path.name in ("output.py", "screen.py"):
             continue

@@ -1,6 +1,6 @@
 """Every relaxation with every throttle, and the special properties of single operators.
 
-What every operator promises is in `gradprobe.testing`, and tests/test_testing.py holds each of them to it.
+What every operator promises is in `gradprobe.testing`, and tests/testing/test_testing.py holds each of them to it.
 """
 
 import itertools

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from stored import array_bytes
-from test_cli import run  # noqa: F401  # a fixture
 
 import gradprobe as gp
 from gradprobe.training.scorer_trainer import ScorerTrainer
@@ -16,7 +15,7 @@ SMALL = ["retention", "--op", "vpnoise", "--images", "8", "--batch-size", "2", "
 QUICK = [*SMALL, "--steps", "2"]
 
 
-def test_it_prints_stores_draws_and_what_it_names_can_be_deployed(run, tmp_path):  # noqa: F811
+def test_it_prints_stores_draws_and_what_it_names_can_be_deployed(run, tmp_path):
     code, out, _ = run(*QUICK, "--k", "7", "--weights", "none", "--figure", "f.png")
     assert code == 0
     for words in ("RANDOM WEIGHTS", "K = 7 of 196", "gumbel-ste+gather", "by class-attention"):
@@ -35,7 +34,7 @@ def test_it_prints_stores_draws_and_what_it_names_can_be_deployed(run, tmp_path)
     assert len(list(tmp_path.glob("runs/retention/*.npz"))) == 2 * (2 + 4)
 
 
-def test_json_is_one_object_and_the_store_answers_again(run):  # noqa: F811
+def test_json_is_one_object_and_the_store_answers_again(run):
     asked = [*QUICK, "--seeds", "3", "--rankings", "truth,norm"]
     code, out, _ = run(*asked, "--json")
     answer = json.loads(out)
@@ -58,7 +57,7 @@ def test_json_is_one_object_and_the_store_answers_again(run):  # noqa: F811
     assert "lapsum+vpnoise" in shown and "retention [95 %]" in shown and "learning_rate" in shown
 
 
-def test_seeds_are_scorers_images_and_weights_of_their_own(run):  # noqa: F811
+def test_seeds_are_scorers_images_and_weights_of_their_own(run):
     asked = [*QUICK, "--rankings", "none", "--baseline", "none", "--seeds", "1,0", "--weights", "none", "--json"]
     answer = json.loads(run(*asked)[1])
     (row,) = answer["rows"]
@@ -69,7 +68,7 @@ def test_seeds_are_scorers_images_and_weights_of_their_own(run):  # noqa: F811
     assert not torch.equal(*(state["network.hidden.weight"] for state in states))
 
 
-def test_keep_is_a_share_and_tau_own_leaves_it_out(run):  # noqa: F811
+def test_keep_is_a_share_and_tau_own_leaves_it_out(run):
     asked = [*QUICK, "--keep", "0.1,0.05", "--tau", "own", "--op", "vpnoise:tau=0.3", "--rankings", "none"]
     answer = json.loads(run(*asked, "--seeds", "1", "--json")[1])
     assert [row["k"] for row in answer["rows"]] == [10] * 3 + [20] * 3
@@ -77,7 +76,7 @@ def test_keep_is_a_share_and_tau_own_leaves_it_out(run):  # noqa: F811
     assert answer["rows"][1]["op"] == "lapsum+vpnoise" and answer["rows"][2]["op"] == "lapsum:tau=0.3+vpnoise"
 
 
-def test_stopped_it_goes_on_from_what_was_kept(run, tmp_path, monkeypatch):  # noqa: F811
+def test_stopped_it_goes_on_from_what_was_kept(run, tmp_path, monkeypatch):
     monkeypatch.setattr("gradprobe.probes.retention.measure.SAVE_EVERY", 3)
     asked = [*SMALL, "--steps", "6", "--seeds", "1", "--rankings", "none", "--baseline", "none"]
     original = ScorerTrainer.run
@@ -113,7 +112,7 @@ def photos(path, count=6):
         Image.new("RGB", (130, 120), (40 * i, 100, 200)).save(place / f"{i}.png")
 
 
-def test_a_folder_has_no_truth_and_training_on_the_test_images_is_said(run, tmp_path):  # noqa: F811
+def test_a_folder_has_no_truth_and_training_on_the_test_images_is_said(run, tmp_path):
     photos(tmp_path / "test")
     photos(tmp_path / "train", 4)
     asked = [*QUICK[:3], "--steps", "1", "--batch-size", "2", "--scorer", "mlp:width=8", "--seeds", "1", "--loss", "kl"]
@@ -157,7 +156,7 @@ def test_a_folder_has_no_truth_and_training_on_the_test_images_is_said(run, tmp_
         (["--op", "nan.py:Nan", "--baseline", "nan.py:Nan"], 1, "loss is not finite at training step 1 (image ids 1"),
     ],
 )
-def test_wrong_input_is_one_clear_line_and_nothing_is_stored(run, tmp_path, arguments, code, words):  # noqa: F811
+def test_wrong_input_is_one_clear_line_and_nothing_is_stored(run, tmp_path, arguments, code, words):
     (tmp_path / "nan.py").write_text(
         "from gradprobe import Selection\n"
         "def Nan(patches, scores, k, noise):\n    return Selection(patches * scores[..., None] / 0, scores)\n"

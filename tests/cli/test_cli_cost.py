@@ -3,13 +3,12 @@
 import json
 
 import pytest
-from test_cli import run  # noqa: F401  # a fixture
 
 SMALL = ["cost", "--op", "vpnoise", "--k", "8", "--images", "1", "--rounds", "6", "--scorer", "mlp:width=8"]
 RANDOM = ["--weights", "none"]
 
 
-def test_it_prints_stores_and_draws(run, tmp_path):  # noqa: F811
+def test_it_prints_stores_and_draws(run, tmp_path):
     code, out, _ = run(*SMALL, *RANDOM, "--op", "hard", "--figure", "f.png")
     told = " ".join(out.split())
     assert code == 0
@@ -22,7 +21,7 @@ def test_it_prints_stores_and_draws(run, tmp_path):  # noqa: F811
     assert len(list(tmp_path.glob("runs/cost/*.npz"))) == 3
 
 
-def test_json_the_store_and_measuring_again(run):  # noqa: F811
+def test_json_the_store_and_measuring_again(run):
     code, out, _ = run(*SMALL, "--json")
     answer = json.loads(out)
     assert code == 0 and answer["probe"] == "cost"
@@ -43,7 +42,7 @@ def test_json_the_store_and_measuring_again(run):  # noqa: F811
     assert "1 images" in " ".join(run("list")[1].split())
 
 
-def test_keep_is_a_share_and_there_may_be_no_baseline(run):  # noqa: F811
+def test_keep_is_a_share_and_there_may_be_no_baseline(run):
     out = run("cost", "--op", "hard", "--keep", "0.05", *SMALL[5:], *RANDOM, "--baseline", "none", "--json")[1]
     answer = json.loads(out)
     assert answer["settings"]["baseline"] is None and [row["k"] for row in answer["rows"]] == [10]
@@ -67,7 +66,7 @@ def test_keep_is_a_share_and_there_may_be_no_baseline(run):  # noqa: F811
         (["--op", "wrong.py:Raises", "--k", "8", "--baseline", "none"], 1, "ValueError: I am broken"),
     ],
 )
-def test_a_wrong_input_is_one_line_and_leaves_nothing(run, tmp_path, arguments, code, words):  # noqa: F811
+def test_a_wrong_input_is_one_line_and_leaves_nothing(run, tmp_path, arguments, code, words):
     (tmp_path / "wrong.py").write_text(
         "from gradprobe import Selection\n"
         "def Shape(patches, scores, k, noise):\n    return Selection(patches, scores[:, :2])\n"

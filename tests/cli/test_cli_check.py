@@ -15,7 +15,7 @@ from gradprobe.operators import registry
 from gradprobe.operators.citations import BIBTEX
 from gradprobe.testing import PROPERTIES
 
-DOCS = Path(__file__).parents[1] / "docs" / "add-an-operator.md"
+DOCS = Path(__file__).parents[2] / "docs" / "add-an-operator.md"
 
 
 @pytest.fixture

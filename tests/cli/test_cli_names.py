@@ -5,7 +5,6 @@ import re
 
 import pytest
 from PIL import Image
-from test_cli import run  # noqa: F401
 
 OP = "o[/x] \x1b[31m $\\frac{ <!--<script> \u202e.py"
 STEERING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -41,7 +40,7 @@ def checked(outcome):
     return out
 
 
-def test_coherence_list_and_show(run, outside, tmp_path):  # noqa: F811
+def test_coherence_list_and_show(run, outside, tmp_path):
     arguments = ["coherence", *outside, "--batches", "3", "--batch-size", "2"]
     out = checked(run(*arguments, "--figure", "f[.svg"))
     assert "o[/x]" in re.sub(r"\s", "", out)
@@ -55,7 +54,7 @@ def test_coherence_list_and_show(run, outside, tmp_path):  # noqa: F811
     checked(run("show", stored.stem, "--results", "r[/y]\x1b[31m"))
 
 
-def test_landscape_and_its_page(run, outside, tmp_path):  # noqa: F811
+def test_landscape_and_its_page(run, outside, tmp_path):
     pytest.importorskip("plotly")
     checked(run("landscape", *outside, "--grid", "3x3", "--images", "2", "--figure", "f.svg", "--page", "p.html"))
     page = (tmp_path / "p.html").read_text(encoding="utf-8")
@@ -66,7 +65,7 @@ def test_landscape_and_its_page(run, outside, tmp_path):  # noqa: F811
 
 
 @pytest.mark.parametrize("arguments", [["check", f"{OP}:Op"], ["cite", "--op", f"{OP}:Op"]])
-def test_commands_of_names_alone(run, outside, arguments):  # noqa: F811
+def test_commands_of_names_alone(run, outside, arguments):
     code, out, err = run(*arguments)
     assert code in (0, 1)
     assert not STEERING.search(out)
@@ -86,7 +85,7 @@ def test_commands_of_names_alone(run, outside, arguments):  # noqa: F811
     ],
     ids=ascii,
 )  # fmt: skip
-def test_a_name_in_an_error_is_escaped(run, arguments):  # noqa: F811
+def test_a_name_in_an_error_is_escaped(run, arguments):
     code, out, err = run(*arguments)
     assert code in (0, 1, 2)
     assert not STEERING.search(out + err)

@@ -39,7 +39,7 @@ def bytes_of(result, root):
 
 def test_killed_by_force_it_goes_on_to_the_same_bytes(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(tmp_path / "partial")], stdout=subprocess.PIPE, cwd=Path(__file__).parent
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "partial")], stdout=subprocess.PIPE, cwd=Path(__file__).parents[1]
     )
     assert process.stdout.readline() == b"there\n"
     process.send_signal(signal.SIGKILL)

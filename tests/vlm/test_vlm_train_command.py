@@ -17,7 +17,7 @@ from gradprobe.operators.registry import part
 from gradprobe.vlm.captions import Captions, open_captions
 from gradprobe.vlm.training.presets import PRESETS, preset
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

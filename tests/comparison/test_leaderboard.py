@@ -22,7 +22,7 @@ from gradprobe.operator_info import about_of
 from gradprobe.operators import packages, registry
 from gradprobe.store.results import Store, key_of
 
-TREE = Path(__file__).parents[1]
+TREE = Path(__file__).parents[2]
 PRESET = """
 title = "Every operator"
 figure = "leaderboard"

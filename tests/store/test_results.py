@@ -22,7 +22,7 @@ from gradprobe.statistics.estimates import coherence_row
 from gradprobe.store.archive import read_files
 from gradprobe.store.results import SCHEMA, Store, key_of
 
-TREE = Path(__file__).parents[1]
+TREE = Path(__file__).parents[2]
 NAMES = ("common", "energy", "gram", "losses", "spread")  # of the arrays of `result`
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 questions = st.dictionaries(
