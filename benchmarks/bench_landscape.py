@@ -96,7 +96,7 @@ def ours(task: Loaded, case: Case) -> tuple[float, float, float]:
 
 
 def setup(task: Loaded, case: Case) -> float:
-    """What a plane has once: the hidden layer's products, shared out over the workers, and the loss at theta itself."""
+    """Compute the parts of a plane that are needed once: the hidden layer's products and the loss at theta."""
     theta = {name: p.detach() for name, p in task.scorer.named_parameters()}
     axes = random_axes(theta, 3, 3, seed=0)
     groups = groups_of(task.ready[0])

@@ -30,7 +30,7 @@ Textbook = Callable[[Tensor, int, Noise], Tensor]
 
 
 def bisected(cdf: Callable[[Tensor], Tensor], reach: float) -> Textbook:
-    """A soft top-K by fifty halvings, differentiated through one last Newton step, as is usual."""
+    """Compute a soft top-K by fifty halvings, differentiated through one last Newton step, as is usual."""
 
     def weights(s: Tensor, k: int, noise: Noise) -> Tensor:
         with torch.no_grad():
@@ -110,7 +110,7 @@ def marginals(s: Tensor, k: int, noise: Noise) -> Tensor:
 
 
 def plackett_luce(s: Tensor, k: int, noise: Noise) -> Tensor:
-    """The log-probability by a loop over the draws; what ours gives to be differentiated."""
+    """Compute the log-probability by a loop over the draws."""
     order = gumbels(s.detach(), noise).argsort(-1, descending=True)
     drawn, total = s.gather(-1, order), torch.zeros(len(s))
     for j in range(k):
@@ -123,7 +123,7 @@ def soft(s: Tensor, k: int, tau: float = 1.0) -> Tensor:
 
 
 def difftopk_softsort() -> Textbook | None:
-    """The SoftSort of difftopk, if it is installed; its whole matrix is made."""
+    """Return the SoftSort of difftopk, if it is installed; its whole matrix is made."""
     with contextlib.redirect_stdout(io.StringIO()):  # it prints about an optional dependency when imported
         try:
             import difftopk
@@ -133,7 +133,7 @@ def difftopk_softsort() -> Textbook | None:
 
 
 def torchsort_ranks() -> Textbook | None:
-    """Selection by torchsort's soft ranks, another formula: for the time alone."""
+    """Select by torchsort's soft ranks, another formula: for the time alone."""
     try:
         import torchsort
     except ImportError:
@@ -174,7 +174,7 @@ def contenders() -> dict[str, dict[str, Textbook]]:
 
 
 def check(found: dict[str, dict[str, Textbook]]) -> None:
-    """A counterpart gives the same weights and the same gradient as ours."""
+    """Check that a counterpart gives the same weights and the same gradient as ours."""
     scores = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
     v = torch.randn(4, 50, generator=torch.Generator().manual_seed(1))
     for name, ways in found.items():

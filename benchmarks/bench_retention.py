@@ -112,7 +112,7 @@ def _parameters(task: Ready) -> list[torch.nn.Parameter]:
 
 
 def _sent(task: Ready, operator: Any, k: int, tau: float, batch: Batch) -> Selection:
-    """What the operator sends, without its graph."""
+    """Return the tokens that the operator sends, without their graph."""
     with torch.no_grad():
         patches = batch.tokens.patches
         sent = at_tau(operator, tau)(patches, task.scorer(patches), k, noise=Noise(0, batch.ids))

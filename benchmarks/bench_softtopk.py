@@ -96,7 +96,7 @@ def softsort(scores: Tensor, k: float, tau: float) -> Tensor:
 
 
 def difftopk_softsort() -> Callable | None:
-    """The SoftSort of difftopk, if that package is installed."""
+    """Return the SoftSort of difftopk, if that package is installed."""
     with contextlib.redirect_stdout(io.StringIO()):  # it prints about an optional dependency when imported
         try:
             import difftopk
@@ -119,7 +119,7 @@ def peers() -> dict[str, tuple[Callable, float]]:
 
 
 def check(operators: dict[str, tuple[Callable, float]]) -> None:
-    """The peers are what they are called: same weights as ours where the formula is the same, and a sum of K."""
+    """Check the peers: the same weights as ours where the formula is the same, and a sum of K."""
     scores = torch.randn(4, 50, generator=torch.Generator().manual_seed(0))
     ours = {cdf: soft_topk(scores, 15.0, TAU, cdf) for cdf in ("laplace", "logistic")}
     for name, (operator, _) in operators.items():

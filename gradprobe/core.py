@@ -262,7 +262,7 @@ class Task(Protocol):
 
     @property
     def question(self) -> dict[str, Any]:
-        """What the task is, in JSON types: the part of a stored answer's key that a task decides."""
+        """Description of the task in JSON types: the part of a stored answer's key that a task decides."""
         ...
 
     @property

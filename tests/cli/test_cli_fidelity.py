@@ -9,7 +9,6 @@ from stored import array_bytes
 from gradprobe.cli.fidelity import until
 from gradprobe.probes.fidelity import measure, reference
 from gradprobe.statistics import agreement
-from gradprobe.store.results import Store
 
 SMALL = [
     "--k", "8", "--images", "4", "--held-out", "4", "--draws", "32", "--noise-draws", "3", "--sigma", "0.3,1",
