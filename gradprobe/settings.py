@@ -8,6 +8,7 @@ this module imports no torch.
 import dataclasses
 import functools
 import inspect
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
@@ -143,8 +144,10 @@ def settings_from(cls: type[Settings], question: Mapping[str, Any]) -> Settings:
 
 
 class Taking(Protocol[Fields, Taken]):
-    """Type of the decorator that `takes` returns: one or two leading parameters, then the fields."""
+    """Type of the decorator that `takes` returns: at most two leading parameters, then the fields."""
 
+    @overload
+    def __call__(self, function: Callable[[Taken], Result]) -> Callable[Fields, Result]: ...
     @overload
     def __call__(self, function: Callable[[First, Taken], Result]) -> Callable[Concatenate[First, Fields], Result]: ...
     @overload
@@ -216,6 +219,8 @@ def _with_arguments(doc: str, leading: Iterable[str], arguments: Any) -> str:
     described = {name: LEADING[name] for name in leading}
     for f in dataclasses.fields(arguments):
         described[f.name] = f.metadata["setting"].help if "setting" in f.metadata else f.metadata["help"]
-    section = "    Args:\n" + "".join(f"        {name}: {help}\n" for name, help in described.items())
+    indents = {"initial_indent": " " * 8, "subsequent_indent": " " * 12}
+    lines = [textwrap.fill(f"{name}: {help}", 120, **indents) for name, help in described.items()]
+    section = "\n".join(["    Args:", *lines, ""])
     head, separator, tail = doc.partition("    Returns:")
     return f"{head}{section}\n{separator}{tail}" if separator else f"{doc.rstrip()}\n\n{section}"

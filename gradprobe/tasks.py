@@ -21,6 +21,7 @@ from gradprobe.models.backbones import Backbone, frozen
 from gradprobe.models.loading import load_backbone
 from gradprobe.models.own_models import STATE, own_backbone, own_names, state_fingerprint
 from gradprobe.operators.registry import label, part
+from gradprobe.settings import argument, takes
 
 TASKS = {  # the part of a question that says what kind of task it is about -> what makes it
     "classification": "gradprobe.tasks:classification",
@@ -156,42 +157,45 @@ class Classification:
         return Batch(images.ids, tokens, target, None if known is None else known.to(device))
 
 
-def classification(
-    backbone: str | nn.Module | Backbone = "scenes",
-    *,
-    weights: str | Path | None = None,
-    data: str | Path | None = None,
-    train_data: str | Path | None = None,
-    layer: int = 0,
-    loss: str = "ce",
-    scorer: str = "mlp",
-    seed: int = 0,
-    device: str = "cpu",
-    dtype: str = "float32",
-    denoiser: str = "none",
-    weights_key: str | None = None,
-    image_size: int | str | tuple[int, int] | None = None,
-    class_order: str | None = None,
-) -> Classification:
+@dataclass(frozen=True)
+class Arguments:
+    """Keyword arguments of `classification`."""
+
+    backbone: str | nn.Module | Backbone = argument(
+        "scenes",
+        "``scenes``, a timm model name, or a model of one's own: a timm ``VisionTransformer``, or a `Backbone`, which "
+        "needs ``data``, brings its weights, device and dtype, and is left as found.",
+        keyword=False,
+    )
+    weights: str | Path | None = argument(
+        None, "A safetensors or .pth file, ``none`` for random ones, None for the hub's (or the embedded ones)."
+    )
+    data: str | Path | None = argument(None, "A folder of images; None with ``scenes`` means its own scenes.")
+    train_data: str | Path | None = argument(None, "Another folder, to train scorers on; None: the same.")
+    layer: int = argument(0, "Number of blocks before the insertion point.")
+    loss: str = argument("ce", "``ce`` or ``kl``.")
+    scorer: str = argument("mlp", "``mlp`` or ``transformer``, with fields: ``mlp:width=512``.")
+    seed: int = argument(0, "Seed of the scorer, and of random weights.")
+    device: str = argument("cpu", "A torch device.")
+    dtype: str = argument("float32", "``float32``, ``float64``, or ``bfloat16`` (autocast around the frozen model).")
+    denoiser: str = argument("none", "``token``, ``global`` or ``none``: trained with a scorer, behind the operator.")
+    weights_key: str | None = argument(
+        None, "Name of a model in the weights file; None: by timm's order. Part of the question only if given."
+    )
+    image_size: int | str | tuple[int, int] | None = argument(
+        None, "Pixels, or ``HxW``; None: that of the weights. Part of the question only if given."
+    )
+    class_order: str | None = argument(
+        None, "Order of the class folders, ``text`` or ``natural``, where the two differ. Likewise."
+    )
+
+
+@takes(Arguments)
+def classification(given: Arguments) -> Classification:
     """Open a task: a timm vision transformer or the embedded ``scenes`` model, images, and a fresh scorer.
 
-    Args:
-        backbone: ``scenes``, a timm model name, or a model of one's own: a timm ``VisionTransformer``, or a `Backbone`.
-            That needs ``data``, brings its weights, device and dtype, and is left as found.
-        weights: a safetensors or .pth file, ``none`` for random ones, None for the hub's (or the embedded ones).
-        data: a folder of images; None with ``scenes`` means its own scenes.
-        train_data: another folder, to train scorers on; None: the same.
-        layer: how many blocks come before the insertion point.
-        loss: ``ce`` or ``kl``.
-        scorer: ``mlp`` or ``transformer``, with fields: ``mlp:width=512``.
-        seed: of the scorer, and of random weights.
-        device: a torch device.
-        dtype: ``float32``, ``float64``, or ``bfloat16`` (autocast around the frozen model).
-        denoiser: ``token``, ``global`` or ``none``: what is trained with a scorer, behind the operator.
-        weights_key: which of the models in a weights file; None: by timm's order of preference.
-        image_size: pixels, or ``"HxW"``; None: that of the weights.
-        class_order: order of the class folders, ``text`` or ``natural``, where the two differ; None: not said. Each of
-            these three is part of the question only where it is given.
+    Returns:
+        The task.
 
     Raises:
         UsageError: an unknown name, or a combination that means nothing.
@@ -204,69 +208,89 @@ def classification(
 
         A model of one's own, on photographs without labels: ``classification(model, data="photos/", loss="kl")``.
     """
-    for name, value, possible in (("loss", loss, LOSSES), ("dtype", dtype, DTYPES)):
+    _check_words(given)
+    built, loss = _opened(given), given.loss
+    source = _source(given, built)
+    like = next(built.model.parameters())
+    names = _names(given, built)
+    return Classification(built, source, loss=loss, names=names, **both_trained(names, built.dim, given.seed, like))
+
+
+def _check_words(given: Arguments) -> None:
+    """Refuse words that name nothing, or that mean nothing together."""
+    for name, value, possible in (("loss", given.loss, LOSSES), ("dtype", given.dtype, DTYPES)):
         if value not in possible:
             raise UsageError(f"--{name} {value} is not possible; {nearest(value, possible)}")
-    for name, path in (("weights", weights), ("data", data), ("train_data", train_data)):
+    for name in ("weights", "data", "train_data"):
+        path = getattr(given, name)
         if path is not None and not isinstance(path, str | Path):
             raise UsageError(f"{name}={in_words(path)} is not possible; give the path of a file or folder")
-    if not isinstance(seed, int):
-        raise UsageError(f"seed={in_words(seed)} is not possible; give a whole number")
-    if class_order is not None and data is None:
-        raise UsageError(f"--class-order {class_order} needs class folders: give --data DIR")
-    if not isinstance(backbone, str):
-        given = {"weights": weights, "weights_key": weights_key, "image_size": image_size}
-        built = own_backbone(backbone, layer=layer, device=device, dtype=dtype)
-        if data is None or any(value is not None for value in given.values()):
+    if not isinstance(given.seed, int):
+        raise UsageError(f"seed={in_words(given.seed)} is not possible; give a whole number")
+    if given.class_order is not None and given.data is None:
+        raise UsageError(f"--class-order {given.class_order} needs class folders: give --data DIR")
+
+
+def _opened(given: Arguments) -> Backbone:
+    """Open the frozen model, or take the caller's."""
+    if not isinstance(given.backbone, str):
+        built = own_backbone(given.backbone, layer=given.layer, device=given.device, dtype=given.dtype)
+        unused = ("weights", "weights_key", "image_size")
+        if given.data is None or any(getattr(given, name) is not None for name in unused):
             raise UsageError(
                 f"a model of your own ({built.name}) brings its weights and needs images; give data='photos/' (with "
-                f"loss='kl' where there are no labels), and leave {', '.join(given)} out"
+                f"loss='kl' where there are no labels), and leave {', '.join(unused)} out"
             )
     else:
         built = load_backbone(
-            backbone, weights, layer=layer, seed=seed, device=device, dtype=dtype, weights_key=weights_key,
-            image_size=image_size,
+            given.backbone, given.weights, layer=given.layer, seed=given.seed, device=given.device, dtype=given.dtype,
+            weights_key=given.weights_key, image_size=given.image_size,
         )  # fmt: skip
     if built.model.num_classes == 0:
         raise UsageError(
-            f"{weights or built.name} has no classifier (head.weight), so there are no classes to tell apart; give "
-            "--weights FILE of a model with one"
+            f"{given.weights or built.name} has no classifier (head.weight), so there are no classes to tell apart; "
+            "give --weights FILE of a model with one"
         )
-    source: ImageSource
-    if train_data is not None and data is None:
+    return built
+
+
+def _source(given: Arguments, built: Backbone) -> ImageSource:
+    """Open the folders of images, or the scenes."""
+    if given.train_data is not None and given.data is None:
         raise UsageError("--train-data without --data: name the folder that is tested on with --data DIR")
-    if data is None:
-        if backbone != "scenes":
-            raise UsageError(f"--backbone {backbone} needs images: give --data DIR (a folder of photographs)")
-        source = SceneSource()
-    else:
-        folder = built.open_images(data, class_order)
-        training = None if train_data is None else built.open_images(train_data, class_order)
-        for each in (folder, training):
-            if loss == "ce" and each is not None:
-                each.need_labels()
-        source = FolderSource(folder, training)
+    if given.data is None:
+        if given.backbone != "scenes":
+            raise UsageError(f"--backbone {given.backbone} needs images: give --data DIR (a folder of photographs)")
+        return SceneSource()
+    folder = built.open_images(given.data, given.class_order)
+    training = None if given.train_data is None else built.open_images(given.train_data, given.class_order)
+    for each in (folder, training):
+        if given.loss == "ce" and each is not None:
+            each.need_labels()
+    return FolderSource(folder, training)
+
+
+def _names(given: Arguments, built: Backbone) -> dict[str, Any]:
+    """Return the names of model, data, scorer and precision in the question."""
     names: dict[str, Any] = {
-        "data": "scenes" if data is None else data_fingerprint(data),
-        "scorer": label(part("scorer", scorer)),
-        "backbone": backbone,
-        "dtype": dtype,
+        "data": "scenes" if given.data is None else data_fingerprint(given.data),
+        "scorer": label(part("scorer", given.scorer)),
+        "backbone": given.backbone,
+        "dtype": given.dtype,
     }
-    names |= (
-        {"weights": weights_fingerprint(backbone, weights, seed)} if isinstance(backbone, str) else own_names(built)
-    )
-    if train_data is not None:
-        names["train_data"] = data_fingerprint(train_data)
-    if (denoising := label(part("denoiser", denoiser))) != "none":
-        names["denoiser"] = denoising
-    if image_size is not None:
+    if isinstance(given.backbone, str):
+        names["weights"] = weights_fingerprint(given.backbone, given.weights, given.seed)
+    else:
+        names |= own_names(built)
+    if given.train_data is not None:
+        names["train_data"] = data_fingerprint(given.train_data)
+    if (denoiser := label(part("denoiser", given.denoiser))) != "none":
+        names["denoiser"] = denoiser
+    if given.image_size is not None:
         height, width = built.model.patch_embed.img_size
         names["image_size"] = height if height == width else f"{height}x{width}"
-    names |= {
-        name: value for name, value in (("weights_key", weights_key), ("class_order", class_order)) if value is not None
-    }
-    like = next(built.model.parameters())
-    return Classification(built, source, loss=loss, names=names, **both_trained(names, built.dim, seed, like))
+    said = {"weights_key": given.weights_key, "class_order": given.class_order}
+    return names | {name: value for name, value in said.items() if value is not None}
 
 
 def maker(kind: str) -> Callable[..., Any]:

@@ -16,6 +16,7 @@ from gradprobe.data.fingerprints import model_fingerprint
 from gradprobe.errors import UsageError, in_words
 from gradprobe.models.backbones import frozen
 from gradprobe.operators.registry import label, part
+from gradprobe.settings import argument, takes
 from gradprobe.tasks import both_trained, freshly_trained
 from gradprobe.vlm.captions import CaptionSource, Example
 from gradprobe.vlm.model import VLM, open_vlm
@@ -171,40 +172,38 @@ class Captioning:
         return batch
 
 
-def captioning(
-    backbone: str = "scenes-vlm",
-    *,
-    weights: str | None = None,
-    data: str | None = None,
-    train_data: str | None = None,
-    layer: int = 0,
-    loss: str = "ce",
-    scorer: str = "mlp",
-    seed: int = 0,
-    device: str = "cpu",
-    dtype: str = "float32",
-    denoiser: str = "none",
-    weights_key: str | None = None,
-    image_size: int | str | tuple[int, int] | None = None,
-    class_order: str | None = None,
-) -> Captioning:
+@dataclass(frozen=True)
+class Arguments:
+    """Keyword arguments of `captioning`: the names of those of `gradprobe.classification`."""
+
+    backbone: str = argument(
+        "scenes-vlm", "``scenes-vlm``, a hub id, or a folder with a model of a known family.", keyword=False
+    )
+    weights: str | None = argument(None, "Not possible: a model's folder holds them.")
+    data: str | None = argument(
+        None, "A ``captions.jsonl`` or a folder of captioned images; None with ``scenes-vlm``: its own pictures."
+    )
+    train_data: str | None = argument(None, "Not possible: a fixed part of ``data`` is held out for probes.")
+    layer: int = argument(0, "0, before the projector.")
+    loss: str = argument("ce", "``ce``, of the caption.")
+    scorer: str = argument("mlp", "``mlp`` or ``transformer``, with fields: ``transformer:depth=2,heads=16``.")
+    seed: int = argument(0, "Seed of the scorer.")
+    device: str = argument("cpu", "A torch device.")
+    dtype: str = argument(
+        "float32", "``float32``, ``bfloat16`` or ``float16``, of the frozen model's weights; the scorer keeps float32."
+    )
+    denoiser: str = argument("none", "``token``, ``global`` or ``none``: trained with the scorer, behind the operator.")
+    weights_key: str | None = argument(None, "Not possible, like ``weights``.")
+    image_size: int | str | tuple[int, int] | None = argument(None, "Not possible: the processor decides it.")
+    class_order: str | None = argument(None, "Not possible: there are no classes.")
+
+
+@takes(Arguments)
+def captioning(given: Arguments) -> Captioning:
     """Make a task from names: a vision-language model, captioned images, and a fresh scorer.
 
-    Args:
-        backbone: ``scenes-vlm``, a hub id, or a folder with a model of a known family.
-        weights: Not possible: a model's folder holds them.
-        data: A ``captions.jsonl`` or a folder of captioned images; None with ``scenes-vlm``: its own pictures.
-        train_data: Not possible: a fixed part of ``data`` is held out for probes.
-        layer: 0, before the projector.
-        loss: ``ce``, of the caption.
-        scorer: ``mlp`` or ``transformer``, with fields: ``transformer:depth=2,width=1024,heads=16``.
-        seed: Of the scorer.
-        device: A torch device.
-        dtype: ``float32``, ``bfloat16`` or ``float16``, of the frozen model's weights; the scorer keeps float32.
-        denoiser: ``token``, ``global`` or ``none``: trained with the scorer, behind the operator.
-        weights_key: Not possible, like ``weights``.
-        image_size: Not possible: the processor decides it.
-        class_order: Not possible: there are no classes.
+    Returns:
+        The task.
 
     Raises:
         UsageError: An unknown name, or a combination that means nothing.
@@ -215,26 +214,27 @@ def captioning(
         >>> task.n_tokens, task.vlm.dim
         (100, 128)
     """
-    if not isinstance(backbone, str):
-        raise UsageError(f"{in_words(backbone)} is no name of a model; an open one makes a task by gp.vlm.task_of")
+    name = given.backbone
+    if not isinstance(name, str):
+        raise UsageError(f"{in_words(name)} is no name of a model; an open one makes a task by gp.vlm.task_of")
     for value, option, remedy in (
-        (weights, "--weights", f"name a folder with the model's weights instead of {backbone}"),
-        (train_data, "--train-data", "a fixed part of --data is held out for probes"),
-        (weights_key, "--weights-key", "a model's folder holds one model"),
-        (image_size, "--image-size", "its processor decides the size of the images"),
-        (class_order, "--class-order", "captioned images have no classes"),
+        (given.weights, "--weights", f"name a folder with the model's weights instead of {name}"),
+        (given.train_data, "--train-data", "a fixed part of --data is held out for probes"),
+        (given.weights_key, "--weights-key", "a model's folder holds one model"),
+        (given.image_size, "--image-size", "its processor decides the size of the images"),
+        (given.class_order, "--class-order", "captioned images have no classes"),
     ):
         if value is not None:
             raise UsageError(f"{option} {value} is not possible with a vision-language model: {remedy}")
-    if layer or loss != "ce":
+    if given.layer or given.loss != "ce":
         raise UsageError(
-            f"--layer {layer} --loss {loss} is not possible with a vision-language model: tokens are selected before "
-            "its projector, and the loss is that of the caption (--layer 0 --loss ce)"
+            f"--layer {given.layer} --loss {given.loss} is not possible with a vision-language model: tokens are "
+            "selected before its projector, and the loss is that of the caption (--layer 0 --loss ce)"
         )
-    vlm = open_vlm(backbone, device=device, dtype=dtype)
-    source = source_of(backbone, data, vlm)
-    names = {"backbone": backbone, "weights": model_fingerprint(backbone), "data": source.fingerprint, "dtype": dtype}
-    return task_of(vlm, source, names, scorer=scorer, denoiser=denoiser, seed=seed)
+    vlm = open_vlm(name, device=given.device, dtype=given.dtype)
+    source = source_of(name, given.data, vlm)
+    names = {"backbone": name, "weights": model_fingerprint(name), "data": source.fingerprint, "dtype": given.dtype}
+    return task_of(vlm, source, names, scorer=given.scorer, denoiser=given.denoiser, seed=given.seed)
 
 
 def task_of(
