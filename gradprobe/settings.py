@@ -219,8 +219,10 @@ def _with_arguments(doc: str, leading: Iterable[str], arguments: Any) -> str:
     described = {name: LEADING[name] for name in leading}
     for f in dataclasses.fields(arguments):
         described[f.name] = f.metadata["setting"].help if "setting" in f.metadata else f.metadata["help"]
-    indents = {"initial_indent": " " * 8, "subsequent_indent": " " * 12}
-    lines = [textwrap.fill(f"{name}: {help}", 120, **indents) for name, help in described.items()]
+    lines = [
+        textwrap.fill(f"{name}: {help}", 120, initial_indent=" " * 8, subsequent_indent=" " * 12)
+        for name, help in described.items()
+    ]
     section = "\n".join(["    Args:", *lines, ""])
     head, separator, tail = doc.partition("    Returns:")
     return f"{head}{section}\n{separator}{tail}" if separator else f"{doc.rstrip()}\n\n{section}"
