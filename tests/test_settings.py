@@ -39,6 +39,12 @@ def test_a_fidelity_asks_for_the_reference_of_its_own_settings():
         assert asked(settings.reference) | {"noise_draws": settings.noise_draws} == asked(settings)
 
 
+def test_none_is_left_out_of_a_question_and_comes_back():
+    settings = probe_of("retention").settings(tau_start=None, tau_end=None, tau_steps=None)
+    assert not {"tau_start", "tau_end", "tau_steps"} & asked(settings).keys()
+    assert settings_from(type(settings), asked(settings)) == settings
+
+
 def test_numbers_of_a_preset_that_are_no_text_are_refused():
     question = {"probe": "reference", "draws": 32, "images": 3, "scores": "random", "seed": 0}
     for sigmas in ("0.1,x", 0.1, ""):

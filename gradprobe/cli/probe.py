@@ -15,7 +15,7 @@ import typer
 from gradprobe.cli import options
 from gradprobe.cli.output import say, say_json
 from gradprobe.probes.contract import Probe
-from gradprobe.settings import RANKED, Declared, check, declared
+from gradprobe.settings import RANKED, Declared, asked, check, declared
 
 MODEL: Mapping[str, tuple[Any, Any]] = {
     "scorer": (options.Scorer, "mlp"), "vlm": (options.Vlm, None), "backbone": (options.Backbone, "scenes"),
@@ -137,6 +137,7 @@ def command(
         _check_budgets(session.values)
         for settings in session.settings:
             check(settings)
+        session.settings = list({str(asked(each)): each for each in session.settings}.values())  # each question once
         _open(session)
 
         from gradprobe.cli.progress import bars

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
-from gradprobe.cli.probe import Session, command
+from gradprobe.cli.probe import Session, command, labelled
 from gradprobe.errors import UsageError, nearest
 from gradprobe.probes.contract import Ranking, Subject, question_of
 from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
@@ -67,7 +67,7 @@ def _prepare(session: Session) -> None:
 
 
 def _answer(session: Session, progress: Any) -> list[Any]:
-    """Answer seed by seed: the operators at each budget, then the rankings; first make sure that all can be asked."""
+    """Check all questions, then answer them seed by seed: the operators at each budget, and then the rankings."""
     images = session.task.available(IMAGES)
     session.settings = [replace(s, images=images) if s.images is None else s for s in session.settings]
     rankings = [Ranking(name) for name in _rankings(session.task, session.values["rankings"])]
@@ -114,7 +114,7 @@ def _tabulate(session: Session) -> list[dict[str, Any]]:
 
     groups, paths = seed_groups(session.results), {id(a.result): a.path for a in session.answers}
     seeds = list(dict.fromkeys(settings.seed for settings in session.settings))
-    session.questions = [{n: v for n, v in group[0].question.items() if n != "seed"} for group in groups]
+    session.questions = [_pooled(group[0].question) for group in groups]
     session.shown["seeds"] = seeds
     counts, steps = (
         ", ".join(map(str, dict.fromkeys(getattr(settings, name) for settings in session.settings)))
@@ -123,7 +123,7 @@ def _tabulate(session: Session) -> list[dict[str, Any]]:
     session.title = f"{session.backbone}, {counts} images, {steps} steps"
     bases = [group for group in groups if group[0].question["op"] == session.base]
     rows = [over_seeds(group, _base_of(group, bases), [paths[id(r)] for r in group]) for group in groups]
-    values, first = session.values, session.questions[0]
+    session.rows, values, first = rows, session.values, session.questions[0]
     if values["data"] is not None and values["train_data"] is None and first.get("task") != "captioning":
         session.warnings.append(SAME)
     if first["data"] == "pictures":
@@ -131,9 +131,15 @@ def _tabulate(session: Session) -> list[dict[str, Any]]:
         from gradprobe.probes.retention.view import kind_lines
 
         session.notes.append("retention is the mean over kinds of questions:")
-        session.notes += [f"  {line}" for line in kind_lines(rows, KINDS)]
+        session.notes += [f"  {line}" for line in kind_lines(labelled(session), KINDS)]
     session.places = _scorers(session.answers)
     return rows
+
+
+def _pooled(question: dict[str, Any]) -> dict[str, Any]:
+    """Return the question of a row over seeds; a ranking takes no steps, whatever the operators do."""
+    ranking = str(question["op"]).startswith(RANKED)
+    return {name: value for name, value in question.items() if name != "seed" and not (ranking and name == "steps")}
 
 
 def _base_of(group: Sequence[Any], bases: Sequence[Sequence[Any]]) -> Sequence[Any] | None:

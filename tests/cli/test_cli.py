@@ -90,6 +90,15 @@ def test_training_steps_are_rows_of_their_own(run):
     assert rows[2]["coherence"] != rows[3]["coherence"]
 
 
+def test_lists_that_multiply_ask_each_question_once_and_tell_the_rows_apart(run):
+    lists = ["--steps", "0,1", "--learning-rate", "1e-3,1e-2", "--baseline", "none"]
+    out = run("coherence", "--op", "scale", *SMALL, *RANDOM, *lists, "--json")[1]
+    rows = json.loads(out)["rows"]
+    assert [(row["steps"], row["learning_rate"]) for row in rows] == [(0, None), (1, 1e-3), (1, 1e-2)]
+    words = " ".join(run("coherence", "--op", "scale", *SMALL, *RANDOM, *lists)[1].split())
+    assert all(label in words for label in ("lapsum+scale @0", "= 0.001) @1", "= 0.01) @1"))
+
+
 def test_list_and_show_find_what_was_stored(run):
     run("coherence", "--op", "scale", *SMALL, *RANDOM)
     code, out, _ = run("list", "--json")
