@@ -47,7 +47,7 @@ def retention(images: Graded) -> Estimate:
     Example:
         >>> estimate = retention(Graded(np.arange(40) < 30, np.arange(40) < 36, np.zeros(0)))
         >>> round(estimate.low, 2), round(estimate.value, 2), round(estimate.high, 2)
-        (0.7, 0.83, 0.94)
+        (0.71, 0.83, 0.97)
     """
     kinds = by_kind(images)
     return mean_of(kinds) if len(kinds) > 1 else kinds[0]
