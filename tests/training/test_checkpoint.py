@@ -14,7 +14,7 @@ import gradprobe.training.checkpoint as module
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators.registry import build
 from gradprobe.probes.environment import versions
-from gradprobe.probes.retention.measure import question_of, retention
+from gradprobe.probes.retention.measure import retention
 from gradprobe.training.checkpoint import Checkpoint, adamw_state, load_adamw_state
 from gradprobe.training.train import Recipe
 
@@ -128,6 +128,5 @@ def test_a_retention_of_before_goes_on_to_the_same_bits(tmp_path):
     assert steps[0] == 26  # 25 steps were kept
     for name in ("losses", "curve", "spread", "correct"):
         assert np.array_equal(getattr(whole, name), getattr(resumed, name)), name
-    question = question_of(Toy(), build("vpnoise"), 4, recipe=recipe, images=20)
     read = Checkpoint.read(tmp_path / "parts" / "checkpoint.safetensors")
-    assert read.config == question and read.progress["versions"] == versions()
+    assert read.config == resumed.question and read.progress["versions"] == versions()
