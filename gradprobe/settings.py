@@ -97,11 +97,10 @@ def setting(
 def declared(settings: Any) -> dict[str, Declared]:
     """Return the declared fields of a settings class or object by name; option and key are filled in."""
     return {
-        f.name: dataclasses.replace(
-            found, option=found.option or f.name.replace("_", "-"), key=found.key or f.name
-        )
-        for f in dataclasses.fields(settings) if (found := f.metadata.get("setting"))
-    }  # fmt: skip
+        f.name: dataclasses.replace(found, option=found.option or f.name.replace("_", "-"), key=found.key or f.name)
+        for f in dataclasses.fields(settings)
+        if (found := f.metadata.get("setting"))
+    }
 
 
 def check(settings: Any) -> None:
@@ -124,7 +123,7 @@ def asked(settings: Any) -> dict[str, Any]:
         each.key: each.codec.write(getattr(settings, name))
         for name, each in declared(settings).items()
         if each.asked_if(settings) and getattr(settings, name) != each.codec.absent
-    }  # fmt: skip
+    }
 
 
 def settings_from(cls: type[Settings], question: Mapping[str, Any]) -> Settings:

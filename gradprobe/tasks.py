@@ -133,9 +133,14 @@ class Classification:
         if str(names.get("weights")).startswith(RANDOM) and names["weights"] != f"{RANDOM}{seed}":
             like = next(backbone.model.parameters())
             backbone = load_backbone(
-                names["backbone"], "none", layer=backbone.layer, seed=seed, device=str(like.device),
-                dtype=names["dtype"], image_size=names.get("image_size"),
-            )  # fmt: skip
+                names["backbone"],
+                "none",
+                layer=backbone.layer,
+                seed=seed,
+                device=str(like.device),
+                dtype=names["dtype"],
+                image_size=names.get("image_size"),
+            )
             names["weights"] = f"{RANDOM}{seed}"
         if isinstance(source, FolderSource):
             source = source.unread()
@@ -243,9 +248,15 @@ def _opened(given: Arguments) -> Backbone:
             )
     else:
         built = load_backbone(
-            given.backbone, given.weights, layer=given.layer, seed=given.seed, device=given.device, dtype=given.dtype,
-            weights_key=given.weights_key, image_size=given.image_size,
-        )  # fmt: skip
+            given.backbone,
+            given.weights,
+            layer=given.layer,
+            seed=given.seed,
+            device=given.device,
+            dtype=given.dtype,
+            weights_key=given.weights_key,
+            image_size=given.image_size,
+        )
     if built.model.num_classes == 0:
         raise UsageError(
             f"{given.weights or built.name} has no classifier (head.weight), so there are no classes to tell apart; "

@@ -34,8 +34,9 @@ def ablation(
     if as_json:
         rows = [
             {"variant": v.name, "op": v.op, "denoiser": v.denoiser, "paper": cell.paper, **cell.row}
-            for v in found for cell in v.cells.values()
-        ]  # fmt: skip
+            for v in found
+            for cell in v.cells.values()
+        ]
         say_json({"title": experiment.title, "rows": rows, "missing": len(missing)})
     else:
         from gradprobe.cli.screen import Screen

@@ -46,8 +46,10 @@ def _answer(session: Session, progress: Any) -> list[Any]:
     """Answer the questions of one budget after those of another, as the table shows them."""
     return [
         session.ask(operator, k, settings, progress)
-        for k in session.budgets for settings in session.settings for operator in session.operators.values()
-    ]  # fmt: skip
+        for k in session.budgets
+        for settings in session.settings
+        for operator in session.operators.values()
+    ]
 
 
 def _pictures(session: Session, path: Path) -> Path:

@@ -34,17 +34,20 @@ Line = Annotated[bool, typer.Option("--line", help="A line along d2 (81 points b
 Grid = Annotated[
     str | None,
     typer.Option(
-        parser=options.swept("grid", str, PLANE), metavar=options.KINDS[str][0],
+        parser=options.swept("grid", str, PLANE),
+        metavar=options.KINDS[str][0],
         help="Rows along d1 x columns along d2; 31x31 by default.",
     ),
-]  # fmt: skip
+]
 Kinds = Annotated[
     str,
     typer.Option(
-        "--axes", parser=_kinds, metavar=options.KINDS[str][0],
+        "--axes",
+        parser=_kinds,
+        metavar=options.KINDS[str][0],
         help="random, pca (of --steps), checkpoints:A,B[,C] (files or training steps).",
     ),
-]  # fmt: skip
+]
 
 
 def _prepare(session: Session) -> None:

@@ -21,9 +21,10 @@ MODELS_OWN = "k"  # its range is the model's, which a later error names
 Number = TypeVar("Number", int, float)
 
 KINDS: Mapping[type, tuple[str, str, str]] = {  # metavar, name and example of an option's values
-    int: ("<int,...>", "whole numbers", "1,2"), float: ("<float,...>", "numbers", "0.1,0.3"),
+    int: ("<int,...>", "whole numbers", "1,2"),
+    float: ("<float,...>", "numbers", "0.1,0.3"),
     str: ("<str,...>", "text", "a,b"),
-}  # fmt: skip
+}
 
 
 def swept(option: str, kind: type, example: str) -> Callable[[Any], Any]:
@@ -59,10 +60,12 @@ Ks = Annotated[
 Keeps = Annotated[
     str | None,
     typer.Option(
-        "--keep", parser=swept("keep", float, "0.1,0.3"), metavar=KINDS[float][0],
+        "--keep",
+        parser=swept("keep", float, "0.1,0.3"),
+        metavar=KINDS[float][0],
         help="Tokens kept as a share of N, in (0, 1]; instead of --k.",
     ),
-]  # fmt: skip
+]
 Baseline = Annotated[str, typer.Option(help="Operator to compare with; none for no baseline.")]
 Rate = Annotated[float, typer.Option("--learning-rate", help="Of that training.")]
 Scorer = Annotated[str, typer.Option(help="mlp or transformer, with fields: mlp:width=512.")]
@@ -108,10 +111,13 @@ def checked(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        check_numbers({
-            name: value for name, value in values.items()
-            if name.replace("_", "-") in RANGES and name != MODELS_OWN and isinstance(value, int | float)
-        })  # fmt: skip
+        check_numbers(
+            {
+                name: value
+                for name, value in values.items()
+                if name.replace("_", "-") in RANGES and name != MODELS_OWN and isinstance(value, int | float)
+            }
+        )
         trusted(values.get("trust"))
         command(**values)
 

@@ -18,11 +18,17 @@ from gradprobe.probes.contract import Probe
 from gradprobe.settings import RANKED, Declared, asked, check, declared
 
 MODEL: Mapping[str, tuple[Any, Any]] = {
-    "scorer": (options.Scorer, "mlp"), "vlm": (options.Vlm, None), "backbone": (options.Backbone, "scenes"),
-    "weights": (options.Weights, None), "weights_key": (options.WeightsKey, None),
-    "image_size": (options.ImageSize, None), "data": (options.Data, None), "class_order": (options.ClassOrder, None),
-    "layer": (options.Layer, 0), "loss": (options.Loss, "ce"),
-}  # fmt: skip
+    "scorer": (options.Scorer, "mlp"),
+    "vlm": (options.Vlm, None),
+    "backbone": (options.Backbone, "scenes"),
+    "weights": (options.Weights, None),
+    "weights_key": (options.WeightsKey, None),
+    "image_size": (options.ImageSize, None),
+    "data": (options.Data, None),
+    "class_order": (options.ClassOrder, None),
+    "layer": (options.Layer, 0),
+    "loss": (options.Loss, "ce"),
+}
 NAMES = {"k": "K"}  # of keys, in a table
 LISTS = (tuple, Sequence)  # annotations of settings whose value is a list
 MACHINE: Mapping[str, tuple[Any, Any]] = {"device": (options.Device, "cpu"), "dtype": (options.Dtype, "float32")}
@@ -89,9 +95,15 @@ class Session:
         return [answer.result for answer in self.answers]
 
     def ask(
-        self, operator: Any, k: int, settings: Any, progress: Any, probe: Probe | None = None, reference: Any = None,
+        self,
+        operator: Any,
+        k: int,
+        settings: Any,
+        progress: Any,
+        probe: Probe | None = None,
+        reference: Any = None,
         start: Any = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Ask one question of the command's stores."""
         from gradprobe.probes.ask import ask
         from gradprobe.probes.contract import Resources, Subject
@@ -220,10 +232,8 @@ def _prepare(session: Session, drawings: Mapping[str, Drawing]) -> None:
     choices = [
         value if isinstance(value, tuple) and not lists[name] else [_list(value) if lists[name] else value]
         for name, value in fields.items()
-    ]  # fmt: skip
-    session.settings = [
-        probe.settings(**dict(zip(fields, each, strict=True))) for each in itertools.product(*choices)
-    ]  # fmt: skip
+    ]
+    session.settings = [probe.settings(**dict(zip(fields, each, strict=True))) for each in itertools.product(*choices)]
 
 
 def _check_budgets(values: Mapping[str, Any]) -> None:
@@ -259,8 +269,10 @@ def each_once(session: Session, progress: Any) -> list[Any]:
     """Answer every question once."""
     return [
         session.ask(operator, k, settings, progress)
-        for operator in session.operators.values() for k in session.budgets for settings in session.settings
-    ]  # fmt: skip
+        for operator in session.operators.values()
+        for k in session.budgets
+        for settings in session.settings
+    ]
 
 
 def _rows(session: Session, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -25,24 +25,29 @@ def _taus(text: Any) -> Any:
 Ks = Annotated[
     str | None,
     typer.Option(
-        "--k", parser=options.swept("k", int, "5,10,20"), metavar="<int,...>",
+        "--k",
+        parser=options.swept("k", int, "5,10,20"),
+        metavar="<int,...>",
         help=f"Tokens kept, 1..N. Default: {K}.",
     ),
-]  # fmt: skip
+]
 Seeds = Annotated[
     str,
     typer.Option(
-        "--seeds", parser=options.swept("seeds", int, SEEDS), metavar="<int,...>",
+        "--seeds",
+        parser=options.swept("seeds", int, SEEDS),
+        metavar="<int,...>",
         help="Seeds, each with its own scorer, images and noise.",
     ),
-]  # fmt: skip
+]
 Images = Annotated[
     str | None,
     typer.Option(
-        parser=options.swept("images", int, str(IMAGES)), metavar="<int,...>",
+        parser=options.swept("images", int, str(IMAGES)),
+        metavar="<int,...>",
         help=f"Test images. Default: {IMAGES}, or what the folder has.",
     ),
-]  # fmt: skip
+]
 Tau = Annotated[
     str,
     typer.Option(
@@ -63,7 +68,7 @@ def _prepare(session: Session) -> None:
         values["k"] = (K,)
     session.settings = [
         replace(each, tau_start=first, tau_end=last) for each in session.settings for first, last in values["tau"]
-    ]  # fmt: skip
+    ]
 
 
 def _answer(session: Session, progress: Any) -> list[Any]:
@@ -78,8 +83,10 @@ def _answer(session: Session, progress: Any) -> list[Any]:
         questions += [(op, k, s) for k in session.budgets for op in session.operators.values() for s in trained]
         questions += [
             (ranking, k, RetentionSettings(steps=0, images=count, seed=seed))
-            for ranking in rankings for k in session.budgets for count in counts
-        ]  # fmt: skip
+            for ranking in rankings
+            for k in session.budgets
+            for count in counts
+        ]
     for operator, k, settings in questions:
         question_of(PROBE, Subject(session.task, operator, k), settings)
     answers = []
@@ -177,10 +184,13 @@ def _scorers(answers: Sequence[Any]) -> list[str]:
 retention = command(
     PROBE,
     extra={
-        "tau": (Tau, TAU), "denoiser": (Denoiser, "none"), "rankings": (Rankings, None), "train_data": (TrainData, None)
+        "tau": (Tau, TAU),
+        "denoiser": (Denoiser, "none"),
+        "rankings": (Rankings, None),
+        "train_data": (TrainData, None),
     },
     replaced={"k": (Ks, None), "seed": (Seeds, SEEDS), "images": (Images, None), "tau_start": None, "tau_end": None},
     prepare=_prepare,
     answer=_answer,
     tabulate=_tabulate,
-)  # fmt: skip
+)

@@ -23,11 +23,15 @@ def list_results(results: Results = Path("runs"), as_json: Json = False) -> None
     if as_json:
         listed = [
             {
-                "key": e.key, "probe": e.probe, "path": str(e.path), "question": e.question,
-                "environment": e.environment, "problem": e.problem or None,
+                "key": e.key,
+                "probe": e.probe,
+                "path": str(e.path),
+                "question": e.question,
+                "environment": e.environment,
+                "problem": e.problem or None,
             }
             for e in entries
-        ]  # fmt: skip
+        ]
         say_json(listed)
         return
     from rich import box
@@ -71,9 +75,13 @@ def show(
         raise damaged(path, f"its numbers make no table: {error!r}") from None
     if as_json:
         shown = {
-            "probe": result.probe, "key": key_of(result.question), "path": str(path),
-            "question": result.question, "environment": result.environment, "rows": rows,
-        }  # fmt: skip
+            "probe": result.probe,
+            "key": key_of(result.question),
+            "path": str(path),
+            "question": result.question,
+            "environment": result.environment,
+            "rows": rows,
+        }
         say_json(shown)
         return
 

@@ -10,9 +10,11 @@ from gradprobe.cli.vlm_show import show
 from gradprobe.cli.vlm_train import train
 
 vlm = typer.Typer(
-    name="vlm", help="Train, deploy, show and count pruners of vision-language models.", no_args_is_help=True,
+    name="vlm",
+    help="Train, deploy, show and count pruners of vision-language models.",
+    no_args_is_help=True,
     rich_markup_mode=None,
-)  # fmt: skip
+)
 vlm.command()(checked(train))
 vlm.command()(checked(generate))
 vlm.command()(checked(show))

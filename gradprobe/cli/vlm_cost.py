@@ -41,19 +41,31 @@ def cost(
     from gradprobe.vlm.costs.flops import cost as count
 
     report = count(
-        model, k=counts, ratio=shares, text_tokens=text_tokens, image_size=size_of(image_size), scorer=scorer,
+        model,
+        k=counts,
+        ratio=shares,
+        text_tokens=text_tokens,
+        image_size=size_of(image_size),
+        scorer=scorer,
         denoiser=denoiser,
-    )  # fmt: skip
+    )
     if measure:
         report = report.measured(device, passes)
     rows, timing = report.rows(), report.timing
     layout = asdict(report.layout) | {"tokens": report.layout.tokens, "placeholders": report.layout.placeholders}
     settings = {
-        "model": report.model, "family": report.family, "layout": layout, "text_tokens": report.text_tokens,
-        "scorer": report.scorer, "denoiser": report.denoiser, "parameters": report.parameters,
-        "device": timing and timing.device, "dtype": timing and timing.dtype,
-        "passes": passes if measure else None, "environment": timing and timing.environment,
-    }  # fmt: skip
+        "model": report.model,
+        "family": report.family,
+        "layout": layout,
+        "text_tokens": report.text_tokens,
+        "scorer": report.scorer,
+        "denoiser": report.denoiser,
+        "parameters": report.parameters,
+        "device": timing and timing.device,
+        "dtype": timing and timing.dtype,
+        "passes": passes if measure else None,
+        "environment": timing and timing.environment,
+    }
     if as_json:
         say_json({"probe": "vlm-cost", "settings": settings, "rows": rows})
     else:

@@ -56,16 +56,26 @@ def show(
     name = f"picture {picture}" if image is None else image.name
     title = f"{name}, {k} of {n} tokens"
     save_figure(ranking_figure(shown.views, shown.top, shown.bottom, shown.similarity, means, title), figure)
-    hits = None if relevant is None else {
-        "top": int(relevant[shown.top].sum()), "bottom": int(relevant[shown.bottom].sum()), "all": int(relevant.sum()),
-    }  # fmt: skip
+    hits = (
+        None
+        if relevant is None
+        else {
+            "top": int(relevant[shown.top].sum()),
+            "bottom": int(relevant[shown.bottom].sum()),
+            "all": int(relevant.sum()),
+        }
+    )
     if as_json:
         answer = {
             "probe": "vlm-ranking",
             "settings": {"model": vlm.name, "ranked_by": ranked_by, "image": name, "k": k, "tokens": n},
-            "similarity": means, "relevant": hits, "top": shown.top.tolist(), "bottom": shown.bottom.tolist(),
-            "scores": shown.scores.tolist(), "figure": str(figure),
-        }  # fmt: skip
+            "similarity": means,
+            "relevant": hits,
+            "top": shown.top.tolist(),
+            "bottom": shown.bottom.tolist(),
+            "scores": shown.scores.tolist(),
+            "figure": str(figure),
+        }
         say_json(answer)
         return
     say(f"{vlm.name}, {name}: ranked by {ranked_by}")

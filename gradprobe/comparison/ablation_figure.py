@@ -64,10 +64,8 @@ def ablation_figure(rows: Sequence[Variant], n_tokens: int, title: str) -> Figur
         panels[0].set_yticks(range(len(rows)), [variant.name for variant in rows])
         panels[0].set_ylim(len(rows) - 0.5, -0.5)
         handles = {
-            text: handle
-            for axes in panels
-            for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
-        }  # fmt: skip
+            text: handle for axes in panels for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
         figure.suptitle(title, x=0.01, ha="left")
     return figure

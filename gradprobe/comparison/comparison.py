@@ -217,8 +217,9 @@ def keys(comparison: Comparison) -> list[dict[str, Any]]:
     """Return the answers of a comparison: probe, operator, seed and key."""
     return [
         {"probe": p, "op": r.question["op"], "seed": r.question.get("seed"), "key": key_of(r.question)}
-        for p, results in comparison.results.items() for r in results
-    ]  # fmt: skip
+        for p, results in comparison.results.items()
+        for r in results
+    ]
 
 
 def _row(place: Any, probe: str, results: Sequence[Any], base: Sequence[Any], every: Sequence[Any]) -> Row:

@@ -146,8 +146,10 @@ def _paint(metric: Metric, cell: Row, focus: bool) -> tuple[str, str]:
 
 def _limits(values: np.ndarray, cells: Sequence[Row], logarithmic: bool) -> tuple[float, float]:
     """Return the ends of an axis that shows all dots, and intervals as far as they do not dwarf them."""
-    lows, highs = (np.array([v if c[end] is None else c[end] for v, c in zip(values, cells, strict=True)], float)
-                   for end in ("low", "high"))  # fmt: skip
+    lows, highs = (
+        np.array([v if c[end] is None else c[end] for v, c in zip(values, cells, strict=True)], float)
+        for end in ("low", "high")
+    )
     if logarithmic:
         values, lows, highs = np.log(values), np.log(np.maximum(lows, 1e-300)), np.log(highs)
     span = float(np.ptp(values)) or float(np.max(highs - lows)) or abs(float(values[0])) or 1.0

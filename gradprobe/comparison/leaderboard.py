@@ -45,13 +45,15 @@ def comparisons(experiment: Experiment, answers: Sequence[Answer], missing: Sequ
         asked = results[0].question
         found.append(
             Comparison(
-                title=panel, ops=tuple(sorted(ops, key=lambda op: _rank(op, by_probe))), focus=experiment.baseline,
+                title=panel,
+                ops=tuple(sorted(ops, key=lambda op: _rank(op, by_probe))),
+                focus=experiment.baseline,
                 results={probe: each for probe, each in by_probe.items() if each},
                 settings={name: asked[name] for name in SHARED},
                 command="gradprobe leaderboard",
                 missing=tuple(f"{m.run.question['probe']} of {m.run.question['op']}: {m.reason}" for m in gaps),
             )
-        )  # fmt: skip
+        )
     return found
 
 
@@ -84,6 +86,9 @@ def _budget(board: Comparison) -> str:
 
 def _rank(op: str, results: dict[str, list[Any]]) -> tuple[float, float]:
     kept = [r.row()["retention"] for r in results["retention"] if r.question["op"] == op]
-    agrees = [max(r.row()["sigmas"], key=lambda s: s["sigma"])["cosine"] for r in results["fidelity"]
-              if r.question["op"] == op]  # fmt: skip
+    agrees = [
+        max(r.row()["sigmas"], key=lambda s: s["sigma"])["cosine"]
+        for r in results["fidelity"]
+        if r.question["op"] == op
+    ]
     return -(kept[0] or 0.0) if kept else 1.0, -(agrees[0] or 0.0) if agrees else 1.0

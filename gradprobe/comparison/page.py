@@ -87,11 +87,13 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
     shown = measured(found)
     sections = [
         {
-            "probe": probe, "question": getattr(place, "QUESTION", ""), "figure": figures.get(probe, ""),
+            "probe": probe,
+            "question": getattr(place, "QUESTION", ""),
+            "figure": figures.get(probe, ""),
             "tables": [_of_grid(grid, comparison, probe) for grid in probe_grids(comparison, probe, place)],
         }
         for probe, place in compared().items()
-    ]  # fmt: skip
+    ]
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         comparison=comparison,
         others=len(comparison.ops) - 1,

@@ -44,12 +44,14 @@ def units_of(results: Sequence[Any], of: str = END) -> Units:
     pairs = {name: np.array([_of_seed(found[op].get(name, {}), seed) for op, seed in rows]) for name in named}
     outcome = np.array([found[op][of][seed] for op, seed in rows]).reshape(-1, 2)
     return Units(
-        operator=tuple(op for op, _ in rows), throttle=tuple(throttle_of(op) for op, _ in rows),
+        operator=tuple(op for op, _ in rows),
+        throttle=tuple(throttle_of(op) for op, _ in rows),
         seed=tuple(seed for _, seed in rows),
-        outcome=outcome[:, 0], outcome_error=outcome[:, 1],
+        outcome=outcome[:, 0],
+        outcome_error=outcome[:, 1],
         measures={name: each[:, 0] for name, each in pairs.items()},
         errors={name: each[:, 1] for name, each in pairs.items()},
-    )  # fmt: skip
+    )
 
 
 def predict(results: Sequence[Any]) -> Figure:
@@ -111,10 +113,15 @@ def without(units: Units, throttle: str) -> Units:
         return values[kept] if isinstance(values, np.ndarray) else tuple(np.array(values, object)[kept])
 
     return replace(
-        units, operator=cut(units.operator), throttle=cut(units.throttle), seed=cut(units.seed),
-        outcome=cut(units.outcome), outcome_error=cut(units.outcome_error),
-        measures={n: cut(v) for n, v in units.measures.items()}, errors={n: cut(v) for n, v in units.errors.items()},
-    )  # fmt: skip
+        units,
+        operator=cut(units.operator),
+        throttle=cut(units.throttle),
+        seed=cut(units.seed),
+        outcome=cut(units.outcome),
+        outcome_error=cut(units.outcome_error),
+        measures={n: cut(v) for n, v in units.measures.items()},
+        errors={n: cut(v) for n, v in units.errors.items()},
+    )
 
 
 def throttle_of(op: str) -> str:
@@ -146,8 +153,9 @@ def _footnote(units: Units) -> str:
         "ρ over operators and seeds; bootstrap over throttle, operator | seed | images; p: whole throttles permuted"
     ]
     for name, each in differences(units).items():
-        lines.append(f"{name} less {COHERENCE}, same operators: {number(each.value)} [{number(each.low)}, "
-                     f"{number(each.high)}]")  # fmt: skip
+        lines.append(
+            f"{name} less {COHERENCE}, same operators: {number(each.value)} [{number(each.low)}, {number(each.high)}]"
+        )
     return "\n".join([*lines, "* to be confirmed on other operators, seeds and models; all else explores"])
 
 
@@ -214,5 +222,7 @@ def _of_retention(result: Any) -> dict[str, tuple[float, float]]:
 
 
 _MEASURES: dict[str, Callable[[Any], dict[str, tuple[float, float]]]] = {
-    "coherence": _of_coherence, "fidelity": _of_fidelity, "retention": _of_retention,
-}  # fmt: skip
+    "coherence": _of_coherence,
+    "fidelity": _of_fidelity,
+    "retention": _of_retention,
+}

@@ -152,9 +152,13 @@ def compare(ops: AnyOperator | Sequence[AnyOperator], given: Arguments) -> Compa
     settings |= {key: value for key, value in task.question.items() if key not in settings}
     return Comparison(
         title=f"{', '.join(own)}: {name}, K = {k} of {task.n_tokens}",
-        ops=tuple(named), focus=next(iter(named)), results=results, settings=settings, command=given.command,
+        ops=tuple(named),
+        focus=next(iter(named)),
+        results=results,
+        settings=settings,
+        command=given.command,
         missing=tuple(missing),
-    )  # fmt: skip
+    )
 
 
 def questions(plan: Plan) -> list[tuple[Probe, Subject, Any]]:

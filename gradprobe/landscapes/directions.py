@@ -138,9 +138,12 @@ def pca_directions(trajectory: Sequence[Params]) -> PCA:
     gram = sum((x @ x.T).cpu().numpy() for _, _, x in _offsets(trajectory))
     weights, explained = _principal(np.asarray(gram), trajectory)
     directions = tuple(
-        {name: torch.empty(p.shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
-         for name, p in _movable(origin).items()} for _ in range(2)
-    )  # fmt: skip
+        {
+            name: torch.empty(p.shape, dtype=torch.promote_types(p.dtype, torch.float32), device=p.device)
+            for name, p in _movable(origin).items()
+        }
+        for _ in range(2)
+    )
     for name, piece, x in _offsets(trajectory):
         for direction, w in zip(directions, weights.T, strict=True):
             _reals(direction[name])[piece] = torch.from_numpy(w.copy()).to(x) @ x

@@ -93,9 +93,13 @@ def line(
 
 
 def losses_at(
-    loss: Loss, params: Params, directions: Sequence[Params], coordinates: ArrayLike, *,
+    loss: Loss,
+    params: Params,
+    directions: Sequence[Params],
+    coordinates: ArrayLike,
+    *,
     progress: Progress | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """Return the loss at chosen points, such as the checkpoints of a trajectory in its PCA plane; see `plane`.
 
     Args:

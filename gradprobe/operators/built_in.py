@@ -38,8 +38,12 @@ DENOISERS = {
     "none": "gradprobe.models.denoisers:Nothing",
 }
 TABLES = {
-    "relaxation": RELAXATIONS, "throttle": THROTTLES, "operator": ALIASES, "scorer": SCORERS, "denoiser": DENOISERS
-}  # fmt: skip
+    "relaxation": RELAXATIONS,
+    "throttle": THROTTLES,
+    "operator": ALIASES,
+    "scorer": SCORERS,
+    "denoiser": DENOISERS,
+}
 
 
 def load(kind: str, name: str) -> type:
@@ -49,9 +53,10 @@ def load(kind: str, name: str) -> type:
     if attribute:
         return getattr(module, attribute)
     (cls,) = (
-        value for name, value in inspect.getmembers(module, inspect.isclass)
+        value
+        for name, value in inspect.getmembers(module, inspect.isclass)
         if value.__module__ == module_name and not name.startswith("_")
-    )  # fmt: skip
+    )
     return cls
 
 

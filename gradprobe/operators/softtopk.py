@@ -297,14 +297,18 @@ def _by_newton(cdf: Curve, density: Curve, log_density: Curve, quantile: Curve) 
 CDFS = {
     "laplace": _Family(_laplace, lambda x: -x.abs() - math.log(2), _laplace_threshold),
     "logistic": _by_newton(
-        torch.sigmoid, lambda x: torch.sigmoid(x) * torch.sigmoid(-x), lambda x: logsigmoid(x) + logsigmoid(-x),
+        torch.sigmoid,
+        lambda x: torch.sigmoid(x) * torch.sigmoid(-x),
+        lambda x: logsigmoid(x) + logsigmoid(-x),
         torch.logit,
     ),
     "gaussian": _by_newton(
-        torch.special.ndtr, lambda x: (-x * x / 2).exp_() / math.sqrt(2 * math.pi),
-        lambda x: -x * x / 2 - math.log(2 * math.pi) / 2, torch.special.ndtri,
+        torch.special.ndtr,
+        lambda x: (-x * x / 2).exp_() / math.sqrt(2 * math.pi),
+        lambda x: -x * x / 2 - math.log(2 * math.pi) / 2,
+        torch.special.ndtri,
     ),
     "linear": _by_newton(
         lambda x: (x + 0.5).clamp(0, 1), lambda x: (x.abs() < 0.5).to(x), _linear_log_density, _linear_quantile
     ),
-}  # fmt: skip
+}

@@ -39,9 +39,13 @@ def stored(question: Mapping[str, Any], stores: Sequence[Store]) -> Answer | Non
 
 
 def ask(
-    probe: Probe, subject: Subject, settings: Any, stores: Sequence[Store], resources: Resources = Resources(),
+    probe: Probe,
+    subject: Subject,
+    settings: Any,
+    stores: Sequence[Store],
+    resources: Resources = Resources(),
     force: bool = False,
-) -> Answer:  # fmt: skip
+) -> Answer:
     """Answer a question: from the first store that has the answer, else by a measurement that is saved in the last.
 
     The task is measured with a fresh scorer and denoiser of the question's seed; its frozen model is shared by all

@@ -83,9 +83,15 @@ class Plan:
 
 
 def cell(
-    row: Row | None = None, value: str = "", ends: tuple[str, str] = ("", ""), versus: str = "", *,
-    ratio: bool = False, reason: str | None = None, seeds: int | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    row: Row | None = None,
+    value: str = "",
+    ends: tuple[str, str] = ("", ""),
+    versus: str = "",
+    *,
+    ratio: bool = False,
+    reason: str | None = None,
+    seeds: int | None = None,
+) -> dict[str, Any]:
     """Return a metric's value, interval, difference from the focus and verdict, from the fields of a row.
 
     Args:

@@ -61,9 +61,13 @@ class OpenTasks:
 
 
 def answered(
-    question: Mapping[str, Any], where: Mapping[str, str], stores: Sequence[Store], tasks: OpenTasks,
-    resources: Resources = Resources(), force: bool = False,
-) -> Answer:  # fmt: skip
+    question: Mapping[str, Any],
+    where: Mapping[str, str],
+    stores: Sequence[Store],
+    tasks: OpenTasks,
+    resources: Resources = Resources(),
+    force: bool = False,
+) -> Answer:
     """Answer a question as it is stored or as a preset writes it; a stored answer opens no model.
 
     Args:

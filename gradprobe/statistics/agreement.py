@@ -309,8 +309,9 @@ def widest(rows: Sequence[dict[str, Any]]) -> float:
     """
     halves = [
         np.inf if at["cosine"] is None else (at["cosine_high"] - at["cosine_low"]) / 2
-        for row in rows for at in row["sigmas"]
-    ]  # fmt: skip
+        for row in rows
+        for at in row["sigmas"]
+    ]
     return float(max(halves, default=0.0))
 
 

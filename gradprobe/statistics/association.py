@@ -146,11 +146,13 @@ def associations(units: Units, seed: int = 0, replicates: int = REPLICATES) -> d
         x, y = units.measures[name][rows], units.outcome[rows]
         throttle = np.array([units.throttle[i] for i in rows], object)
         results[name] = Association(
-            rho=Estimate(spearman(x, y), *_ends(drawn[name])), tau=kendall(x, y, noise),
+            rho=Estimate(spearman(x, y), *_ends(drawn[name])),
+            tau=kendall(x, y, noise),
             p=throttle_permutations(x, y, list(throttle), seed),
             without={t: spearman(x[throttle != t], y[throttle != t]) for t in dict.fromkeys(throttle)},
-            units=len(rows), operators=len({units.operator[i] for i in rows}),
-        )  # fmt: skip
+            units=len(rows),
+            operators=len({units.operator[i] for i in rows}),
+        )
     return results
 
 

@@ -78,9 +78,14 @@ def roughness(losses: ArrayLike, step: float) -> Roughness:
     mean, median, largest, total, zero, bend = (
         np.nan if undefined else float(value)
         for value in (
-            sizes.mean(), np.median(sizes), sizes.max(), sizes.sum(-1).mean(), (sizes == 0).mean(), second.mean(),
+            sizes.mean(),
+            np.median(sizes),
+            sizes.max(),
+            sizes.sum(-1).mean(),
+            (sizes == 0).mean(),
+            second.mean(),
         )
-    )  # fmt: skip
+    )
     return Roughness(mean, median, largest, total, zero, bend, float(step), lines.shape[-1])
 
 
@@ -159,8 +164,10 @@ def landscape_row(
     every, base = _left_out(losses), None if baseline is None else _left_out(baseline)
     surface = every[0]
     row: dict[str, float | int | str | None] = {
-        "rows": len(a), "columns": len(b), "range": float(np.ptp(surface)) if np.isfinite(surface).all() else np.nan,
-    }  # fmt: skip
+        "rows": len(a),
+        "columns": len(b),
+        "range": float(np.ptp(surface)) if np.isfinite(surface).all() else np.nan,
+    }
     for name, points, swap in (("d2", b, False), ("d1", a, True)):
         if len(points) < 3:
             continue
@@ -176,16 +183,25 @@ def _along(lines: NDArray, baseline: NDArray | None, points: NDArray) -> dict[st
     variation = _jackknife(lines, _mean_step)
     step = _positive(variation)
     numbers: dict[str, float | int | str | None] = {
-        "variation": step.value, "low": step.low, "high": step.high, "median": rough.median, "largest": rough.largest,
-        "zero_share": rough.zero_share, "second_difference": rough.second_difference, "tv": rough.total,
+        "variation": step.value,
+        "low": step.low,
+        "high": step.high,
+        "median": rough.median,
+        "largest": rough.largest,
+        "zero_share": rough.zero_share,
+        "second_difference": rough.second_difference,
+        "tv": rough.total,
         "step": rough.step,
-    }  # fmt: skip
+    }
     if factor := coarser(len(points)):
         exponent = _jackknife(lines, lambda each: tv_exponent(each, factor).exponent).estimate()
         numbers |= {
-            "tv_coarse": tv_exponent(lines[0], factor).coarse, "factor": factor, "exponent": exponent.value,
-            "exponent_low": exponent.low, "exponent_high": exponent.high,
-        }  # fmt: skip
+            "tv_coarse": tv_exponent(lines[0], factor).coarse,
+            "factor": factor,
+            "exponent": exponent.value,
+            "exponent_low": exponent.low,
+            "exponent_high": exponent.high,
+        }
     if baseline is not None:
         for name, statistic in (("ratio", _mean_step), ("second_ratio", _mean_bend)):
             ours, theirs = _jackknife(lines, statistic), _jackknife(baseline, statistic)

@@ -149,9 +149,12 @@ class Pruner:
         sequence = self.sequence(inputs)
         with torch.no_grad(), self.vlm.running():
             new = self.vlm.model.generate(
-                inputs_embeds=sequence.embeds, attention_mask=sequence.attention_mask,
-                position_ids=sequence.positions, max_new_tokens=max_new_tokens, **options,
-            )  # fmt: skip
+                inputs_embeds=sequence.embeds,
+                attention_mask=sequence.attention_mask,
+                position_ids=sequence.positions,
+                max_new_tokens=max_new_tokens,
+                **options,
+            )
         ids = torch.as_tensor(inputs["input_ids"], device=new.device)
         return torch.cat([ids.repeat_interleave(len(new) // len(ids), 0), new], 1)
 

@@ -46,13 +46,19 @@ class PictureSource:
 def _examples(split: str, ids: Sequence[int]) -> list[Example]:
     return [
         Example(
-            i, partial(_image, split, i), prompt_of_caption(), caption, prompt_of_question(question.text),
-            question.answer, question.kind, _relevant(objects),
+            i,
+            partial(_image, split, i),
+            prompt_of_caption(),
+            caption,
+            prompt_of_question(question.text),
+            question.answer,
+            question.kind,
+            _relevant(objects),
         )
         for i, objects, caption, question in zip(
             ids, objects_of(split, ids), captions(split, ids), questions(split, ids), strict=True
         )
-    ]  # fmt: skip
+    ]
 
 
 def _image(split: str, i: int) -> np.ndarray:

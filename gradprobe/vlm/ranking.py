@@ -77,9 +77,13 @@ def ranking(
     ends = torch.cat([order[:k], order[-k:]])
     unit = nn.functional.normalize(tokens[ends].double(), dim=-1)
     return Ranking(
-        scores=scores.cpu().numpy(), top=ends[:k].cpu().numpy(), bottom=ends[k:].cpu().numpy(),
-        similarity=(unit @ unit.T).clamp(-1, 1).cpu().numpy(), views=_views(vlm, inputs, n), ranked_by=ranked_by,
-    )  # fmt: skip
+        scores=scores.cpu().numpy(),
+        top=ends[:k].cpu().numpy(),
+        bottom=ends[k:].cpu().numpy(),
+        similarity=(unit @ unit.T).clamp(-1, 1).cpu().numpy(),
+        views=_views(vlm, inputs, n),
+        ranked_by=ranked_by,
+    )
 
 
 @torch.no_grad()

@@ -22,9 +22,13 @@ BAND = 0.035  # breadth of a band along the matrix, as a share of its side
 
 
 def ranking_figure(
-    views: Sequence["View"], top: np.ndarray, bottom: np.ndarray, similarity: np.ndarray,
-    means: Mapping[str, float | None], title: str = "",
-) -> Figure:  # fmt: skip
+    views: Sequence["View"],
+    top: np.ndarray,
+    bottom: np.ndarray,
+    similarity: np.ndarray,
+    means: Mapping[str, float | None],
+    title: str = "",
+) -> Figure:
     """Draw an image with its K highest tokens in red and its K lowest in blue, and the similarities of [top; bottom].
 
     Args:

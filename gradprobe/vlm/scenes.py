@@ -30,19 +30,30 @@ def scenes_vlm() -> Any:
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
     vision = CLIPVisionConfig(
-        hidden_size=WIDTH, intermediate_size=3 * WIDTH, projection_dim=WIDTH, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, image_size=SIZE, patch_size=PATCH, hidden_act="gelu",
-    )  # fmt: skip
+        hidden_size=WIDTH,
+        intermediate_size=3 * WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        image_size=SIZE,
+        patch_size=PATCH,
+        hidden_act="gelu",
+    )
     text = LlamaConfig(
         vocab_size=len(VOCABULARY), hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=LAYERS,
         num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=512, tie_word_embeddings=True,
         pad_token_id=ID[PAD], bos_token_id=ID[START], eos_token_id=ID[END],
     )  # fmt: skip
     config = LlavaConfig(
-        vision_config=vision, text_config=text, image_token_index=ID[IMAGE], image_seq_length=GRID * GRID,
-        vision_feature_layer=-1, vision_feature_select_strategy="default", projector_hidden_act="gelu",
+        vision_config=vision,
+        text_config=text,
+        image_token_index=ID[IMAGE],
+        image_seq_length=GRID * GRID,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+        projector_hidden_act="gelu",
         tie_word_embeddings=True,
-    )  # fmt: skip
+    )
     return LlavaForConditionalGeneration(config)
 
 
@@ -60,12 +71,22 @@ def scenes_processor() -> Any:
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.post_processor = processors.TemplateProcessing(single=f"{START} $A", special_tokens=[(START, ID[START])])
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token=PAD, bos_token=START, eos_token=END, unk_token=NOTHING,
-        padding_side="left", additional_special_tokens=[IMAGE], clean_up_tokenization_spaces=False,
-    )  # fmt: skip
+        tokenizer_object=words,
+        pad_token=PAD,
+        bos_token=START,
+        eos_token=END,
+        unk_token=NOTHING,
+        padding_side="left",
+        additional_special_tokens=[IMAGE],
+        clean_up_tokenization_spaces=False,
+    )
     edge = {"height": SIZE, "width": SIZE}
     image = CLIPImageProcessor(size=edge, crop_size=edge, image_mean=[MEAN] * 3, image_std=[STD] * 3)
     return LlavaProcessor(  # "default" drops the tower's class token after it was counted: 100 visual tokens
-        image, tokenizer, patch_size=PATCH, vision_feature_select_strategy="default", num_additional_image_tokens=1,
+        image,
+        tokenizer,
+        patch_size=PATCH,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
         chat_template=CHAT,
-    )  # fmt: skip
+    )

@@ -159,9 +159,12 @@ class Captioning:
         relevant = None if any(k is None for k in known) else torch.from_numpy(np.stack(known)).to(patches.device)
         kinds = tuple(e.kind for e in examples if e.kind is not None)
         return Batch(
-            tuple(e.id for e in examples), Tokens(patches[:, :0], patches), target, relevant,
+            tuple(e.id for e in examples),
+            Tokens(patches[:, :0], patches),
+            target,
+            relevant,
             kinds if len(kinds) == len(examples) else (),
-        )  # fmt: skip
+        )
 
     def _one(self, batch: Batch | RaggedBatch) -> Batch:
         if isinstance(batch, RaggedBatch):

@@ -39,9 +39,11 @@ def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
     """Return the tables of a page: all numbers, and differences and ratios to the focus."""
     known = AGREEMENT | STRENGTH
     versus: dict[str, Cell] = {
-        "C": estimated("difference"), "centred": estimated("centred_difference"),
-        "ratio of C": ratio, "ratio of centred": lambda row: ratio(row, "centred_"),
-    }  # fmt: skip
+        "C": estimated("difference"),
+        "centred": estimated("centred_difference"),
+        "ratio of C": ratio,
+        "ratio of centred": lambda row: ratio(row, "centred_"),
+    }
     return [
         grid(setting(rows).replace("\n", "; "), rows, known, tuple(known)),
         grid(f"above {focus}", others, versus),

@@ -51,9 +51,15 @@ def measure(subject: Subject, settings: CoherenceSettings, resources: Resources)
     probed = task.batches(batches, settings.batch_size, settings.seed)  # refuses at once if there are too few images
     with task.running():
         train(
-            task, subject.operator, subject.k, steps=settings.steps, seed=settings.seed,
-            batch_size=settings.batch_size, learning_rate=settings.learning_rate, progress=resources.progress,
-        )  # fmt: skip
+            task,
+            subject.operator,
+            subject.k,
+            steps=settings.steps,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            progress=resources.progress,
+        )
         parameters = list(real_parameters(task.scorer).values())
         rows = _Rows(batches, draws, parameters)
         for b, batch in enumerate(probed):

@@ -79,12 +79,13 @@ def table(rows: Sequence[Row]) -> Group:
     return Group(
         columns.table(rows, AGREEMENT, caption, AGREEMENT),
         columns.table(
-            rows, STRENGTH | SIZES,
+            rows,
+            STRENGTH | SIZES,
             "C: other batch, other draw; C_data: other batch, same draw; C_op: same batch, other draw; "
             "g: scorer gradient of a batch; m-coh: batches that agree; noise: gradient noise scale in images",
             STRENGTH,
         ),
-    )  # fmt: skip
+    )
 
 
 def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:

@@ -13,11 +13,16 @@ BUDGET = "cost: {rounds} rounds on {images} images"
 GROUP = 8  # images that are timed
 METRICS = (
     Metric(
-        "cost", "cost", "cost", "lower", True, False,
+        "cost",
+        "cost",
+        "cost",
+        "lower",
+        True,
+        False,
         "time of a training gradient over a bare forward pass of the unpruned encoder, compared by ratio",
         lambda row: cell(row, "training", ends_of("training"), "ratio", ratio=True, reason=without_gradient(row)),
     ),
-)  # fmt: skip
+)
 
 
 def asked(plan: Plan) -> list[tuple[Any, CostSettings]]:

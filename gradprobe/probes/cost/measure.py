@@ -180,8 +180,11 @@ def _timed(
         return drawn[output.shape]
 
     calls: dict[str, Callable[[], Any]] = {
-        "unpruned": work.unpruned, "backward": work.backward, "scorer": work.scorer, "operator": work.selections,
-    }  # fmt: skip
+        "unpruned": work.unpruned,
+        "backward": work.backward,
+        "scorer": work.scorer,
+        "operator": work.selections,
+    }
     if trains:
         calls |= {"operator_backward": lambda: work.operator_backward(upstream), "training": work.training}
     calls["deployed"] = work.deployed

@@ -88,25 +88,36 @@ class CostResult:
         alone = self.operator if training is None else self.operator_backward
         share = None if training is None else float(np.median(self.operator_backward / self.training))
         numbers: dict[str, Any] = {
-            "training_ms": self._ms(self.training), "operator_ms": self._ms(alone), "operator_share": share,
-            "unpruned_ms": self._ms(self.unpruned), "scorer_ms": self._ms(self.scorer),
+            "training_ms": self._ms(self.training),
+            "operator_ms": self._ms(alone),
+            "operator_share": share,
+            "unpruned_ms": self._ms(self.unpruned),
+            "scorer_ms": self._ms(self.scorer),
             "deployed_ms": self._ms(self.deployed),
-        }  # fmt: skip
+        }
         compared = {
-            "training": training, "encoder": median(self.backward / self.unpruned),
-            "deployed": median(self.deployed / self.unpruned), "ratio": versus,
-        }  # fmt: skip
+            "training": training,
+            "encoder": median(self.backward / self.unpruned),
+            "deployed": median(self.deployed / self.unpruned),
+            "ratio": versus,
+        }
         for name, estimate in compared.items():
             for suffix, field in (("", "value"), ("_low", "low"), ("_high", "high")):
                 numbers[f"{name}{suffix}"] = None if estimate is None else getattr(estimate, field)
         return {
-            "op": self.question["op"], "k": self.question["k"], "gradient": self.gradient,
-            **{name: finite(value) for name, value in numbers.items()}, "sent": self.sent,
-            **{f"flops_{name}": value for name, value in self.flops.items()}, "memory": self.memory["training"],
-            "operator_memory": self.memory["operator"], "peak_memory": self.memory["peak"],
-            "images": self.question["images"], "rounds": len(self.unpruned),
+            "op": self.question["op"],
+            "k": self.question["k"],
+            "gradient": self.gradient,
+            **{name: finite(value) for name, value in numbers.items()},
+            "sent": self.sent,
+            **{f"flops_{name}": value for name, value in self.flops.items()},
+            "memory": self.memory["training"],
+            "operator_memory": self.memory["operator"],
+            "peak_memory": self.memory["peak"],
+            "images": self.question["images"],
+            "rounds": len(self.unpruned),
             "path": None if path is None else str(path),
-        }  # fmt: skip
+        }
 
     def _ms(self, seconds: np.ndarray) -> float | None:
         return 1000 * float(np.median(seconds)) / self.question["images"] if len(seconds) else None

@@ -63,9 +63,15 @@ def measure(subject: Subject, settings: CurvatureSettings, resources: Resources)
     batches = task.batches(settings.images // size, size, seed)  # refuses at once if there are too few images
     with task.running(), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
         train(
-            task, operator, k, steps=settings.steps, seed=seed, batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate, progress=resources.progress,
-        )  # fmt: skip
+            task,
+            operator,
+            k,
+            steps=settings.steps,
+            seed=seed,
+            batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            progress=resources.progress,
+        )
         surface = Surface(task, operator, k, name, tuple(batches), seed)
         loss = surface.loss(surface.theta, check=True)
         reason, checks = examine(in_float64(surface))
@@ -89,9 +95,15 @@ def measure(subject: Subject, settings: CurvatureSettings, resources: Resources)
                 reason, traces = f"its second derivative overflows in {question.get('dtype')}", np.zeros(0)
     products = {"products": next(counter) - 1}
     return CurvatureResult(
-        question=question, reason=reason, eigenvalues=values, residuals=residuals, trace_samples=traces, checks=checks,
-        loss=loss, environment=environment(time.perf_counter() - started, task.skipped) | products,
-    )  # fmt: skip
+        question=question,
+        reason=reason,
+        eigenvalues=values,
+        residuals=residuals,
+        trace_samples=traces,
+        checks=checks,
+        loss=loss,
+        environment=environment(time.perf_counter() - started, task.skipped) | products,
+    )
 
 
 def check(subject: Subject, settings: CurvatureSettings) -> dict[str, str]:

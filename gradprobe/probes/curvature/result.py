@@ -55,9 +55,16 @@ class CurvatureResult:
         trace = batch_mean(self.trace_samples.astype(np.float64)).estimate() if len(self.trace_samples) else None
         asked = self.question
         return {
-            "op": asked["op"], "hessian": self.reason or "yes", "loss": self.loss,
-            "eigenvalues": [float(x) for x in self.eigenvalues], "residuals": [float(x) for x in self.residuals],
-            "trace": trace and trace.value, "trace_low": trace and trace.low, "trace_high": trace and trace.high,
-            "images": asked["images"], "steps": asked["steps"], **self.checks,
+            "op": asked["op"],
+            "hessian": self.reason or "yes",
+            "loss": self.loss,
+            "eigenvalues": [float(x) for x in self.eigenvalues],
+            "residuals": [float(x) for x in self.residuals],
+            "trace": trace and trace.value,
+            "trace_low": trace and trace.low,
+            "trace_high": trace and trace.high,
+            "images": asked["images"],
+            "steps": asked["steps"],
+            **self.checks,
             "path": None if path is None else str(path),
-        }  # fmt: skip
+        }

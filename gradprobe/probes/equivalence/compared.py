@@ -23,11 +23,16 @@ def _gap(row: Row) -> dict[str, Any]:
 
 METRICS = (
     Metric(
-        "equivalence", "gap to hard", "equivalence", None, False, False,
+        "equivalence",
+        "gap to hard",
+        "equivalence",
+        None,
+        False,
+        False,
         "top-1 accuracy less that of hard top-K by the same random scores on the same images; 0 is what is deployed",
         _gap,
     ),
-)  # fmt: skip
+)
 
 
 def asked(plan: Plan) -> list[tuple[Any, EquivalenceSettings]]:

@@ -22,9 +22,13 @@ Strip = tuple[str, list[tuple[str, np.ndarray]]]
 
 
 def pictures_of(
-    task: Classification, operators: Sequence[SelectionOperator], budgets: Sequence[int], *, images: int = 2,
+    task: Classification,
+    operators: Sequence[SelectionOperator],
+    budgets: Sequence[int],
+    *,
+    images: int = 2,
     seed: int = 0,
-) -> list[Strip]:  # fmt: skip
+) -> list[Strip]:
     """Draw the first images of a task as each operator leaves them at each K, with the scores of the probe.
 
     Args:
@@ -56,9 +60,14 @@ def scene_pictures(
 
 
 def pictures(
-    images: Images, operators: Sequence[SelectionOperator], budgets: Sequence[int], size: tuple[int, int],
-    mean: tuple[float, ...], std: tuple[float, ...], seed: int,
-) -> list[Strip]:  # fmt: skip
+    images: Images,
+    operators: Sequence[SelectionOperator],
+    budgets: Sequence[int],
+    size: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    seed: int,
+) -> list[Strip]:
     """Each operator on patches of normalised pixels, ``(B, N, 3 h w)``, then turned back to colours.
 
     A token that is not sent on is white; one with a key bias fades into white as far as its attention weight

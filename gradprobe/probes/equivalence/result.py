@@ -106,6 +106,9 @@ def pooled(results: Sequence[EquivalenceResult]) -> EquivalenceResult:
         return first
     data = " + ".join(str(r.question.get("data")) for r in results)
     return replace(
-        first, question=first.question | {"data": data, "images": len(ids)}, ids=ids,
-        ranks=np.concatenate([r.ranks for r in results]), losses=np.concatenate([r.losses for r in results]),
-    )  # fmt: skip
+        first,
+        question=first.question | {"data": data, "images": len(ids)},
+        ids=ids,
+        ranks=np.concatenate([r.ranks for r in results]),
+        losses=np.concatenate([r.losses for r in results]),
+    )

@@ -56,11 +56,13 @@ def asked(plan: Plan) -> list[tuple[Any, FidelitySettings]]:
 def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
     """Return the tables of a page: cosines at each sigma, and the fall of the deployed loss at each step."""
     cosines: dict[str, Cell] = {
-        "σ": lambda at: f"{at['sigma']:g}", "cosine": lambda at: estimate_of(at, "cosine"),
-        "centred": lambda at: estimate_of(at, "centred"), "in parameters": lambda at: estimate_of(at, "theta"),
+        "σ": lambda at: f"{at['sigma']:g}",
+        "cosine": lambda at: estimate_of(at, "cosine"),
+        "centred": lambda at: estimate_of(at, "centred"),
+        "in parameters": lambda at: estimate_of(at, "theta"),
         "bias²": lambda at: short(at["bias2"]),
         f"cosine above {focus}": lambda at: estimate_of(at, "cosine_difference"),
-    }  # fmt: skip
+    }
     lines = [(name_of(row), _texts(row, at, cosines)) for row in rows for at in row["sigmas"]]
     tables = [Grid("with the gradient of the smoothed deployed loss", ("operator", *cosines), tuple(lines))]
     if not rows[0]["ladder"]:

@@ -139,12 +139,13 @@ class HeldOut:
         g = direction.double() / direction.double().norm().clamp(min=torch.finfo(torch.float64).tiny)
         pieces = g.split([theta[name].numel() for name in moving])
         points = [
-            theta | {
+            theta
+            | {
                 name: theta[name] - (eta * size * piece.reshape(theta[name].shape)).to(theta[name])
                 for name, piece in zip(moving, pieces, strict=True)
             }
             for eta in self.ladder
-        ]  # fmt: skip
+        ]
         losses = list(in_threads(self._evaluate, self._scored([theta, *points]), self.workers))
         return np.concatenate(losses, 1)[1:]
 

@@ -119,9 +119,7 @@ def _descent(axes: Axes, rows: Sequence[Row], colours: Mapping[str, str]) -> Non
     for i, row in enumerate(rows):
         if not row["ladder"] or row["ladder"][0]["rate"] is None:
             continue
-        value, low, high = (
-            steps * [at[name] for at in row["ladder"]] for name in ("rate", "rate_low", "rate_high")
-        )  # fmt: skip
+        value, low, high = (steps * [at[name] for at in row["ladder"]] for name in ("rate", "rate_low", "rate_high"))
         falls.append(value)
         apart = steps * 1.035 ** (i - len(rows) / 2)  # beside each other, not on top
         axes.errorbar(

@@ -149,9 +149,13 @@ def score_gradients(
 
 
 def _in_parameters(
-    subject: Subject, batch: Batch, gradients: tuple[Tensor, Tensor], reference: ReferenceResult, around: HeldOut,
+    subject: Subject,
+    batch: Batch,
+    gradients: tuple[Tensor, Tensor],
+    reference: ReferenceResult,
+    around: HeldOut,
     resources: Resources,
-) -> dict[str, Array]:  # fmt: skip
+) -> dict[str, Array]:
     """Return the same products between the scorer's gradients of groups of images, and steps along the operator's.
 
     Args:
@@ -187,15 +191,21 @@ def _in_parameters(
     report(stages)
     aa, noise = zip(*map(own_products, rows), strict=True)
     return {
-        "theta_ab": ab, "theta_aa": np.stack(aa), "theta_bb": reference.theta_bb,
-        "theta_noise": np.array([*noise, *reference.theta_noise]), "after": after,
-    }  # fmt: skip
+        "theta_ab": ab,
+        "theta_aa": np.stack(aa),
+        "theta_bb": reference.theta_bb,
+        "theta_noise": np.array([*noise, *reference.theta_noise]),
+        "after": after,
+    }
 
 
 def _nothing(reference: ReferenceResult) -> dict[str, Array]:
     """Return empty fields in parameters, for an operator without a gradient or scores without a scorer."""
     s, held = len(reference.sigmas), len(reference.held)
     return {
-        "theta_ab": np.zeros((2, s, 0, 0)), "theta_aa": np.zeros((2, 0, 0)), "theta_bb": np.zeros((s, 0, 0)),
-        "theta_noise": np.zeros(2 + s), "after": np.zeros((0, held)),
-    }  # fmt: skip
+        "theta_ab": np.zeros((2, s, 0, 0)),
+        "theta_aa": np.zeros((2, 0, 0)),
+        "theta_bb": np.zeros((s, 0, 0)),
+        "theta_noise": np.zeros(2 + s),
+        "after": np.zeros((0, held)),
+    }

@@ -80,10 +80,16 @@ def measure(subject: Subject, settings: ReferenceSettings, resources: Resources)
         blocks = settings.draws // BLOCK
         second = _in_parameters(subject, batch, held, parts / np.float32(blocks), settings, resources)
     return ReferenceResult(
-        question=question, ids=np.array(batch.ids), sigmas=np.array(settings.sigmas), parts=parts, blocks=blocks,
-        losses=losses, spread=scores.double().std(-1).cpu().numpy(), **second,
+        question=question,
+        ids=np.array(batch.ids),
+        sigmas=np.array(settings.sigmas),
+        parts=parts,
+        blocks=blocks,
+        losses=losses,
+        spread=scores.double().std(-1).cpu().numpy(),
+        **second,
         environment=environment(time.perf_counter() - started, task.skipped),
-    )  # fmt: skip
+    )
 
 
 def check(subject: Subject, settings: ReferenceSettings) -> dict[str, Any]:
@@ -188,9 +194,12 @@ def _in_parameters(
     sigmas, task = len(gradients), subject.task
     if settings.scores == "random":
         return {
-            "theta_bb": np.zeros((sigmas, 0, 0)), "theta_noise": np.zeros(sigmas), "ladder": np.zeros(0),
-            "held": np.zeros(0), "after": np.zeros((sigmas, 0, 0)),
-        }  # fmt: skip
+            "theta_bb": np.zeros((sigmas, 0, 0)),
+            "theta_noise": np.zeros(sigmas),
+            "ladder": np.zeros(0),
+            "held": np.zeros(0),
+            "after": np.zeros((sigmas, 0, 0)),
+        }
     threads = workers_for(task, resources.workers)
     around = HeldOut.of(task, held, subject.k, settings.ladder, threads)
     groups = groups_for(task, len(batch.ids))
@@ -202,6 +211,9 @@ def _in_parameters(
         resources.report("scorer's gradient of the reference", len(own), sigmas)
     bb, noise = (np.stack(x) for x in zip(*own, strict=True))
     return {
-        "theta_bb": bb, "theta_noise": noise, "ladder": np.array(settings.ladder), "held": around.losses,
+        "theta_bb": bb,
+        "theta_noise": noise,
+        "ladder": np.array(settings.ladder),
+        "held": around.losses,
         "after": np.stack(after),
-    }  # fmt: skip
+    }

@@ -84,14 +84,16 @@ def _differences(rows: Sequence[Row], baseline: str | None) -> list[str]:
     for row in rows:
         differences = [
             f"{estimated(at, 'cosine_difference')} at σ = {at['sigma']:g}"
-            for at in row["sigmas"] if at.get("cosine_difference") is not None
-        ]  # fmt: skip
+            for at in row["sigmas"]
+            if at.get("cosine_difference") is not None
+        ]
         if differences:
             sentences.append(f"{row['op']}: its cosine is above that of {baseline} by {', '.join(differences)}")
         differences = [
             f"{_spread(at, 'rate_difference')} at a step of {at['step']:g}"
-            for at in row["ladder"] if at.get("rate_difference") is not None
-        ]  # fmt: skip
+            for at in row["ladder"]
+            if at.get("rate_difference") is not None
+        ]
         if differences:
             sentences.append(f"{row['op']}: the loss falls faster than along {baseline} by {', '.join(differences)}")
     return sentences

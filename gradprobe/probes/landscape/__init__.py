@@ -26,30 +26,38 @@ class LandscapeSettings:
     """Settings of the landscape probe."""
 
     grid: str = setting(
-        "31x31", "Rows along d1 x columns along d2, ``61x31``; ``81`` is a line of 81 points along d2.",
+        "31x31",
+        "Rows along d1 x columns along d2, ``61x31``; ``81`` is a line of 81 points along d2.",
         codec=Codec(write_grid, str),
-    )  # fmt: skip
+    )
     reach: float | None = setting(
-        None, "Half the width in filter units; 0.3 by default. Random axes only.",
-        asked_if=_random, codec=Codec(lambda value: REACH if value is None else float(value), float),
-    )  # fmt: skip
+        None,
+        "Half the width in filter units; 0.3 by default. Random axes only.",
+        asked_if=_random,
+        codec=Codec(lambda value: REACH if value is None else float(value), float),
+    )
     noise: str = setting("common", "common: the same in all cells; fresh: its own in each.", choices=NOISE)
     axes: str = setting(
-        "random", "random (filter-normalised), pca (of the training trajectory of ``steps``) or checkpoints.",
+        "random",
+        "random (filter-normalised), pca (of the training trajectory of ``steps``) or checkpoints.",
         choices=AXES,
-    )  # fmt: skip
+    )
     one_d: str = setting(
-        "zero", "Biases and norm layers: zero (stay), vector or element. Random axes only.",
-        choices=ONE_D, asked_if=_random,
-    )  # fmt: skip
+        "zero",
+        "Biases and norm layers: zero (stay), vector or element. Random axes only.",
+        choices=ONE_D,
+        asked_if=_random,
+    )
     params: str = setting(
         "*", "Parameters of the scorer that move: a pattern, e.g. 'hidden.*'. Random axes only.", asked_if=_random
     )
     images: int = setting(32, "Images.")
     checkpoints: Sequence[Point] = setting(
-        (), "A, B and for a plane C: files of the scorer's parameters, or numbers of training steps.",
-        asked_if=lambda s: s.axes == "checkpoints", codec=Codec(write_checkpoints, parse_checkpoints),
-    )  # fmt: skip
+        (),
+        "A, B and for a plane C: files of the scorer's parameters, or numbers of training steps.",
+        asked_if=lambda s: s.axes == "checkpoints",
+        codec=Codec(write_checkpoints, parse_checkpoints),
+    )
     steps: int = setting(0, "Training steps of the scorer before the measurement.")
     learning_rate: float = setting(LEARNING_RATE, "Learning rate of that training.", asked_if=_trained)
     batch_size: int = setting(16, "Images in a batch of that training.", key="train_batch", asked_if=_trained)

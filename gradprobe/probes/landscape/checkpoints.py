@@ -34,9 +34,13 @@ def trajectory(subject: Subject, settings: LandscapeSettings, log: ChunkLog, res
     points = {0: _parameters(scorer)} if 0 in marks else {}
     with subject.task.running():
         steps = training(
-            subject.task, subject.operator, subject.k, seed=settings.seed, batch_size=settings.batch_size,
+            subject.task,
+            subject.operator,
+            subject.k,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
             learning_rate=settings.learning_rate,
-        )  # fmt: skip
+        )
         for step in steps:
             resources.report(f"{subject.name}: training", step, marks[-1])
             if step in marks:

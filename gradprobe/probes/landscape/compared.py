@@ -12,12 +12,17 @@ QUESTION = "How rough is the training loss along a line through the scorer's par
 BUDGET = "line: {grid} points, {images} images, {noise} noise, seed {seed}"
 METRICS = (
     Metric(
-        "roughness", "roughness", "landscape", "lower", True, True,
+        "roughness",
+        "roughness",
+        "landscape",
+        "lower",
+        True,
+        True,
         "mean step of the loss between neighbouring points of a line, compared by ratio; a steep smooth line has large "
         "steps too",
         lambda row: cell(row, "d2_variation", ends_of("d2"), "d2_ratio", ratio=True, seeds=trained(row)),
     ),
-)  # fmt: skip
+)
 
 
 def asked(plan: Plan) -> list[tuple[Any, LandscapeSettings]]:

@@ -113,9 +113,14 @@ def _axes(subject: Subject, settings: LandscapeSettings, log: ChunkLog, resource
             chosen = [points[p] if isinstance(p, int) else read_scorer(subject.task, p) for p in settings.checkpoints]
             return checkpoint_axes(chosen, rows, columns)
     return random_axes(
-        points[max(points)], rows, columns, seed=settings.seed, reach=settings.reach or REACH, one_d=settings.one_d,
+        points[max(points)],
+        rows,
+        columns,
+        seed=settings.seed,
+        reach=settings.reach or REACH,
+        one_d=settings.one_d,
         pattern=settings.params,
-    )  # fmt: skip
+    )
 
 
 def _grid_losses(plane: Plane, groups: list[Batch], log: ChunkLog, resources: Resources) -> NDArray[np.float64]:

@@ -117,10 +117,12 @@ def _in_space(result: LandscapeResult, every: Results) -> tuple[list[Trace], Tra
         "xaxis": {**axis, "title": {"text": surfaces.axis_label(result, 2)}},
         "yaxis": {**axis, "title": {"text": surfaces.axis_label(result, 1)}},
         "zaxis": {**axis, "title": {"text": RISE}, "range": [floor, ceiling]},
-        "aspectmode": "manual", "aspectratio": {"x": 1, "y": 1, "z": 0.7},
+        "aspectmode": "manual",
+        "aspectratio": {"x": 1, "y": 1, "z": 0.7},
         "camera": {"eye": {"x": 1.4, "y": -1.5, "z": 0.95}, "center": {"x": 0, "y": 0, "z": -0.1}},
-        "dragmode": "turntable", "uirevision": "kept",  # another operator, the same view
-    }  # fmt: skip
+        "dragmode": "turntable",
+        "uirevision": "kept",  # another operator, the same view
+    }
     return traces, {"scene": scene, "margin": {"l": 0, "r": 0, "t": 0, "b": 56}}
 
 
@@ -149,8 +151,9 @@ def _from_above(result: LandscapeResult, every: Results) -> tuple[list[Trace], T
     return traces, {
         "xaxis": {**axis, "title": {"text": surfaces.axis_label(result, 2)}},
         "yaxis": {**axis, "title": {"text": surfaces.axis_label(result, 1)}},
-        "plot_bgcolor": UNDEFINED, "margin": {"l": 56, "r": 12, "t": 8, "b": 110},
-    }  # fmt: skip
+        "plot_bgcolor": UNDEFINED,
+        "margin": {"l": 56, "r": 12, "t": 8, "b": 110},
+    }
 
 
 def _points(result: LandscapeResult) -> list[tuple[np.ndarray, np.ndarray | None, list[str], dict[str, str]]]:
@@ -248,8 +251,10 @@ def _layout(y: Trace, x: str) -> Trace:
         "xaxis": {"title": {"text": x}, "zeroline": False, "ticks": "outside", "showgrid": False},
         "yaxis": {**y, "automargin": True},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
-        "margin": {"l": 64, "r": 12, "t": 8, "b": 48}, "hovermode": "closest", "showlegend": True,
-    }  # fmt: skip
+        "margin": {"l": 64, "r": 12, "t": 8, "b": 48},
+        "hovermode": "closest",
+        "showlegend": True,
+    }
 
 
 def _mesh(grid: np.ndarray) -> Trace:
@@ -261,9 +266,15 @@ def _mesh(grid: np.ndarray) -> Trace:
 
 def _bar() -> Trace:
     return {
-        "orientation": "h", "thickness": 10, "len": 0.9, "y": 0, "yref": "container", "yanchor": "bottom",
-        "title": {"text": RISE, "side": "top"}, "outlinewidth": 0,
-    }  # fmt: skip
+        "orientation": "h",
+        "thickness": 10,
+        "len": 0.9,
+        "y": 0,
+        "yref": "container",
+        "yanchor": "bottom",
+        "title": {"text": RISE, "side": "top"},
+        "outlinewidth": 0,
+    }
 
 
 def _plain(values: np.ndarray) -> list:

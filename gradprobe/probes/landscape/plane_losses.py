@@ -64,8 +64,10 @@ def pieces_of(plane: Plane, groups: list[Batch]) -> list[Piece]:
     rows, columns = len(plane.axes.a), len(plane.axes.b)
     return [
         Piece(g, i, slice(j, min(j + STRETCH, columns)))
-        for g in range(len(groups)) for i in range(rows) for j in range(0, columns, STRETCH)
-    ]  # fmt: skip
+        for g in range(len(groups))
+        for i in range(rows)
+        for j in range(0, columns, STRETCH)
+    ]
 
 
 def evaluate(

@@ -75,6 +75,10 @@ class LandscapeResult:
         centre = float(self.centre.mean(dtype=np.float64))
         sizes = {name: self.question[name] for name in ("images", "noise", "axes", "steps")}
         return {
-            "op": self.question["op"], "loss": centre if np.isfinite(centre) else None, **numbers,
-            "cosine": self.directions["cosine"], **sizes, "path": None if path is None else str(path),
-        }  # fmt: skip
+            "op": self.question["op"],
+            "loss": centre if np.isfinite(centre) else None,
+            **numbers,
+            "cosine": self.directions["cosine"],
+            **sizes,
+            "path": None if path is None else str(path),
+        }

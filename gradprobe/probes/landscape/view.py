@@ -147,9 +147,14 @@ def _ratio(row: Row, name: str, inverse: bool = False) -> str:
 
 def _table(rows: Sequence[Row], columns: Mapping[str, Cell], title: str) -> Table:
     table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), caption_justify="left", title=title or None,
-        title_justify="left", title_style="bold",
-    )  # fmt: skip
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption_justify="left",
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+    )
     table.add_column("operator", overflow="fold", min_width=17)  # gumbel-ste+gather
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)

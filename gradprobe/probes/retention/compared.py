@@ -23,11 +23,16 @@ def _retention(row: Row) -> dict[str, Any]:
 
 METRICS = (
     Metric(
-        "retention", "retention", "retention", "higher", False, False,
+        "retention",
+        "retention",
+        "retention",
+        "higher",
+        False,
+        False,
         "accuracy with the K deployed tokens after training through the operator, over that with all tokens",
         _retention,
     ),
-)  # fmt: skip
+)
 
 
 def asked(plan: Plan) -> list[tuple[Any, RetentionSettings]]:
@@ -79,10 +84,12 @@ def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
     columns: dict[str, Cell] = {
         "retention": lambda row: interval(row["retention"], row["low"], row["high"]),
         "each seed": lambda row: ", ".join(number(x, 3) for x in row["by_seed"]),
-        f"above {focus}": estimated("difference"), "untrained": lambda row: number(row["untrained"]),
-        "accuracy": lambda row: number(row["accuracy"], 3), "unpruned": lambda row: number(row["unpruned"], 3),
+        f"above {focus}": estimated("difference"),
+        "untrained": lambda row: number(row["untrained"]),
+        "accuracy": lambda row: number(row["accuracy"], 3),
+        "unpruned": lambda row: number(row["unpruned"], 3),
         "AUC": lambda row: number(row["auc"]),
-    }  # fmt: skip
+    }
     return [grid(f"K = {rows[0]['k']}, {rows[0]['steps']} steps, {rows[0]['images']} test images", rows, columns)]
 
 

@@ -92,9 +92,7 @@ def columns(outcomes: Sequence[Outcome]) -> dict[str, np.ndarray]:
     """Return the arrays of a result, over all images."""
     correct, unpruned = (np.concatenate([getattr(x, n) for x in outcomes]) for n in ("correct", "unpruned"))
     areas = np.concatenate([x.auc for x in outcomes])
-    return {
-        "correct": correct.astype(np.uint8), "unpruned": unpruned.astype(np.uint8), "auc": areas.astype(np.float32)
-    }  # fmt: skip
+    return {"correct": correct.astype(np.uint8), "unpruned": unpruned.astype(np.uint8), "auc": areas.astype(np.float32)}
 
 
 def mean_spread(outcomes: Sequence[Outcome]) -> float:

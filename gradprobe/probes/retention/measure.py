@@ -168,11 +168,15 @@ def _trained(subject: Subject, settings: RetentionSettings, resources: Resources
         if folder is not None:
             save_scorer(task.scorer, folder / "keep", {**question, "dim": test.tokens.patches.shape[-1]})
         return RetentionResult(
-            question=question, losses=np.array(trainer.losses), at=np.array(looks, dtype=np.int64),
-            curve=np.stack(curve).astype(np.uint8), spread=np.array([before, mean_spread(outcomes)]),
+            question=question,
+            losses=np.array(trainer.losses),
+            at=np.array(looks, dtype=np.int64),
+            curve=np.stack(curve).astype(np.uint8),
+            spread=np.array([before, mean_spread(outcomes)]),
             environment=environment(time.perf_counter() - started, task.skipped),
-            kind=np.array(test.kinds, np.uint8), **columns(outcomes),
-        )  # fmt: skip
+            kind=np.array(test.kinds, np.uint8),
+            **columns(outcomes),
+        )
 
 
 def _ranked(subject: Subject, settings: RetentionSettings, resources: Resources) -> RetentionResult:
@@ -184,12 +188,17 @@ def _ranked(subject: Subject, settings: RetentionSettings, resources: Resources)
     with task.running():
         outcomes = deployment.complete(
             groups_of(test), partial(resources.report, f"{name}, K = {k}, seed {seed}: test")
-        )  # fmt: skip
+        )
     return RetentionResult(
-        question=question, losses=np.zeros(0), at=np.zeros(0, np.int64), curve=np.zeros((0, 0), np.uint8),
-        spread=np.full(2, mean_spread(outcomes)), kind=np.array(test.kinds, np.uint8),
-        environment=environment(time.perf_counter() - started, task.skipped), **columns(outcomes),
-    )  # fmt: skip
+        question=question,
+        losses=np.zeros(0),
+        at=np.zeros(0, np.int64),
+        curve=np.zeros((0, 0), np.uint8),
+        spread=np.full(2, mean_spread(outcomes)),
+        kind=np.array(test.kinds, np.uint8),
+        environment=environment(time.perf_counter() - started, task.skipped),
+        **columns(outcomes),
+    )
 
 
 class _Saved:

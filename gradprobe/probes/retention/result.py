@@ -101,7 +101,9 @@ def over_seeds(
     aucs = [float(np.nanmean(r.auc)) for r in results if len(r.auc)]
     fresh = [_fresh(r) for r in results if len(r.curve)]
     numbers = {
-        "retention": estimate.value, "low": estimate.low, "high": estimate.high,
+        "retention": estimate.value,
+        "low": estimate.low,
+        "high": estimate.high,
         "by_seed": [finite(retention(each).value) for each in seeds],
         "accuracy": float(np.mean([r.correct.mean() for r in results])),
         "unpruned": float(np.mean([r.unpruned.mean() for r in results])),
@@ -110,17 +112,23 @@ def over_seeds(
         "untrained": float(np.mean(fresh)) if fresh else None,
         "spread": float(np.mean([r.spread[1] for r in results])),
         "by_kind": [[finite(x.value) for x in by_kind(each)] for each in seeds] if len(results[0].kind) else None,
-        "difference": above and above.value, "difference_low": above and above.low,
-        "difference_high": above and above.high, "difference_seeds": len(pairs) or None,
-    }  # fmt: skip
+        "difference": above and above.value,
+        "difference_low": above and above.low,
+        "difference_high": above and above.high,
+        "difference_seeds": len(pairs) or None,
+    }
     denoiser = {"denoiser": question["denoiser"]} if "denoiser" in question else {}
     return {
-        "op": question["op"], **denoiser, "k": question["k"],
+        "op": question["op"],
+        **denoiser,
+        "k": question["k"],
         **{name: finite(value) for name, value in numbers.items()},
-        "seeds": list(of_seed), "steps": question["steps"], "images": len(results[0].correct),
+        "seeds": list(of_seed),
+        "steps": question["steps"],
+        "images": len(results[0].correct),
         "seconds": [r.environment.get("seconds") for r in results],
         "paths": [str(p) for p in paths if p is not None],
-    }  # fmt: skip
+    }
 
 
 def seed_groups(results: Sequence[RetentionResult]) -> list[list[RetentionResult]]:

@@ -32,10 +32,14 @@ def table(rows: Sequence[Row]) -> Table:
         made.add_row(Text(f"K = {k}{f' of {n}' if (n := members[0].get('tokens')) else ''}", "bold"))
         for row in members:
             made.add_row(
-                name_of(row), interval(row["retention"], row["low"], row["high"]),
-                " ".join(number(x, 3) for x in row["by_seed"]), number(row["untrained"]), number(row["accuracy"]),
-                number(row["auc"]), number(_mean(row["seconds"]), 0),
-            )  # fmt: skip
+                name_of(row),
+                interval(row["retention"], row["low"], row["high"]),
+                " ".join(number(x, 3) for x in row["by_seed"]),
+                number(row["untrained"]),
+                number(row["accuracy"]),
+                number(row["auc"]),
+                number(_mean(row["seconds"]), 0),
+            )
     made.caption = (
         "retention: accuracy with the K deployed tokens over that with all; fresh: the same of the untrained scorer, "
         "on the first images; acc.: mean accuracy; AUC: of the scores, where it is known which tokens matter, 0.5 is "

@@ -25,8 +25,10 @@ TABLE_4: Mapping[tuple[str, int], Mapping[str, float]] = {
         "flops": 2.13, "encoder": 30.41, "pruner": 0.69, "prefill": 41.61, "ttft": 73.73,
     },
 }  # fmt: skip
-_SIZE = re.compile("(hidden|intermediate|image|patch|temporal_patch|spatial_merge|window|vocab|out_hidden)_size|depth"
-                   "|num(_[a-z]+)*_(heads|layers|channels)|num_heads|in_channels|embed_dim|head_dim")  # fmt: skip
+_SIZE = re.compile(
+    "(hidden|intermediate|image|patch|temporal_patch|spatial_merge|window|vocab|out_hidden)_size|depth"
+    "|num(_[a-z]+)*_(heads|layers|channels)|num_heads|in_channels|embed_dim|head_dim"
+)
 
 
 def config_of(name: str | Path) -> Any:

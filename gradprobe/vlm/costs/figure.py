@@ -15,9 +15,15 @@ from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, SKY
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 FLOPS = {
-    "paper's": "paper", "vision": "vision", "scorer": "scorer", "proj.": "projector", "linear": "linear",
-    "attn": "attention", "head": "head", "all": "total",
-}  # fmt: skip
+    "paper's": "paper",
+    "vision": "vision",
+    "scorer": "scorer",
+    "proj.": "projector",
+    "linear": "linear",
+    "attn": "attention",
+    "head": "head",
+    "all": "total",
+}
 PARTS = {"encoder": "encoder", "pruner": "pruner", "prefill": "prefill", "TTFT": "ttft"}
 COLOURS = {"vision": SKY, "scorer": ORANGE, "projector": GREEN, "language model": BLUE}
 TIMED = {"encoder": SKY, "pruner": ORANGE, "prefill": BLUE}
@@ -138,11 +144,13 @@ def vlm_cost_figure(rows: Sequence[Row], title: str) -> Figure:
         axes = figure.subplots(1, 1 + measured, sharey=True, squeeze=False)[0]
         parts = [
             {
-                "vision": row["vision"] / scale, "scorer": row["scorer"] / scale, "projector": row["projector"] / scale,
+                "vision": row["vision"] / scale,
+                "scorer": row["scorer"] / scale,
+                "projector": row["projector"] / scale,
                 "language model": row["prefill"] / scale,
             }
             for row in rows
-        ]  # fmt: skip
+        ]
         _stack(axes[0], parts, COLOURS)
         axes[0].set_xlabel(f"{unit}FLOPs up to the first token")
         axes[0].set_title(title)
@@ -155,9 +163,8 @@ def vlm_cost_figure(rows: Sequence[Row], title: str) -> Figure:
         axes[0].set_ylabel("visual tokens")
         axes[0].set_ylim(len(rows) - 0.5, -0.5)
         handles = {
-            label: handle
-            for each in axes for handle, label in zip(*each.get_legend_handles_labels(), strict=True)
-        }  # fmt: skip
+            label: handle for each in axes for handle, label in zip(*each.get_legend_handles_labels(), strict=True)
+        }
         names = sorted(handles, key=lambda label: label.startswith("Table 4"))  # bars first
         figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names))
     return figure

@@ -75,8 +75,11 @@ class Flops:
     def row(self) -> dict[str, Any]:
         """Return plain numbers, ready for JSON."""
         return asdict(self) | {
-            "paper": self.paper, "prefill": self.prefill, "total": self.total, "scorer_share": self.scorer / self.total,
-        }  # fmt: skip
+            "paper": self.paper,
+            "prefill": self.prefill,
+            "total": self.total,
+            "scorer_share": self.scorer / self.total,
+        }
 
 
 @dataclass(frozen=True)
@@ -119,9 +122,15 @@ class VLMCost:
         config, kept = config_of(self.model), [each.kept for each in self.flops if each.pruned]
         parameters = sum(self.parameters[name] for name in ("vision tower", "projector", "language model"))
         timing = timed(
-            config, self.layout, kept, self.scorer, self.text_tokens, parameters=parameters, device=device,
+            config,
+            self.layout,
+            kept,
+            self.scorer,
+            self.text_tokens,
+            parameters=parameters,
+            device=device,
             passes=passes,
-        )  # fmt: skip
+        )
         return replace(self, timing=timing)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -10,18 +10,31 @@ from gradprobe.errors import UsageError
 from gradprobe.vlm.families.base import TINY_TEXT, TINY_TOKEN, Family, Layout, Size, View
 
 VICUNA_7B = {
-    "model_type": "llama", "vocab_size": 32064, "hidden_size": 4096, "intermediate_size": 11008,
-    "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "max_position_embeddings": 4096,
+    "model_type": "llama",
+    "vocab_size": 32064,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
     "rms_norm_eps": 1e-5,
-}  # fmt: skip
+}
 _VICUNA_13B = VICUNA_7B | {
-    "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
+    "hidden_size": 5120,
+    "intermediate_size": 13824,
+    "num_hidden_layers": 40,
+    "num_attention_heads": 40,
     "num_key_value_heads": 40,
-}  # fmt: skip
+}
 TINY_CLIP: dict[str, Any] = {
-    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2, "patch_size": 7,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "patch_size": 7,
     "image_size": 28,
-}  # fmt: skip
+}
 TINY_SQUARE: dict[str, Any] = {
     "size": {"shortest_edge": 28},
     "crop_size": {"height": 28, "width": 28},

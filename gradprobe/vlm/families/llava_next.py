@@ -10,9 +10,13 @@ from gradprobe.vlm.families.base import IMAGE, TINY_TEXT, TINY_TOKEN, Layout, Si
 from gradprobe.vlm.families.llava import TINY_CLIP, TINY_SQUARE, VICUNA_7B, Llava, square_of
 
 _MISTRAL_7B = VICUNA_7B | {
-    "model_type": "mistral", "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 32768,
-    "sliding_window": None, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-}  # fmt: skip
+    "model_type": "mistral",
+    "intermediate_size": 14336,
+    "num_key_value_heads": 8,
+    "max_position_embeddings": 32768,
+    "sliding_window": None,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+}
 
 
 class LlavaNext(Llava):

@@ -17,18 +17,28 @@ from gradprobe.vlm.families.base import (
     Size,
     View,
     attended_positions,
-)  # fmt: skip
+)
 
 PIXELS = (56 * 56, 12_845_056)  # least and most that the processor keeps of an image, by its files on the hub
 _QWEN_3B = {
-    "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 11008, "num_hidden_layers": 36,
-    "num_attention_heads": 16, "num_key_value_heads": 2, "max_position_embeddings": 128000, "rms_norm_eps": 1e-6,
+    "vocab_size": 151936,
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128000,
+    "rms_norm_eps": 1e-6,
     "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-}  # fmt: skip
+}
 _QWEN_7B = _QWEN_3B | {
-    "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,
-    "num_attention_heads": 28, "num_key_value_heads": 4,
-}  # fmt: skip
+    "vocab_size": 152064,
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+}
 _VIT = {"hidden_size": 1280, "intermediate_size": 3420, "depth": 32, "num_heads": 16}
 
 
@@ -45,10 +55,12 @@ class Qwen25VL(Family):
     inputs = ("pixel_values", "image_grid_thw")
     published: ClassVar = {
         "Qwen/Qwen2.5-VL-3B-Instruct": {
-            "text_config": _QWEN_3B, "vision_config": _VIT | {"out_hidden_size": 2048}, "tie_word_embeddings": True,
+            "text_config": _QWEN_3B,
+            "vision_config": _VIT | {"out_hidden_size": 2048},
+            "tie_word_embeddings": True,
         },
         "Qwen/Qwen2.5-VL-7B-Instruct": {"text_config": _QWEN_7B, "vision_config": _VIT | {"out_hidden_size": 3584}},
-    }  # fmt: skip
+    }
 
     def projector(self, model: Any) -> nn.Module:
         """Return the merger: normalised groups of four patches through two linear layers."""
@@ -118,14 +130,24 @@ class Qwen25VL(Family):
         from transformers import Qwen2_5_VLConfig, Qwen2VLImageProcessor
 
         vision = {
-            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 48,
-            "patch_size": 4, "window_size": 16, "fullatt_block_indexes": [1],
-        }  # fmt: skip
+            "depth": 2,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "num_heads": 2,
+            "out_hidden_size": 48,
+            "patch_size": 4,
+            "window_size": 16,
+            "fullatt_block_indexes": [1],
+        }
         rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 2, 2]}
         config = Qwen2_5_VLConfig(
-            vision_config=vision, text_config={**TINY_TEXT, "rope_parameters": rope}, image_token_id=TINY_TOKEN,
-            video_token_id=63, vision_start_token_id=61, vision_end_token_id=62,
-        )  # fmt: skip
+            vision_config=vision,
+            text_config={**TINY_TEXT, "rope_parameters": rope},
+            image_token_id=TINY_TOKEN,
+            video_token_id=63,
+            vision_start_token_id=61,
+            vision_end_token_id=62,
+        )
         return config, Qwen2VLImageProcessor(
             patch_size=4, merge_size=2, size={"shortest_edge": 64, "longest_edge": 64 * 64}
         )

@@ -35,7 +35,7 @@ from gradprobe.vlm.training.pictures_loss import (
     text_loss,
     truth,
     visual_tokens,
-)  # fmt: skip
+)
 
 LABELS = 0.3  # weight of the labels' loss when both learn together, so that tokens keep describing their own patch
 SEED = 7  # first word of the seed of a picture's questions

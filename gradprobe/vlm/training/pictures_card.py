@@ -115,10 +115,12 @@ def evaluate(model: Any, count: int, budgets: tuple[int, ...] = BUDGETS, batch: 
             data = pictures("heldout", ids)
             tokens = visual_tokens(model, torch.from_numpy(data.images))
             samples = questions("heldout", ids)
-            text = lines_of([
-                [caption_line(objects), (q.kind, f"{q.text} answer :", q.answer)]
-                for objects, q in zip(data.objects, samples, strict=True)
-            ])  # fmt: skip
+            text = lines_of(
+                [
+                    [caption_line(objects), (q.kind, f"{q.text} answer :", q.answer)]
+                    for objects, q in zip(data.objects, samples, strict=True)
+                ]
+            )
             chance = np.stack([np.random.Generator(np.random.SFC64([_CHANCE, i])).random(CELLS) for i in ids])
             for rule, (k, relevant) in rules.items():
                 scores = torch.from_numpy(chance + data.relevant if relevant else chance)

@@ -81,9 +81,15 @@ class Settings:
     def recipe(self, steps: int) -> Recipe:
         """Return the recipe of a training of so many steps."""
         return Recipe(
-            steps=steps, batch_size=self.batch_size, learning_rate=self.learning_rate, weight_decay=self.weight_decay,
-            tau_start=self.tau_start, tau_end=self.tau_end, tau_steps=self.tau_steps, seed=self.seed,
-        )  # fmt: skip
+            steps=steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            tau_start=self.tau_start,
+            tau_end=self.tau_end,
+            tau_steps=self.tau_steps,
+            seed=self.seed,
+        )
 
 
 @dataclass(frozen=True)
@@ -105,12 +111,16 @@ PRESETS = {
     ),
     "small": Preset(
         Settings(
-            scorer="transformer:depth=2,width=128,heads=4", denoiser="token", steps=400, learning_rate=1e-3,
-            tau_steps=200, save_every=50,
+            scorer="transformer:depth=2,width=128,heads=4",
+            denoiser="token",
+            steps=400,
+            learning_rate=1e-3,
+            tau_steps=200,
+            save_every=50,
         ),
         "for scenes-vlm on a CPU: narrower, 400 steps, tau fallen after 200, a rate of 1e-3",
     ),
-}  # fmt: skip
+}
 
 
 def preset(name: str, changes: Mapping[str, Any]) -> Settings:

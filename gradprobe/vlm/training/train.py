@@ -129,9 +129,15 @@ class _Run:
     """Training between its parts: task, trainer, validator, checkpoint."""
 
     def __init__(
-        self, vlm: VLM, source: CaptionSource, out: Path, settings: Settings, rows: int, weights: str,
+        self,
+        vlm: VLM,
+        source: CaptionSource,
+        out: Path,
+        settings: Settings,
+        rows: int,
+        weights: str,
         processes: ProcessGroup,
-    ):  # fmt: skip
+    ):
         operator = build(settings.op)
         dtype = str(next(vlm.model.parameters()).dtype).removeprefix("torch.")
         data = str(getattr(source, "fingerprint", type(source).__name__))
