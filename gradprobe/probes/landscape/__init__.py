@@ -51,7 +51,7 @@ class LandscapeSettings:
     params: str = setting(
         "*", "Parameters of the scorer that move: a pattern, e.g. 'hidden.*'. Random axes only.", asked_if=_random
     )
-    images: int = setting(32, "Images.")
+    images: int = setting(32, "Number of images.")
     checkpoints: Sequence[Point] = setting(
         (),
         "A, B and for a plane C: files of the scorer's parameters, or numbers of training steps.",
