@@ -26,6 +26,7 @@ SMALL = {  # the least that each probe measures in a test
 }
 TIMED = {"cost": ("unpruned", "backward", "scorer", "operator", "operator_backward", "training", "deployed")}
 TRAINS = ("retention",)  # an operator without a gradient is an error there
+POISONED = {"retention": 10_001}  # an image that it trains on; accuracies have no losses
 K = 4
 
 
@@ -101,10 +102,14 @@ def check_no_gradient_is_a_finding(probe: Probe):
         assert measured(probe, "hard").row().get("gradient", "none") == "none"
 
 
-def check_a_loss_that_is_not_finite_is_an_error(probe: Probe):
-    """The message names the operator, or the image."""
-    with pytest.raises(GradprobeError, match=r"not finite"):
-        measured(probe, task=Toy(poison=1))
+def check_a_loss_that_is_not_finite_is_told(probe: Probe):
+    """It is an error that names operator or image; a plane may reach such losses, and its row then has no number."""
+    if probe.name == "landscape":
+        row = measured(probe, task=Toy(poison=1)).row()
+        assert row["loss"] is None and row["d2_variation"] is None
+    else:
+        with pytest.raises(GradprobeError, match="not finite"):
+            measured(probe, task=Toy(poison=POISONED.get(probe.name, 1)))
 
 
 def check_a_question_comes_back_from_its_settings(probe: Probe):
