@@ -9,7 +9,7 @@ from gradprobe.store.record import key_of
 from gradprobe.store.results import Store
 from gradprobe.store.zips import unpacked
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 
 
 def test_every_committed_answer_is_whole_and_named_after_its_question():
