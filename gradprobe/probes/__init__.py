@@ -56,6 +56,8 @@ def probe_of(name: str) -> Probe:
                 raise
             except (Exception, SystemExit) as error:  # anyone's package
                 raise GradprobeError(f"the probe {name!r} ({point.value}) cannot be loaded: {error}") from error
+    if name.endswith(".py"):
+        raise UsageError(f"{name} is a file; name the probe that is declared in it, such as {name}:PROBE")
     raise UsageError(f"no probe is called {name!r}: {nearest(name, names())}")
 
 

@@ -77,6 +77,7 @@ def test_it_keeps_the_contract_of_all_probes(place, check):
     ("file", "words"),
     [
         ("nothing.py:PROBE", "no such file"),
+        ("my_probe.py", "name the probe that is declared in it, such as my_probe.py:PROBE"),
         ("my_probe.py:PROBES", "defines no 'PROBES'"),
         ("my_probe.py:measure", "a probe is a gradprobe.probes.contract.Probe"),
     ],
