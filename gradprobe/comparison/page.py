@@ -9,11 +9,10 @@ from typing import Any
 
 from gradprobe.comparison.comparison import Comparison, answers_of, compared, few_seeds, probe_rows, rows
 from gradprobe.comparison.tables import LEGEND, TESTED, chance, difference, mark, measured, value, verdict_lines
-from gradprobe.plotting.columns import Row, name_of
+from gradprobe.plotting.columns import Row, name_of, seeds
 from gradprobe.plotting.escape import visible
 from gradprobe.plotting.pages import check_html, write_html
 from gradprobe.probes.metrics import Grid, Metric, grid
-from gradprobe.probes.retention.view import seeds
 from gradprobe.store.results import key_of
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"

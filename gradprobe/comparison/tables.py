@@ -8,10 +8,9 @@ from rich.console import Group
 from rich.table import Table
 
 from gradprobe.comparison.comparison import Comparison, count, few_seeds, metrics, rows
-from gradprobe.plotting.columns import Row, figures, interval, name_of, number
+from gradprobe.plotting.columns import Row, figures, interval, name_of, number, seeds
 from gradprobe.plotting.escape import code_span
 from gradprobe.probes.metrics import NO_GRADIENT, NOT_ASKED, Metric
-from gradprobe.probes.retention.view import seeds
 
 MARKS = {"higher": "▲", "lower": "▼", "undecided": "·", "different": "≠", "small gap": "≈", "equivalent": "="}
 WIDTHS = (3, 3, 2)  # columns of a table at 80 characters

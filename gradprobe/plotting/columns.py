@@ -76,6 +76,16 @@ def name_of(row: Row) -> str:
     return f"{op} ({row['denoiser']} denoiser)" if "denoiser" in row else op
 
 
+def seeds(count: int) -> str:
+    """Return a number of seeds in words.
+
+    Example:
+        >>> seeds(1), seeds(5)
+        ('1 seed', '5 seeds')
+    """
+    return f"{count} seed" if count == 1 else f"{count} seeds"
+
+
 def names(rows: Sequence[Row]) -> list[str]:
     """Return distinct names of rows: the operator, and the training steps where these differ."""
     several = len({row.get("steps") for row in rows}) > 1

@@ -19,6 +19,8 @@ BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 GREY = "#666666"
 OTHERS = (GREEN, PURPLE, SKY, VERMILION, YELLOW, GREY)  # after orange and blue, in this order
+COLOURS = {"gumbel-ste+gather": ORANGE, "lapsum+vpnoise": BLUE}  # the paper's two; others take the next free one
+INTERVAL: dict[str, Any] = {"ecolor": BLACK, "elinewidth": 0.8, "capsize": 2, "capthick": 0.8, "fmt": "none"}
 
 RISE, STEP = FORMULAS = ("$L - L(0)$", "$|L_{j+1} - L_j|$")  # the only formulas in figures
 # A number on a logarithmic axis.

@@ -11,10 +11,11 @@ from retentions import GUMBEL, VPNOISE, panel, retained
 from rich.console import Console
 
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.plotting.columns import name_of
 from gradprobe.plotting.style import BLUE, GREY, ORANGE, save_figure
 from gradprobe.probes.retention.figure import figure, retention_figure
 from gradprobe.probes.retention.result import over_seeds, seed_groups
-from gradprobe.probes.retention.view import kind_lines, lines, meaning, name_of, table
+from gradprobe.probes.retention.view import kind_lines, lines, meaning, table
 
 RESULTS = panel()
 

@@ -9,12 +9,10 @@ from matplotlib.figure import Figure
 
 from gradprobe.plotting.columns import Row, names, number
 from gradprobe.plotting.escape import legend_label
-from gradprobe.plotting.style import BLACK, BLUE, GREY, ORANGE, OTHERS, PAGE, SKY, look
+from gradprobe.plotting.style import BLACK, BLUE, COLOURS, GREY, INTERVAL, ORANGE, OTHERS, PAGE, SKY, look
 from gradprobe.probes.coherence.result import CoherenceResult
 from gradprobe.probes.coherence.view import setting, verdict
 
-INTERVAL: dict[str, Any] = {"ecolor": BLACK, "elinewidth": 0.8, "capsize": 2, "capthick": 0.8, "fmt": "none"}
-COLOURS = {"gumbel-ste+gather": ORANGE, "lapsum+vpnoise": BLUE}  # the paper's two; others take the next free one
 Panel = tuple[str, Sequence[Row]]
 
 

@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 
 from gradprobe.errors import UsageError
 from gradprobe.plotting.columns import Row
-from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, look
-from gradprobe.probes.coherence.figure import INTERVAL
+from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, INTERVAL, ORANGE, PAGE, look
 from gradprobe.probes.cost.result import CostResult
 
 

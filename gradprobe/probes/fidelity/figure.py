@@ -11,8 +11,7 @@ from matplotlib.ticker import NullLocator
 
 from gradprobe.errors import UsageError
 from gradprobe.plotting.columns import Row
-from gradprobe.plotting.style import BLACK, GREEN, GREY, PAGE, PURPLE, SKY, VERMILION, YELLOW, look
-from gradprobe.probes.coherence.figure import COLOURS
+from gradprobe.plotting.style import BLACK, COLOURS, GREEN, GREY, PAGE, PURPLE, SKY, VERMILION, YELLOW, look
 from gradprobe.probes.fidelity.result import FidelityResult
 
 FREE = (VERMILION, GREEN, SKY, PURPLE, BLACK, "#8C510A", YELLOW)  # after the paper's two

@@ -14,8 +14,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from gradprobe.errors import UsageError
 from gradprobe.plotting.columns import Row, interval, short
-from gradprobe.plotting.style import BLACK, GREY, PAGE, RISE, STEP, look
-from gradprobe.probes.coherence.figure import COLOURS
+from gradprobe.plotting.style import BLACK, COLOURS, GREY, PAGE, RISE, STEP, look
 from gradprobe.probes.landscape import surfaces
 from gradprobe.probes.landscape.result import LandscapeResult
 from gradprobe.probes.landscape.surfaces import Results

@@ -7,8 +7,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from gradprobe.plotting.columns import short
-from gradprobe.plotting.style import OTHERS
-from gradprobe.probes.coherence.figure import COLOURS
+from gradprobe.plotting.style import COLOURS, OTHERS
 from gradprobe.probes.landscape.result import LandscapeResult
 from gradprobe.probes.landscape.view import grid
 

@@ -9,12 +9,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from gradprobe.errors import UsageError
-from gradprobe.plotting.columns import Row
+from gradprobe.plotting.columns import Row, name_of
 from gradprobe.plotting.escape import legend_label
-from gradprobe.plotting.style import BLACK, GREY, OTHERS, PAGE, look
-from gradprobe.probes.coherence.figure import COLOURS
+from gradprobe.plotting.style import BLACK, COLOURS, GREY, OTHERS, PAGE, look
 from gradprobe.probes.retention.result import RetentionResult, over_seeds, seed_groups
-from gradprobe.probes.retention.view import is_ranking, name_of
+from gradprobe.probes.retention.view import is_ranking
 
 DASHES: tuple[Any, ...] = ((0, (1, 1.2)), (0, (3, 1.5)), (0, (6, 1.5)), (0, (6, 1.5, 1, 1.5)))
 MARKS = "osD^vP"

@@ -7,7 +7,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from gradprobe.plotting.columns import Row, interval, number
+from gradprobe.plotting.columns import Row, interval, name_of, number, seeds
 from gradprobe.settings import RANKED
 
 FEWEST_SEEDS = 5  # from which on a difference of what was trained is decided, as in `gradprobe.statistics.ratios`
@@ -86,19 +86,6 @@ def meaning(rows: Sequence[Row]) -> str:
     )
 
 
-def name_of(row: Row) -> str:
-    """Return the name of an operator, or the words for a ranking.
-
-    Example:
-        >>> name_of({"op": "lapsum+vpnoise"}), name_of({"op": "ranked:norm"})
-        ('lapsum+vpnoise', 'by norm')
-    """
-    op = str(row["op"])
-    if is_ranking(row):
-        return f"by {op.removeprefix(RANKED)}"
-    return f"{op} ({row['denoiser']} denoiser)" if "denoiser" in row else op
-
-
 def kind_lines(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
     """Return the retention by kind of question, mean over seeds, of each row that has kinds.
 
@@ -133,16 +120,6 @@ def _verdict(row: Row) -> str:
     if low is None or high is None or low <= 0 <= high:
         return f"undecided, {seeds(count)}"
     return f"{'more' if low > 0 else 'less'}, over {seeds(count)}"
-
-
-def seeds(count: int) -> str:
-    """Return a number of seeds in words.
-
-    Example:
-        >>> seeds(1), seeds(5)
-        ('1 seed', '5 seeds')
-    """
-    return f"{count} seed" if count == 1 else f"{count} seeds"
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
