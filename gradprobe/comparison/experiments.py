@@ -11,7 +11,7 @@ import json
 import os
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -147,7 +147,8 @@ def run_experiment(
                 if draw_only:
                     raise GradprobeError("not stored; run again without --draw-only to compute it")
                 where = {name: _expand(name, value) for name, value in run.where.items()}
-                answer = answered(run.question, where, stores, tasks, resources)
+                means = replace(resources, workers=_workers(where)) if "workers" in where else resources
+                answer = answered(run.question, where, stores, tasks, means)
             answers.append(Answer(run, answer.result, answer.path, answer.computed))
         except GradprobeError as error:
             missing.append(Missing(run, str(error)))
@@ -220,6 +221,13 @@ def _check_names(table: Mapping[str, Any], path: Path, trust: Collection[Path | 
         values = table.get(field)
         for value in values if isinstance(values, list) else [values]:
             check_trusted(kind, value, path, trust)
+
+
+def _workers(where: Mapping[str, str]) -> int:
+    """Return the number of threads that [where] names."""
+    if not where["workers"].isdecimal() or not int(where["workers"]):
+        raise UsageError(f'workers = "{where["workers"]}" is not possible; write a number of threads, such as "2"')
+    return int(where["workers"])
 
 
 def _expand(name: str, value: str) -> str:

@@ -195,6 +195,21 @@ def test_files_are_found_by_their_variable(preset, probe, tmp_path, monkeypatch)
     assert probe[-1][1] == {"device": "cpu", "weights": f"{tmp_path}/deit.pth", "data": f"{tmp_path}/images"}
 
 
+def test_workers_of_a_preset_are_those_of_the_measurement(preset, probe, tmp_path, monkeypatch):
+    workers, original = [], measure.measure
+
+    def noted(subject, settings, resources):
+        workers.append(resources.workers)
+        return original(subject, settings, resources)
+
+    monkeypatch.setattr(measure, "measure", noted)
+    run_experiment(load_experiment(preset(PRESET.replace("[where]", '[where]\nworkers = "3"'))), [Store(tmp_path)])
+    assert workers == [3] * 4
+    wrong = load_experiment(preset(PRESET.replace("[where]", '[where]\nworkers = "many"')))
+    _, missing = run_experiment(wrong, [Store(tmp_path / "empty")])
+    assert 'workers = "many" is not possible' in missing[0].reason
+
+
 def test_draw_only_computes_nothing(preset, probe, tmp_path):
     store = Store(tmp_path / "runs")
     store.save(result(asked(op=VPNOISE)))
