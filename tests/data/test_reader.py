@@ -320,7 +320,7 @@ def test_the_same_files_are_passed_over_in_all_three_places(tmp_path, monkeypatc
     for i in range(len(captions.listing.entries)):
         captions.read(i)
     missing = {fault.rpartition("/")[2] for fault in captions.listing.faults}  # no file, told by its line
-    unusable = {image for image, why in captions._known.items() if why}
+    unusable = {image for image, fault in captions._faults.items() if fault}
     assert missing | unusable == bad and captions.n_skipped == len(bad)
 
     assert np.array_equal(np.asarray(opened_image(tmp_path / "good.png")), wanted)
