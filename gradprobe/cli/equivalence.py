@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
-from gradprobe.cli.probe import Drawing, Session, command
+from gradprobe.cli.probe import Drawing, Request, command
 from gradprobe.errors import UsageError
 from gradprobe.probes.equivalence import PROBE
 
@@ -23,12 +23,12 @@ Taus = Annotated[str, typer.Option(help="Also at these temperatures: 0.001,0.01,
 Margin = Annotated[float, typer.Option(help="A gap of accuracy below this counts as none.")]
 
 
-def _prepare(session: Session) -> None:
+def _prepare(request: Request) -> None:
     """Put operators typed without a temperature at the sharp one, and at those of the ladder."""
     from gradprobe.operators.registry import build, label
     from gradprobe.operators.temperature import at_temperature
 
-    values = session.values
+    values = request.values
     if not 0 < values["margin"] < 1:
         raise UsageError(f"--margin {values['margin']:g} is not possible; give a share of the images such as 0.01")
     ladder = options.numbers("taus", values["taus"], float, "0.001,0.01,0.1,1")
@@ -37,29 +37,29 @@ def _prepare(session: Session) -> None:
         typed = build(name)
         operators.append(typed if re.search(r"[:,]tau=", name) else at_temperature(typed, values["sharp"]))
         operators += [at_temperature(typed, tau) for tau in ladder]
-    session.operators = {label(operator): operator for operator in operators}
-    session.base = label(operators[0])
-    session.shown["margin"] = values["margin"]
+    request.operators = {label(operator): operator for operator in operators}
+    request.base = label(operators[0])
+    request.shown["margin"] = values["margin"]
 
 
-def _answer(session: Session, progress: Any) -> list[Any]:
+def _answer(request: Request, progress: Any) -> list[Any]:
     """Answer the questions of one budget after those of another, as the table shows them."""
     return [
-        session.ask(operator, k, settings, progress)
-        for k in session.budgets
-        for settings in session.settings
-        for operator in session.operators.values()
+        request.ask(operator, k, settings, progress)
+        for k in request.budgets
+        for settings in request.settings
+        for operator in request.operators.values()
     ]
 
 
-def _pictures(session: Session, path: Path) -> Path:
+def _pictures(request: Request, path: Path) -> Path:
     from gradprobe.plotting.style import save_figure
     from gradprobe.probes.equivalence.patches import patch_rows
     from gradprobe.probes.equivalence.pictures import pictures_of
 
-    settings, operators = session.settings[0], list(session.operators.values())
+    settings, operators = request.settings[0], list(request.operators.values())
     images = min(2, settings.images)
-    strips = pictures_of(session.task, operators, session.budgets, images=images, seed=settings.seed)
+    strips = pictures_of(request.task, operators, request.budgets, images=images, seed=settings.seed)
     return save_figure(patch_rows(strips), path)
 
 
@@ -76,5 +76,5 @@ equivalence = command(
     drawings={"pictures": Drawing(PICTURES, _check_path, _pictures)},
     prepare=_prepare,
     answer=_answer,
-    told=lambda session: {"margin": session.values["margin"]},
+    told=lambda request: {"margin": request.values["margin"]},
 )

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradprobe.cli.probe import Session, command
+from gradprobe.cli.probe import Request, command
 from gradprobe.errors import UsageError
 from gradprobe.probes.fidelity import PROBE, REFERENCE
 
@@ -50,40 +50,40 @@ def until(measured: Callable[[int, Any], Round], tolerance: float, budget: float
         draws, start = 2 * draws, reference.result
 
 
-def _prepare(session: Session) -> None:
+def _prepare(request: Request) -> None:
     """Refuse a tolerance that no interval exceeds; under a tolerance all begin with the same number of draws."""
-    tolerance = session.values["tolerance"]
+    tolerance = request.values["tolerance"]
     if tolerance is None:
         return
     if tolerance >= 1:
         raise UsageError(f"--tolerance {tolerance:g} is not possible; give half the width of an interval, e.g. 0.05")
-    session.settings = list(dict.fromkeys(replace(settings, draws=FIRST) for settings in session.settings))
+    request.settings = list(dict.fromkeys(replace(settings, draws=FIRST) for settings in request.settings))
 
 
-def _answers(session: Session, progress: Any) -> list[Any]:
+def _answers(request: Request, progress: Any) -> list[Any]:
     """Answer the questions of all operators, for each budget and settings against one reference."""
     columns = []
-    for k in session.budgets:
-        for settings in session.settings:
-            measured = partial(_round, session, progress, k, settings)
-            if (tolerance := session.values["tolerance"]) is None:
+    for k in request.budgets:
+        for settings in request.settings:
+            measured = partial(_round, request, progress, k, settings)
+            if (tolerance := request.values["tolerance"]) is None:
                 _, answers = measured(settings.draws, None)
             else:
-                answers, note = until(measured, tolerance, session.values["budget"])
-                session.notes.append(note)
+                answers, note = until(measured, tolerance, request.values["budget"])
+                request.notes.append(note)
             columns.append(answers)
-    if session.notes:
-        session.shown["tolerance"] = "; ".join(session.notes)
+    if request.notes:
+        request.shown["tolerance"] = "; ".join(request.notes)
     return [answer for operator in zip(*columns, strict=True) for answer in operator]
 
 
-def _round(session: Session, progress: Any, k: int, settings: Any, draws: int, start: Any) -> Round:
+def _round(request: Request, progress: Any, k: int, settings: Any, draws: int, start: Any) -> Round:
     """Answer the question of the reference, once, then those of the operators."""
     settings = replace(settings, draws=draws)
-    reference = session.ask(None, k, settings.reference, progress, REFERENCE, start=start)
+    reference = request.ask(None, k, settings.reference, progress, REFERENCE, start=start)
     return reference, [
-        session.ask(operator, k, settings, progress, reference=reference.result)
-        for operator in session.operators.values()
+        request.ask(operator, k, settings, progress, reference=reference.result)
+        for operator in request.operators.values()
     ]
 
 

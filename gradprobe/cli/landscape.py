@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
-from gradprobe.cli.probe import Drawing, Session, command, each_once
+from gradprobe.cli.probe import Drawing, Request, command, each_once
 from gradprobe.errors import UsageError
 from gradprobe.probes.landscape import PROBE
 from gradprobe.probes.landscape.notation import parse_checkpoints, parse_grid
@@ -50,25 +50,25 @@ Kinds = Annotated[
 ]
 
 
-def _prepare(session: Session) -> None:
+def _prepare(request: Request) -> None:
     """Give each of the settings its grid, and its checkpoints, which are typed with the axes."""
-    line = session.values["line"]
-    if line and (planes := [s.grid for s in session.settings if s.grid is not None and parse_grid(s.grid)[0] > 1]):
+    line = request.values["line"]
+    if line and (planes := [s.grid for s in request.settings if s.grid is not None and parse_grid(s.grid)[0] > 1]):
         raise UsageError(f"--line has one row, --grid {planes[0]} has more; give its points, e.g. --line --grid {LINE}")
-    for i, settings in enumerate(session.settings):
+    for i, settings in enumerate(request.settings):
         kind, _, points = settings.axes.replace("checkpoints ", "checkpoints:").partition(":")
         grid = settings.grid or (LINE if line else PLANE)
-        session.settings[i] = replace(settings, grid=grid, axes=kind, checkpoints=parse_checkpoints(points))
-    if session.values["surface"] is not None and not any(parse_grid(s.grid)[0] > 1 for s in session.settings):
+        request.settings[i] = replace(settings, grid=grid, axes=kind, checkpoints=parse_checkpoints(points))
+    if request.values["surface"] is not None and not any(parse_grid(s.grid)[0] > 1 for s in request.settings):
         raise UsageError("--surface draws a plane, not a line; leave --line out, or draw it with --figure")
 
 
-def _answer(session: Session, progress: Any) -> list[Any]:
+def _answer(request: Request, progress: Any) -> list[Any]:
     """Answer each question once, and note the shares of trajectories that principal planes hold."""
     from gradprobe.probes.landscape.view import plane_lines
 
-    answers = each_once(session, progress)
-    session.notes += plane_lines([answer.result for answer in answers])
+    answers = each_once(request, progress)
+    request.notes += plane_lines([answer.result for answer in answers])
     return answers
 
 
@@ -84,19 +84,19 @@ def _check_page(path: Path) -> None:
     check_page(path)
 
 
-def _draw_surface(session: Session, path: Path) -> Path:
+def _draw_surface(request: Request, path: Path) -> Path:
     from gradprobe.plotting.style import save_figure
     from gradprobe.probes.landscape.figure import surface_figure
     from gradprobe.probes.landscape.surfaces import full_title
 
-    return save_figure(surface_figure(session.results, full_title(session.results, session.title)), path)
+    return save_figure(surface_figure(request.results, full_title(request.results, request.title)), path)
 
 
-def _draw_page(session: Session, path: Path) -> Path:
+def _draw_page(request: Request, path: Path) -> Path:
     from gradprobe.probes.landscape.page import save_page
     from gradprobe.probes.landscape.surfaces import full_title
 
-    return save_page(session.results, path, full_title(session.results, session.title))
+    return save_page(request.results, path, full_title(request.results, request.title))
 
 
 landscape: Callable[..., None] = command(

@@ -41,16 +41,16 @@ class Drawing:
     Attributes:
         help: of its option.
         check: refuse a path before the work is done.
-        draw: ``(session, path) -> path``.
+        draw: ``(request, path) -> path``.
     """
 
     help: str
     check: Callable[[Path], None]
-    draw: Callable[["Session", Path], Path]
+    draw: Callable[["Request", Path], Path]
 
 
 @dataclass
-class Session:
+class Request:
     """One call of a probe's command.
 
     Attributes:
@@ -121,10 +121,10 @@ def command(
     extra: Mapping[str, tuple[Any, Any]] = types.MappingProxyType({}),
     replaced: Mapping[str, tuple[Any, Any] | None] = types.MappingProxyType({}),
     drawings: Mapping[str, Drawing] = types.MappingProxyType({}),
-    prepare: Callable[[Session], None] | None = None,
-    answer: Callable[[Session, Any], list[Any]] | None = None,
-    tabulate: Callable[[Session], list[dict[str, Any]]] | None = None,
-    told: Callable[[Session], dict[str, Any]] = lambda session: {},
+    prepare: Callable[[Request], None] | None = None,
+    answer: Callable[[Request, Any], list[Any]] | None = None,
+    tabulate: Callable[[Request], list[dict[str, Any]]] | None = None,
+    told: Callable[[Request], dict[str, Any]] = lambda request: {},
 ) -> Callable[..., None]:
     """Return the command of a probe.
 
@@ -134,7 +134,7 @@ def command(
         replaced: options that this probe has another way, or None for one that it does not have.
         drawings: files that it writes beside ``--figure``.
         prepare: turn options into operators and settings, where they are not the same; called before a model is opened.
-        answer: ``(session, progress) -> answers`` where asking each combination once is not all.
+        answer: ``(request, progress) -> answers`` where asking each combination once is not all.
         tabulate: rows, where they are not one an answer.
         told: arguments of a result's ``row`` beside baseline and path.
     """
@@ -142,34 +142,34 @@ def command(
     parameters = _parameters(probe, extra, replaced, every)
 
     def run(**values: Any) -> None:
-        session = Session(probe, dict(values))
-        _prepare(session, every)
+        request = Request(probe, dict(values))
+        _prepare(request, every)
         if prepare is not None:
-            prepare(session)
-        _check_budgets(session.values)
-        for settings in session.settings:
+            prepare(request)
+        _check_budgets(request.values)
+        for settings in request.settings:
             check(settings)
-        session.settings = list({str(asked(each)): each for each in session.settings}.values())  # each question once
-        _open(session)
+        request.settings = list({str(asked(each)): each for each in request.settings}.values())  # each question once
+        _open(request)
 
         from gradprobe.cli.progress import bars
 
         with bars() as progress:
-            session.answers = (answer or each_once)(session, progress)
-        session.questions = [result.question for result in session.results]
-        session.rows = tabulate(session) if tabulate else _rows(session, told(session))
-        varied = _varied(session)
-        session.rows = [
+            request.answers = (answer or each_once)(request, progress)
+        request.questions = [result.question for result in request.results]
+        request.rows = tabulate(request) if tabulate else _rows(request, told(request))
+        varied = _varied(request)
+        request.rows = [
             row | {key: question.get(key) for key in varied if key not in row}
-            for row, question in zip(session.rows, session.questions, strict=True)
+            for row, question in zip(request.rows, request.questions, strict=True)
         ]
         if values["as_json"]:
-            say_json(_json(session))
+            say_json(_json(request))
         else:
-            _print(session)
+            _print(request)
         for name, drawing in every.items():
             if (path := values[name]) is not None:
-                written = drawing.draw(session, path)
+                written = drawing.draw(request, path)
                 if not values["as_json"]:
                     say(f"{name}: {written}")
 
@@ -221,9 +221,9 @@ def _kind(annotation: Any) -> type:
     return _kind(arguments[0]) if arguments else annotation
 
 
-def _prepare(session: Session, drawings: Mapping[str, Drawing]) -> None:
+def _prepare(request: Request, drawings: Mapping[str, Drawing]) -> None:
     """Check options and make settings: the product of the lists that were typed, the first changing slowest."""
-    values, probe = session.values, session.probe
+    values, probe = request.values, request.probe
     for name, drawing in drawings.items():
         if values[name] is not None:
             drawing.check(values[name])
@@ -233,7 +233,7 @@ def _prepare(session: Session, drawings: Mapping[str, Drawing]) -> None:
         value if isinstance(value, tuple) and not lists[name] else [_list(value) if lists[name] else value]
         for name, value in fields.items()
     ]
-    session.settings = [probe.settings(**dict(zip(fields, each, strict=True))) for each in itertools.product(*choices)]
+    request.settings = [probe.settings(**dict(zip(fields, each, strict=True))) for each in itertools.product(*choices)]
 
 
 def _check_budgets(values: Mapping[str, Any]) -> None:
@@ -249,37 +249,37 @@ def _list(value: Any) -> tuple:
     return value if isinstance(value, tuple) else tuple(value)
 
 
-def _open(session: Session) -> None:
+def _open(request: Request) -> None:
     """Name the operators and open the task, once."""
-    values = session.values
-    if not session.operators:
-        session.operators, session.base = options.operators(values["op"], values.get("baseline", "none"))
-    make, session.backbone = options.task_maker(values["vlm"], values["backbone"])
+    values = request.values
+    if not request.operators:
+        request.operators, request.base = options.operators(values["op"], values.get("baseline", "none"))
+    make, request.backbone = options.task_maker(values["vlm"], values["backbone"])
     names = {name: values[name] for name in (*MODEL, *MACHINE) if name in values and name != "vlm"}
     names |= {name: values[name] for name in ("train_data", "denoiser") if name in values}
-    seed = getattr(session.settings[0], "seed", 0)
-    session.task = make(session.backbone, **{n: v for n, v in names.items() if n != "backbone"}, seed=seed)
-    n = session.task.n_tokens
+    seed = getattr(request.settings[0], "seed", 0)
+    request.task = make(request.backbone, **{n: v for n, v in names.items() if n != "backbone"}, seed=seed)
+    n = request.task.n_tokens
     shares = [options.budget(None, share, n) for share in values.get("keep") or ()]
-    session.budgets = session.budgets or sorted({*(values.get("k") or ()), *shares})
-    session.title = f"{session.backbone}, K = {', '.join(map(str, session.budgets))} of {n}"
+    request.budgets = request.budgets or sorted({*(values.get("k") or ()), *shares})
+    request.title = f"{request.backbone}, K = {', '.join(map(str, request.budgets))} of {n}"
 
 
-def each_once(session: Session, progress: Any) -> list[Any]:
+def each_once(request: Request, progress: Any) -> list[Any]:
     """Answer every question once."""
     return [
-        session.ask(operator, k, settings, progress)
-        for operator in session.operators.values()
-        for k in session.budgets
-        for settings in session.settings
+        request.ask(operator, k, settings, progress)
+        for operator in request.operators.values()
+        for k in request.budgets
+        for settings in request.settings
     ]
 
 
-def _rows(session: Session, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(request: Request, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return a row for each answer, compared with the baseline's answer to the same question."""
-    bases = {_but_operator(a.result): a for a in session.answers if a.result.question.get("op") == session.base}
+    bases = {_but_operator(a.result): a for a in request.answers if a.result.question.get("op") == request.base}
     rows = []
-    for a in session.answers:
+    for a in request.answers:
         other = bases.get(_but_operator(a.result))
         base = None if other is None or other is a else other.result
         rows.append(a.result.row(baseline=base, path=a.path, **arguments))
@@ -290,12 +290,12 @@ def _but_operator(result: Any) -> str:
     return str(sorted((n, str(v)) for n, v in result.question.items() if n not in ("op", "op_code")))
 
 
-def _varied(session: Session) -> list[str]:
+def _varied(request: Request) -> list[str]:
     """Return the keys, beside those in which rows of this probe always may, in which they differ.
 
     A key that only some questions have, such as the learning rate of a training, counts if no other tells them apart.
     """
-    questions, always = _unranked(session), ("op", *session.probe.varied)
+    questions, always = _unranked(request), ("op", *request.probe.varied)
     keys = dict.fromkeys(key for question in questions for key in question if key not in (*always, "op_code"))
     varied = [key for key in keys if len({str(q[key]) for q in questions if key in q}) > 1]
     if len({str([q.get(key) for key in (*always, *varied)]) for q in questions}) == len(questions):
@@ -303,50 +303,50 @@ def _varied(session: Session) -> list[str]:
     return [key for key in keys if len({str(q.get(key)) for q in questions}) > 1]
 
 
-def _unranked(session: Session) -> list[dict[str, Any]]:
+def _unranked(request: Request) -> list[dict[str, Any]]:
     """Return the questions about operators; those about rankings beside them have fewer settings."""
-    return [question for question in session.questions if not str(question.get("op")).startswith(RANKED)]
+    return [question for question in request.questions if not str(question.get("op")).startswith(RANKED)]
 
 
-def _settings(session: Session) -> dict[str, Any]:
+def _settings(request: Request) -> dict[str, Any]:
     """Return what the answers share, and the baseline; a learning rate is of those that train."""
-    hidden = {"op", "op_code", *session.probe.varied, *_varied(session)}
+    hidden = {"op", "op_code", *request.probe.varied, *_varied(request)}
     common: dict[str, Any] = {}
-    for question in _unranked(session) or session.questions:
+    for question in _unranked(request) or request.questions:
         common = question | common
     shown = {name: value for name, value in common.items() if name not in hidden}
-    return shown | ({"baseline": session.base} if session.probe.baseline else {}) | session.shown
+    return shown | ({"baseline": request.base} if request.probe.baseline else {}) | request.shown
 
 
-def _json(session: Session) -> dict[str, Any]:
-    path = str(session.values["results"])
-    return {"probe": session.probe.name, "settings": _settings(session), "rows": session.rows, "path": path}
+def _json(request: Request) -> dict[str, Any]:
+    path = str(request.values["results"])
+    return {"probe": request.probe.name, "settings": _settings(request), "rows": request.rows, "path": path}
 
 
-def labelled(session: Session) -> list[dict[str, Any]]:
+def labelled(request: Request) -> list[dict[str, Any]]:
     """Return the rows for people: with N, and with names that tell them apart where lists were typed."""
-    varied = _varied(session)
+    varied = _varied(request)
     rows = []
-    for row, question in zip(session.rows, session.questions, strict=True):
+    for row, question in zip(request.rows, request.questions, strict=True):
         parts = ", ".join(f"{NAMES.get(key, key)} = {question[key]}" for key in varied if key in question)
-        rows.append({"tokens": session.task.n_tokens} | row | ({"op": f"{row['op']} ({parts})"} if parts else {}))
+        rows.append({"tokens": request.task.n_tokens} | row | ({"op": f"{row['op']} ({parts})"} if parts else {}))
     return rows
 
 
-def _print(session: Session) -> None:
+def _print(request: Request) -> None:
     from gradprobe.cli.screen import Screen
 
-    view, console, rows = session.probe.part("view"), Screen(), labelled(session)
-    options.warn_random(console, str(session.questions[0].get("weights")))
-    for warning in session.warnings:
+    view, console, rows = request.probe.part("view"), Screen(), labelled(request)
+    options.warn_random(console, str(request.questions[0].get("weights")))
+    for warning in request.warnings:
         console.print(warning, style="bold")
     console.print(view.table(rows))
-    for line in [*view.lines(rows, session.base), *session.notes]:
+    for line in [*view.lines(rows, request.base), *request.notes]:
         console.print(line)
     if meaning := view.meaning(rows):
         console.print(meaning)
-    options.print_sources(console, session.answers)
-    for line in session.places:
+    options.print_sources(console, request.answers)
+    for line in request.places:
         console.print(line, soft_wrap=True)
 
 
@@ -358,10 +358,10 @@ def _drawings(probe: Probe) -> dict[str, Drawing]:
 
         check_path(path)
 
-    def draw(session: Session, path: Path) -> Path:
+    def draw(request: Request, path: Path) -> Path:
         from gradprobe.plotting.style import save_figure
 
-        return save_figure(probe.part("figure")(session.results, labelled(session), session.title), path)
+        return save_figure(probe.part("figure")(request.results, labelled(request), request.title), path)
 
     help = "Draw the result into this .png, .svg or .pdf."
     return {"figure": Drawing(help, check_figure, draw)} if probe.figure else {}

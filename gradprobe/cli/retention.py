@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
-from gradprobe.cli.probe import Session, command, labelled
+from gradprobe.cli.probe import Request, command, labelled
 from gradprobe.errors import UsageError, nearest
 from gradprobe.probes.contract import Ranking, Subject, question_of
 from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
@@ -61,38 +61,38 @@ Rankings = Annotated[
 TrainData = Annotated[str | None, typer.Option(help="Folder to train on; the one of --data without it.")]
 
 
-def _prepare(session: Session) -> None:
+def _prepare(request: Request) -> None:
     """Keep 20 tokens unless told otherwise, and train once with each temperature schedule."""
-    values = session.values
+    values = request.values
     if values["k"] is None and values["keep"] is None:
         values["k"] = (K,)
-    session.settings = [
-        replace(each, tau_start=first, tau_end=last) for each in session.settings for first, last in values["tau"]
+    request.settings = [
+        replace(each, tau_start=first, tau_end=last) for each in request.settings for first, last in values["tau"]
     ]
 
 
-def _answer(session: Session, progress: Any) -> list[Any]:
+def _answer(request: Request, progress: Any) -> list[Any]:
     """Check all questions, then answer them seed by seed: the operators at each budget, and then the rankings."""
-    images = session.task.available(IMAGES)
-    session.settings = [replace(s, images=images) if s.images is None else s for s in session.settings]
-    rankings = [Ranking(name) for name in _rankings(session.task, session.values["rankings"])]
+    images = request.task.available(IMAGES)
+    request.settings = [replace(s, images=images) if s.images is None else s for s in request.settings]
+    rankings = [Ranking(name) for name in _rankings(request.task, request.values["rankings"])]
     questions: list[tuple[Any, int, RetentionSettings]] = []
-    for seed in dict.fromkeys(settings.seed for settings in session.settings):
-        trained = [settings for settings in session.settings if settings.seed == seed]
+    for seed in dict.fromkeys(settings.seed for settings in request.settings):
+        trained = [settings for settings in request.settings if settings.seed == seed]
         counts = dict.fromkeys(settings.images for settings in trained)
-        questions += [(op, k, s) for k in session.budgets for op in session.operators.values() for s in trained]
+        questions += [(op, k, s) for k in request.budgets for op in request.operators.values() for s in trained]
         questions += [
             (ranking, k, RetentionSettings(steps=0, images=count, seed=seed))
             for ranking in rankings
-            for k in session.budgets
+            for k in request.budgets
             for count in counts
         ]
     for operator, k, settings in questions:
-        question_of(PROBE, Subject(session.task, operator, k), settings)
+        question_of(PROBE, Subject(request.task, operator, k), settings)
     answers = []
     for operator, k, settings in questions:
-        session.task = session.task.with_new_scorer(settings.seed)  # random weights are made once a seed
-        answers.append(session.ask(operator, k, settings, progress))
+        request.task = request.task.with_new_scorer(settings.seed)  # random weights are made once a seed
+        answers.append(request.ask(operator, k, settings, progress))
     return answers
 
 
@@ -115,31 +115,31 @@ def _rankings(task: Any, text: str | None) -> list[str]:
     return possible
 
 
-def _tabulate(session: Session) -> list[dict[str, Any]]:
+def _tabulate(request: Request) -> list[dict[str, Any]]:
     """Return a row for each operator or ranking and budget, over all seeds, and say what goes with the table."""
     from gradprobe.probes.retention.result import over_seeds, seed_groups
 
-    groups, paths = seed_groups(session.results), {id(a.result): a.path for a in session.answers}
-    seeds = list(dict.fromkeys(settings.seed for settings in session.settings))
-    session.questions = [_pooled(group[0].question) for group in groups]
-    session.shown["seeds"] = seeds
+    groups, paths = seed_groups(request.results), {id(a.result): a.path for a in request.answers}
+    seeds = list(dict.fromkeys(settings.seed for settings in request.settings))
+    request.questions = [_pooled(group[0].question) for group in groups]
+    request.shown["seeds"] = seeds
     counts, steps = (
-        ", ".join(map(str, dict.fromkeys(getattr(settings, name) for settings in session.settings)))
+        ", ".join(map(str, dict.fromkeys(getattr(settings, name) for settings in request.settings)))
         for name in ("images", "steps")
     )
-    session.title = f"{session.backbone}, {counts} images, {steps} steps"
-    bases = [group for group in groups if group[0].question["op"] == session.base]
+    request.title = f"{request.backbone}, {counts} images, {steps} steps"
+    bases = [group for group in groups if group[0].question["op"] == request.base]
     rows = [over_seeds(group, _base_of(group, bases), [paths[id(r)] for r in group]) for group in groups]
-    session.rows, values, first = rows, session.values, session.questions[0]
+    request.rows, values, first = rows, request.values, request.questions[0]
     if values["data"] is not None and values["train_data"] is None and first.get("task") != "captioning":
-        session.warnings.append(SAME)
+        request.warnings.append(SAME)
     if first["data"] == "pictures":
         from gradprobe.data.pictures_text import KINDS
         from gradprobe.probes.retention.view import kind_lines
 
-        session.notes.append("retention is the mean over kinds of questions:")
-        session.notes += [f"  {line}" for line in kind_lines(labelled(session), KINDS)]
-    session.places = _scorers(session.answers)
+        request.notes.append("retention is the mean over kinds of questions:")
+        request.notes += [f"  {line}" for line in kind_lines(labelled(request), KINDS)]
+    request.places = _scorers(request.answers)
     return rows
 
 
