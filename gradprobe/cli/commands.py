@@ -15,25 +15,27 @@ class Commands(TyperGroup):
     """Commands by name; a name that is none of them may be a probe's: ``my_probe.py:PROBE``, or an entry point."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Return the names that ``--help`` shows."""
+        """Return the names that ``--help`` shows; a package that cannot be loaded hides its command alone."""
         own = super().list_commands(ctx)
-        return [*own, *(name for name in names() if name not in own and name != "reference")]
+        return [*own, *(name for name in names() if name not in own and _is_command(name))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of a name, None if there is none.
 
         Raises:
-            GradprobeError: a Python file that cannot be loaded, or that declares no probe.
+            GradprobeError: a Python file or package that cannot be loaded, or that declares no probe.
         """
         own = super().get_command(ctx, cmd_name)
         if own is not None or not (".py" in cmd_name or cmd_name in names()):
             return own
-        try:
-            probe = probe_of(cmd_name)
-        except GradprobeError:
-            if ".py" in cmd_name:
-                raise
-            return None  # a package that cannot be loaded hides its command alone
+        probe = probe_of(cmd_name)
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command()(checked(command(probe)))
         return typer.main.get_command(single) if probe.command else None
+
+
+def _is_command(name: str) -> bool:
+    try:
+        return probe_of(name).command
+    except GradprobeError:
+        return False

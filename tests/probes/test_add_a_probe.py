@@ -87,3 +87,24 @@ def test_a_file_without_a_probe_is_one_line(run, place, file, words):
     assert code in (1, 2)
     (line,) = [line for line in err.splitlines() if line.startswith("gradprobe: ")]
     assert words in line
+
+
+def test_an_installed_package_has_a_command_and_a_broken_one_takes_none_away(run, place, monkeypatch):
+    """The entry point as the page writes it; another package's probe cannot be loaded."""
+    (entry,) = re.findall(r'\[project\.entry-points\."(gradprobe\.probes)"\]\nstability = "(.*?)"', PAGE)
+    for name, lines in (("theirs", f"stability = {entry[1]}"), ("broken", "sick = no_such_module:PROBE")):
+        info = place / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{entry[0]}]\n{lines}\n")
+    monkeypatch.syspath_prepend(place)
+    listed = run("--help")[1]
+    assert "stability" in listed
+    assert "sick" not in listed
+    code, out, err = run("stability", "--op", "vpnoise", "--k", "58", "--images", "3", "--json")
+    assert code == 0, err
+    key = Path(json.loads(out)["rows"][1]["path"]).stem
+    assert "stability [95 %]" in run("show", key)[1]
+    code, _, err = run("sick", "--op", "vpnoise", "--k", "58")
+    assert code == 1
+    assert "the probe 'sick' (no_such_module:PROBE) cannot be loaded: No module named 'no_such_module'" in err
