@@ -87,6 +87,7 @@ task: gp.Task = gp.classification("scenes")
 result = gp.coherence(task, "vpnoise", keep=0.3)
 reveal_type(result)
 gp.coherence(task, gp.Operator, k=58)
+gp.coherence(task, "vpnoise", k=58, batchs=3)
 gp.coherense
 """
 
@@ -99,11 +100,13 @@ def test_mypy_reveals_the_real_types_and_finds_a_misspelt_name(tmp_path):
     if "No module named mypy" in done.stderr:
         pytest.skip("no mypy; type: pip install mypy")
     lines = [line.partition(": ")[2] for line in done.stdout.splitlines()]
-    assert lines[0].startswith('note: Revealed type is "def (task: gradprobe.core.Task, operator: ')
+    assert lines[0].startswith('note: Revealed type is "def (gradprobe.core.Task, ')
     assert "keep: float | None" in lines[0].replace("builtins.", "")
+    assert "batches: int" in lines[0].replace("builtins.", "")
     assert lines[1] == 'note: Revealed type is "gradprobe.core.SelectionOperator"'
     assert lines[2] == 'note: Revealed type is "gradprobe.tasks.Classification"'
     assert lines[3].startswith('note: Revealed type is "def (')
     assert lines[4] == 'note: Revealed type is "gradprobe.probes.coherence.result.CoherenceResult"'
-    assert lines[5].startswith('error: Module has no attribute "coherense"')
-    assert "Found 1 error" in done.stdout
+    assert lines[5].startswith('error: Unexpected keyword argument "batchs" for "coherence"; did you mean "batches"?')
+    assert lines[7].startswith('error: Module has no attribute "coherense"')
+    assert "Found 2 errors" in done.stdout
