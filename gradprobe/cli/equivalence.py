@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from gradprobe.cli import options
-from gradprobe.cli.probe import Drawing, Request, command
+from gradprobe.cli.probe import Drawing, Request, combinations, command
 from gradprobe.errors import UsageError
 from gradprobe.probes.equivalence import PROBE
 
@@ -44,12 +44,8 @@ def _prepare(request: Request) -> None:
 
 def _answer(request: Request, progress: Any) -> list[Any]:
     """Answer the questions of one budget after those of another, as the table shows them."""
-    return [
-        request.ask(operator, k, settings, progress)
-        for k in request.budgets
-        for settings in request.settings
-        for operator in request.operators.values()
-    ]
+    together = sorted(combinations(request), key=lambda each: each[1])
+    return [request.ask(operator, k, settings, progress) for operator, k, settings in together]
 
 
 def _pictures(request: Request, path: Path) -> Path:

@@ -267,12 +267,21 @@ def _open(request: Request) -> None:
 
 def each_once(request: Request, progress: Any) -> list[Any]:
     """Answer every question once."""
-    return [
-        request.ask(operator, k, settings, progress)
-        for operator in request.operators.values()
-        for k in request.budgets
-        for settings in request.settings
-    ]
+    return [request.ask(operator, k, settings, progress) for operator, k, settings in combinations(request)]
+
+
+def combinations(request: Request) -> list[tuple[Any, int, Any]]:
+    """Return every combination of operator, K and settings.
+
+    Raises:
+        UsageError: one of them is not possible; nothing was measured yet.
+    """
+    from gradprobe.probes.contract import Subject, question_of
+
+    each = list(itertools.product(request.operators.values(), request.budgets, request.settings))
+    for operator, k, settings in each:
+        question_of(request.probe, Subject(request.task, operator, k), settings)
+    return each
 
 
 def _rows(request: Request, arguments: Mapping[str, Any]) -> list[dict[str, Any]]:

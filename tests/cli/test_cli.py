@@ -142,6 +142,7 @@ def folder(path, names=("a", "b", "c", "d", "e", "f"), classes=("x", "y")):
         (["--op", "vpnoise:tua=1", "--k", "58"], 2, "did you mean 'tau'"),
         (["--op", "vpnoise", "--k", "0"], 2, "--k 1 to --k 196"),
         (["--op", "vpnoise", "--k", "197"], 2, "--k 1 to --k 196"),
+        (["--op", "vpnoise", "--k", "58,197", *SMALL[2:], *RANDOM], 2, "--k 1 to --k 196"),
         (["--op", "vpnoise", "--k", "58", "--keep", "0.3"], 2, "either --k"),
         (["--op", "vpnoise"], 2, "either --k"),
         (["--op", "vpnoise", "--keep", "1.5"], 2, "share in (0, 1]"),
