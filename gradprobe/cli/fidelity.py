@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradprobe.cli.probe import Request, command
+from gradprobe.cli.probe import Request, combinations, command
 from gradprobe.errors import UsageError
 from gradprobe.probes.fidelity import PROBE, REFERENCE
 
@@ -62,6 +62,7 @@ def _prepare(request: Request) -> None:
 
 def _answers(request: Request, progress: Any) -> list[Any]:
     """Answer the questions of all operators, for each budget and settings against one reference."""
+    combinations(request)  # refuses an impossible one before any work
     columns = []
     for k in request.budgets:
         for settings in request.settings:
