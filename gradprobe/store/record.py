@@ -95,12 +95,13 @@ def checked(content: bytes, path: Path) -> dict[str, Any]:
         intact = "record" not in run or run["record"] == checksum(run)  # the first answers have none
     except (ValueError, KeyError, TypeError, RecursionError, UsageError) as error:
         raise damaged(path, error) from None
-    names = {f"{right}.npz", f"{probe}-{right}"}
-    named = path.name in names or Path(os.path.realpath(path)).name in names
-    if key != right or question.get("probe") != probe or not named:
+    if key != right or question.get("probe") != probe:
         raise GradprobeError(f"{path} was edited: its question is that of {probe}/{right}; delete it and ask again")
     if not intact:
         raise GradprobeError(f"{path} was edited: its checksum is of other numbers; delete it and ask again")
+    name = f"{right}.npz" if path.suffix == ".npz" else f"{probe}-{right}"  # a folder of the older layout
+    if path.name != name and Path(os.path.realpath(path)).name != name:
+        raise GradprobeError(f"{path} holds the answer {probe}/{right}; rename it to {name}")
     return run
 
 

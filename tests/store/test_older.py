@@ -56,7 +56,7 @@ DAMAGE = ARRAYS | {
     "half a record": (lambda f: (f / "run.json").write_bytes((f / "run.json").read_bytes()[:-100]), "damaged"),
     "an edited record": (lambda f: edit(f / "run.json", b'"mlp"', b'"map"'), "was edited"),
     "an edited number": (lambda f: edit(f / "run.json", b'"none"', b'"yes"'), "was edited"),
-    "another name": (lambda f: f.rename(f.with_name(f"coherence-{key_of(asked(k=3))}")), "was edited"),
+    "another name": (lambda f: f.rename(f.with_name(f"coherence-{key_of(asked(k=3))}")), "rename it to coherence-"),
 }  # fmt: skip
 
 

@@ -292,7 +292,7 @@ def test_arrays_of_another_result_and_a_renamed_file_are_refused(tmp_path):
     with pytest.raises(GradprobeError, match="checksum"):
         store.load(one)
     one.rename(one.with_name(f"{key_of(asked(k=21))}.npz"))
-    with pytest.raises(GradprobeError, match="edited"):
+    with pytest.raises(GradprobeError, match=f"holds the answer coherence/{one.stem}; rename it to {one.name}"):
         store.load(store.find(asked(k=21)))
     assert [bool(entry.problem) for entry in store.entries()] == [True, False]
 
