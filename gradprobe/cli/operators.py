@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from gradprobe.cli.output import say, say_json, say_lines
-from gradprobe.cli.store import Json, Results, list_results
+from gradprobe.cli.store import Json, Probes, Results, list_results, name_probes
 from gradprobe.errors import GradprobeError
 
 Kind = Literal["results", "operators", "relaxations", "throttles"]
@@ -27,12 +27,14 @@ MEANING = (
 def listing(
     what: Annotated[Kind, typer.Argument(help="results, operators, relaxations or throttles.")] = "results",
     results: Results = Path("runs"),
+    probe: Probes = None,
     no_cost: Annotated[
         bool, typer.Option("--no-cost", help="Do not measure the cost of a call to each operator.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """List the stored results, oldest first, or operators with formula, gradient, budget, source and cost of a call."""
+    name_probes(probe)
     if what == "results":
         list_results(results, as_json)
         return

@@ -1,5 +1,6 @@
 """``gradprobe list`` and ``gradprobe show``: the stored answers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,6 +58,16 @@ def list_results(results: Results = Path("runs"), as_json: Json = False) -> None
             console.print(e.problem, style="red", soft_wrap=True)
 
 
+def name_probes(files: Sequence[str] | None) -> None:
+    """Make the probes of Python files known, so that their answers are read.
+
+    Raises:
+        GradprobeError: a file that declares no such probe.
+    """
+    for name in files or ():
+        probe_of(name)
+
+
 def show(
     key: Annotated[str, typer.Argument(help="The first letters of a key, or a file.")],
     results: Results = Path("runs"),
@@ -64,8 +75,7 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a stored result: its question, its numbers recomputed, and where it lies."""
-    for name in probe or ():
-        probe_of(name)
+    name_probes(probe)
     store = Store(results)
     path = store.locate(key)
     result = store.load(path)

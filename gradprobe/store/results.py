@@ -248,7 +248,8 @@ def _declared(probe: str, path: Path) -> Any:
     probes = importlib.import_module("gradprobe.probes")
     if probe not in probes.BUILT_IN and probe not in probes.names():  # no file that a record names is run
         known = ", ".join(probes.names())
-        raise GradprobeError(f"{path} is of the probe {probe!r}, unknown here; known: {known}")
+        message = f"{path} is of the probe {probe!r}, unknown here; known: {known}"
+        raise GradprobeError(f"{message}; name the file of another: --probe FILE.py:PROBE")
     return probes.probe_of(probe)
 
 

@@ -44,18 +44,22 @@ def test_its_commands_run(run, place, command):
     assert "stability" in out
 
 
-def test_an_answer_is_stored_listed_and_shown_and_goes_stale_with_the_code(run, place):
+def test_an_answer_is_stored_listed_and_shown_and_goes_stale_with_the_code(run, place, monkeypatch):
     typed = ("my_probe.py:PROBE", "--op", "vpnoise", "--k", "58", "--images", "3", "--json")
     rows = json.loads(run(*typed)[1])["rows"]
     assert json.loads(run(*typed)[1])["rows"] == rows
     key = Path(rows[1]["path"]).stem
-    assert key in run("list")[1]
+    monkeypatch.setattr(gradprobe.probes, "_named", {})  # as in another process
+    assert "name the file of another: --probe FILE.py:PROBE" in " ".join(run("list")[1].split())
+    listed = run("list", "--probe", "my_probe.py:PROBE")[1]
+    assert key in listed
+    assert "unknown here" not in listed
     code, out, err = run("show", key, "--probe", "my_probe.py:PROBE")
     assert code == 0, err
     assert "stability [95 %]" in out
     (place / "other_probe.py").write_text(FILE.replace("seed of the order", "Seed") + "\n# another version\n")
-    monkey = run("other_probe.py:PROBE", *typed[1:])
-    assert json.loads(monkey[1])["rows"][1]["path"] != rows[1]["path"]
+    other = run("other_probe.py:PROBE", *typed[1:])
+    assert json.loads(other[1])["rows"][1]["path"] != rows[1]["path"]
 
 
 def test_it_has_a_place_in_a_comparison_and_on_its_page(run, place, monkeypatch):
