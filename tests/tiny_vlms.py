@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from gradprobe.operators.registry import part
+from gradprobe.vlm.deploy import Budget, Pruner
 from gradprobe.vlm.families import FAMILIES as KNOWN
 from gradprobe.vlm.families import family_of
 from gradprobe.vlm.families.base import TINY_TOKEN as IMAGE
@@ -13,6 +15,7 @@ from gradprobe.vlm.families.base import Layout
 from gradprobe.vlm.model import VLM
 
 FAMILIES = tuple(KNOWN)
+SPEC = "mlp:width=8"  # of the scorer of `pruner`
 PAD, BOS = 0, 1
 SIZES = ((28, 28), (56, 40), (20, 90))  # height and width of pictures; a LLaVA sees squares whatever they are
 
@@ -37,6 +40,12 @@ def tiny(family: str, seed: int = 0) -> VLM:
 def shared(family: str) -> VLM:
     """One model for the tests that do not change it."""
     return tiny(family)
+
+
+def pruner(family: str, budget: Budget = Budget(k=5)) -> Pruner:  # noqa: B008 (frozen)
+    """The shared model of a family with a scorer of random parameters."""
+    vlm = shared(family)
+    return Pruner(vlm, part("scorer", SPEC).make(vlm.dim, 3), budget)
 
 
 def made(vlm: VLM, rows: Sequence[Sequence[int]], pad: str = "left", seed: int = 0) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from planted import Planted, exact
 
 import gradprobe as gp
 from gradprobe.core import Operator, Selection
@@ -30,26 +31,6 @@ VARIANTS = (
 @pytest.mark.parametrize("spec", [*PAIRS.values(), *VARIANTS])
 def test_every_built_in_keeps_every_promise(spec):
     check_operator(spec)
-
-
-def exact(patches, scores, k, noise):
-    """Operator without a fault, in which faults are planted."""
-    weights = soft_topk(scores, k)
-    return Selection(patches * weights[..., None], weights)
-
-
-EXACT = About("alpha_i x_i", "exact", budget=1e-9)
-
-
-@dataclass(frozen=True)
-class Planted:
-    """Operator that is `exact` but for one fault."""
-
-    act: Callable = exact
-    about: About | None = EXACT
-
-    def __call__(self, patches, scores, k, noise):
-        return self.act(patches, scores, k, noise)
 
 
 def other_weights(change):
@@ -292,131 +273,6 @@ def test_a_relaxation_is_examined_by_itself():
     assert failed == {"relaxation: gradient"}
 
 
-def perturbed(change=lambda weights, scores: weights):
-    def act(patches, scores, k, noise):
-        weights = registry.part("relaxation", "perturbed:samples=20")(scores, k, noise)
-        return Selection(patches * weights[..., None], change(weights, scores))
-
-    return act
-
-
-UNBIASED = About("", "unbiased", stochastic=True, budget=1e-6)
-
-
-def gradient_of(operator):
-    return next(f for f in examine(operator) if f.property == "gradient")
-
-
-def test_a_sampled_gradient_that_is_right_in_the_mean_passes():
-    finding = gradient_of(Planted(perturbed(), UNBIASED))
-    assert finding.status == "passed", finding
-
-
-@pytest.mark.parametrize("factor", [0.0, 0.6, 1.4])
-def test_a_sampled_gradient_of_the_wrong_size_is_found(factor):
-    def scaled(weights, scores):
-        return weights.detach() + factor * (weights - weights.detach())
-
-    finding = gradient_of(Planted(perturbed(scaled), UNBIASED))
-    assert finding.status == "failed"
-    assert "standard errors" in finding.told
-
-
-@pytest.mark.parametrize("spec", ["gumbel-ste", "gumbel-ste:backward=soft", "decoupled-ste", "shiva", "imle"])
-def test_a_straight_through_gradient_is_not_unbiased(spec):
-    relaxation = registry.part("relaxation", spec)
-
-    def act(patches, scores, k, noise):
-        weights = relaxation(scores, k, noise)
-        return Selection(patches * weights[..., None], weights)
-
-    assert gradient_of(Planted(act, UNBIASED)).status == "failed"
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Plackett-Luce with its log-probability changed."""
-
-    change: Callable
-    about = About("", "unbiased", stochastic=True, budget=1e-9)
-
-    def __call__(self, scores, k, noise):
-        return registry.part("relaxation", "plackett-luce")(scores, k, noise)
-
-    def log_prob(self, scores, k, noise):
-        return self.change(scores, k, noise)
-
-
-def independent(scores, k, noise):
-    """As if the tokens were drawn with replacement: a common mistake."""
-    kept = registry.part("relaxation", "plackett-luce")(scores, k, noise)
-    return (scores.log_softmax(-1) * kept).sum(-1)
-
-
-def test_a_wrong_log_probability_is_found():
-    gather = registry.part("throttle", "gather")
-    findings = {f.property: f for f in examine(Operator(Scored(independent), gather))}
-    assert findings["gradient"].status == "failed"
-
-
-GATHER = registry.part("throttle", "gather")
-
-
-def half_of_it(scores, k, noise):
-    return registry.part("relaxation", "plackett-luce").log_prob(scores, k, noise) / 2
-
-
-def declared(gradient, log_prob):
-    @dataclass(frozen=True)
-    class Declared(Scored):
-        about = About("", gradient, stochastic=True, budget=1e-9) if gradient else None
-
-    return Operator(Declared(log_prob), GATHER)
-
-
-@pytest.mark.parametrize("log_prob", [independent, half_of_it])
-def test_an_approximate_log_probability_that_is_declared_biased_passes(log_prob):
-    finding = gradient_of(declared("biased", log_prob))
-    assert (finding.status, finding.told.partition(":")[0]) == ("passed", "a score function's, biased as declared")
-    check_operator(declared("biased", log_prob))
-
-
-def test_an_exact_log_probability_that_is_declared_biased_passes_and_hears_that_it_is_not():
-    finding = gradient_of(declared("biased", registry.part("relaxation", "plackett-luce").log_prob))
-    assert finding.status == "passed"
-    assert finding.told.endswith("it may be declared unbiased")
-
-
-@pytest.mark.parametrize("gradient", ["exact", "none"])
-def test_a_score_function_is_neither_exact_nor_none_and_the_remedy_is_a_way_out(gradient):
-    """Its hard weights have derivative zero, which is what differences find: that does not make it exact."""
-    finding = gradient_of(declared(gradient, independent))
-    assert finding.status == "failed"
-    assert 'declare gradient="unbiased", or "biased"' in finding.remedy
-
-
-def test_a_score_function_that_declares_nothing_hears_what_it_can_be():
-    finding = gradient_of(declared(None, independent))
-    assert finding.status == "skipped"
-    assert "score function" in finding.told
-
-
-def test_a_log_probability_without_a_graph_is_found():
-    finding = gradient_of(declared("biased", lambda scores, k, noise: scores.sum(-1).detach()))
-    assert (finding.status, finding.remedy) == ("failed", "keep the graph from scores to log_prob")
-
-
-def test_a_gradient_that_is_zero_everywhere_is_not_exact():
-    finding = gradient_of(Planted(lambda patches, scores, k, noise: zero_slope(patches, scores, k)))
-    assert (finding.status, finding.told) == ("failed", "the gradient is zero everywhere")
-
-
-def zero_slope(patches, scores, k):
-    """Hard top-K joined to the scores by a graph with zero gradient."""
-    weights = torch.zeros_like(scores).scatter(-1, scores.topk(k).indices, 1.0) + 0 * scores
-    return Selection(patches * weights[..., None], weights)
-
-
 def bisected(scores, k):
     """Sigmoids of shifted scores that sum to K, the shift found in the precision of the scores."""
     low, high = scores.amin(-1, keepdim=True) - 50, scores.amax(-1, keepdim=True) + 50
@@ -449,18 +305,9 @@ def test_a_budget_missed_in_float32_alone_says_how_to_meet_it():
     assert "float64" not in {f.property: f for f in examine(short)}["budget"].remedy
 
 
-def test_a_gradient_too_noisy_to_tell_is_not_called_right():
-    def loud(patches, scores, k, noise):
-        weights = soft_topk(scores, k)
-        extra = 300 * noise.normal(scores.shape[1:], like=scores) * (scores - scores.detach())
-        return Selection(patches * weights[..., None], weights + extra)
-
-    assert gradient_of(Planted(loud, UNBIASED)).status == "skipped"
-
-
 def test_only_an_operator_can_be_examined():
-    with pytest.raises(gp.UsageError, match=r"Scored.*give every field"):
-        examine(Scored)
+    with pytest.raises(gp.UsageError, match=r"Half.*give every field"):
+        examine(Half)
     with pytest.raises(gp.UsageError, match="is a relaxation alone; join it with a throttle"):
         examine(Half(exact, About("", "exact")))
     with pytest.raises(gp.UsageError, match="cannot be called"):

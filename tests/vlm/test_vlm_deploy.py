@@ -1,37 +1,19 @@
-"""A pruned model is the whole model with the dropped keys masked; its files hold the scorer and say whose it is."""
+"""A pruned model is the whole model with the dropped keys masked."""
 
 import copy
-import json
-from dataclasses import replace
 
 import pytest
 import torch
-import typer
-from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save as bytes_of
-from stored import result
-from tiny_vlms import FAMILIES, IMAGE, made, row_of, shared, tiny, types_of
-from typer.testing import CliRunner
+from tiny_vlms import FAMILIES, IMAGE, SPEC, made, pruner, row_of, shared, tiny, types_of
 
-from gradprobe.cli.vlm_generate import generate
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.models.scorer_file import load_scorer, save_scorer
 from gradprobe.operators.registry import part
-from gradprobe.store.results import Store
-from gradprobe.vlm.deploy import Budget, Pruner, inputs_of, load, save
-from gradprobe.vlm.model import VLM, open_vlm
+from gradprobe.vlm.deploy import Budget, Pruner
 
-SPEC = "mlp:width=8"
 ROWS = [[1], [0, 2], []]
 GREEDY = {"do_sample": False}
 each_family = pytest.mark.parametrize("family", FAMILIES)
-
-
-def pruner(family, budget=Budget(k=5)):  # noqa: B008 (frozen)
-    vlm = shared(family)
-    return Pruner(vlm, part("scorer", SPEC).make(vlm.dim, 3), budget)
 
 
 def visual_places(pruned, inputs):
@@ -264,171 +246,3 @@ def test_scores_that_are_no_numbers_are_an_error():
     pruned.scorer.out.weight.data.fill_(torch.nan)
     with pytest.raises(GradprobeError, match="no numbers"):
         pruned.kept(made(pruned.vlm, [[0]]))
-
-
-def written(folder, family="llava", **changed):
-    pruned = pruner(family)
-    metadata = {**pruned.vlm.metadata, "scorer": SPEC, "k": 5, "op": "vpnoise", **changed}
-    return pruned, save(folder, pruned.scorer, metadata)
-
-
-@each_family
-def test_what_was_saved_prunes_as_before(tmp_path, family):
-    pruned, folder = written(tmp_path / "a" / "b", family)
-    again = load(folder, shared(family))
-    inputs = made(pruned.vlm, ROWS)
-    assert torch.equal(again.logits(inputs), pruned.logits(inputs))
-    assert again.metadata["op"] == "vpnoise" and again.budget == Budget(k=5)
-    assert torch.equal(load(folder, shared(family).model).logits(inputs), pruned.logits(inputs))
-    assert len(replace(again, budget=Budget(k=2)).kept(inputs)[0][0]) == 2
-
-
-def test_the_file_holds_the_scorer_alone(tmp_path):
-    pruned, folder = written(tmp_path)
-    with safe_open(folder / "scorer.safetensors", "pt") as file:
-        assert set(file.keys()) == set(pruned.scorer.state_dict())
-    assert sorted(path.name for path in folder.iterdir()) == ["scorer.json", "scorer.safetensors"]
-    assert json.loads((folder / "scorer.json").read_text())["tower"] == "clip_vision_model"
-
-
-def test_a_pruner_of_before_opens_and_a_new_one_beside_it_wins(tmp_path):
-    """Pruners used to lie in ``pruner.safetensors`` and ``pruner.json``."""
-    pruned, inputs = pruner("llava"), made(shared("llava"), ROWS)
-    metadata = {**pruned.vlm.metadata, "scorer": SPEC, "k": 5, "op": "vpnoise", "training": {"steps": 4}}
-    (tmp_path / "pruner.safetensors").write_bytes(bytes_of(pruned.scorer.state_dict()))
-    (tmp_path / "pruner.json").write_text(json.dumps(metadata, indent=2, sort_keys=True) + "\n")
-    again = load(tmp_path, shared("llava"))
-    assert torch.equal(again.logits(inputs), pruned.logits(inputs))
-    assert again.metadata == metadata and again.budget == Budget(k=5)
-    for path in (tmp_path, tmp_path / "pruner.safetensors"):
-        scorer = load_scorer(path)
-        assert scorer.metadata == metadata
-        assert torch.equal(Pruner(pruned.vlm, scorer, Budget(k=5)).logits(inputs), pruned.logits(inputs))
-    save(tmp_path, pruned.scorer, {**metadata, "k": 6})
-    assert load(tmp_path, shared("llava")).budget == Budget(k=6)
-
-
-def test_a_scorer_that_retention_trained_opens_as_a_pruner(tmp_path):
-    pruned, inputs = pruner("llava"), made(shared("llava"), ROWS)
-    question = {"probe": "retention", "backbone": "tiny", "task": "captioning", "k": 5, "scorer": SPEC}
-    save_scorer(pruned.scorer, tmp_path, {**question, "dim": pruned.vlm.dim})
-    for path in (tmp_path, Store(tmp_path / "runs").save(result(), keep=tmp_path)):
-        assert torch.equal(load(path, pruned.vlm).logits(inputs), pruned.logits(inputs))
-    with pytest.raises(UsageError, match=r"trained on tiny \(token width 32\); this is tiny-qwen2_5_vl"):
-        load(tmp_path, shared("qwen2_5_vl"))
-    del question["task"]
-    save_scorer(pruned.scorer, tmp_path, {**question, "dim": pruned.vlm.dim})
-    with pytest.raises(UsageError, match=r"trained on tiny, no vision-language model; deploy it with gp\.prune"):
-        load(tmp_path, pruned.vlm)
-
-
-def test_a_pruner_of_another_model_is_refused_with_towers_and_widths(tmp_path):
-    _, folder = written(tmp_path)
-    with pytest.raises(UsageError, match=r"tower clip_vision_model, width 32.*tower qwen2_5_vl\w*, width 32") as error:
-        load(folder, shared("qwen2_5_vl"))
-    assert "token width 32" in str(error.value) and "token width 128" in str(error.value)
-    with pytest.raises(UsageError, match=r"family llava,.*family llava_next,.*--model tiny-llava"):
-        load(folder, shared("llava_next"))
-
-
-def test_what_is_no_pruner_is_said(tmp_path):
-    with pytest.raises(UsageError, match=r"no pruner in .*gradprobe vlm train"):
-        load(tmp_path / "none")
-    with pytest.raises(UsageError, match="lacks dim, family"):
-        save(tmp_path, torch.nn.Linear(1, 1), {"scorer": SPEC, "k": 1})
-    _, folder = written(tmp_path)
-    for name, content in (("scorer.json", b"{"), ("scorer.safetensors", b"123456789"), ("scorer.json", b'{"k": 1}')):
-        _, folder = written(tmp_path)
-        (folder / name).write_bytes(content)
-        with pytest.raises(GradprobeError, match=r"no scorer that can be read .*train it again"):
-            load(folder, shared("llava"))
-    save_scorer(pruner("llava").scorer, tmp_path, {**shared("llava").metadata, "scorer": SPEC})
-    with pytest.raises(GradprobeError, match=r"no pruner that can be read .*--ratio.*train it again"):
-        load(tmp_path, shared("llava"))
-    _, folder = written(tmp_path, scorer="mlp:width=9")
-    with pytest.raises(GradprobeError, match="size mismatch"):
-        load(folder, shared("llava"))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(GradprobeError, match="cannot write to"):
-        written(tmp_path / "file")
-
-
-@pytest.fixture(scope="module")
-def folder_of_a_model(tmp_path_factory):
-    """A model of random weights with its processor, as ``save_pretrained`` leaves them."""
-    from gradprobe.vlm.scenes import scenes_processor, scenes_vlm
-
-    folder = tmp_path_factory.mktemp("model")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        scenes_vlm().save_pretrained(folder)
-    scenes_processor().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Two image files, one of them not square."""
-    for number, size in enumerate([(80, 80), (120, 90)]):
-        Image.effect_noise(size, 80).convert("RGB").save(tmp_path / f"{number}.png")
-    return [str(tmp_path / f"{number}.png") for number in range(2)]
-
-
-def run(*arguments):
-    app = typer.Typer()
-    app.command()(generate)
-    return CliRunner().invoke(app, [str(a) for a in arguments])
-
-
-def test_a_folder_opens_as_the_model_in_it(folder_of_a_model):
-    vlm = open_vlm(str(folder_of_a_model), dtype="bfloat16")
-    assert vlm.family.name == "llava" and vlm.dim == 128 and vlm.processor.tokenizer.padding_side == "left"
-    assert vlm.model.dtype == torch.bfloat16 and not vlm.model.training
-    inputs = inputs_of(vlm, [Image.new("RGB", (80, 80))], "is there a red seven ?")
-    pruned = Pruner(vlm, part("scorer", SPEC).make(128, 0), Budget(k=7))
-    assert pruned.logits(inputs).dtype == torch.bfloat16
-    assert pruned.sequence(inputs).embeds.shape[1] == inputs["input_ids"].shape[1] - 93
-
-
-def test_the_command_says_what_the_pruned_model_says(tmp_path, folder_of_a_model, pictures):
-    vlm = open_vlm(str(folder_of_a_model))
-    scorer = part("scorer", SPEC).make(vlm.dim, 0)
-    folder = save(tmp_path / "pruner", scorer, {**vlm.metadata, "scorer": SPEC, "ratio": 0.1, "op": "vpnoise"})
-    images = ["--image", pictures[0], "--image", pictures[1]]
-    arguments = ["--pruner", folder, *images, "--prompt", "is there a red seven ?", "--max-new-tokens", 3]
-    result = run(*arguments, "--json")
-    assert result.exit_code == 0, result.output
-    answer = json.loads(result.stdout)
-    inputs = inputs_of(vlm, [Image.open(p) for p in pictures], "is there a red seven ?")
-    pruned = Pruner(vlm, scorer, Budget(ratio=0.1))
-    assert answer["tokens"] == [100, 100] and answer["kept"] == [index.tolist() for index in pruned.kept(inputs)[0]]
-    assert answer["new_tokens"] == pruned.generate(inputs, max_new_tokens=3, options=GREEDY)[0, -3:].tolist()
-    result = run(*arguments, "--k", 4, "--model", folder_of_a_model)
-    assert result.exit_code == 0 and "read 4 of 100, 4 of 100 visual tokens" in result.output
-
-
-def test_what_the_command_cannot_do_is_said(tmp_path, folder_of_a_model, pictures):
-    vlm = open_vlm(str(folder_of_a_model))
-    metadata = {**vlm.metadata, "scorer": SPEC, "k": 3}
-    folder = save(tmp_path / "pruner", part("scorer", SPEC).make(vlm.dim, 0), metadata)
-    (tmp_path / "broken.png").write_bytes(b"no image")
-    arguments = {"--pruner": folder, "--image": pictures[0], "--prompt": "is there a red seven ?"}
-    for changed, message in (
-        ({"--pruner": tmp_path / "none"}, "no pruner in"),
-        ({"--image": tmp_path / "none.png"}, "no file"),
-        ({"--image": tmp_path / "broken.png"}, "cannot be read as an image"),
-        (
-            {"--prompt": "<image> <image> what is it"},
-            "has 2 times <image> for 1 image; write <image> once",
-        ),
-        ({"--k": 3, "--ratio": 0.1}, "either --k"),
-        ({"--max-new-tokens": 0}, "--max-new-tokens 0"),
-        ({"--model": tmp_path / "none"}, "no folder"),
-    ):
-        result = run(*[word for pair in {**arguments, **changed}.items() for word in pair])
-        assert isinstance(result.exception, UsageError) and message in str(result.exception)
-
-
-def test_a_prompt_needs_a_processor():
-    with pytest.raises(UsageError, match="without a processor"):
-        inputs_of(VLM.of(shared("llava").model), [], "hello")
