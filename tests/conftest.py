@@ -1,4 +1,4 @@
-"""What all tests share: where the real assets are, and one thread so that parallel tests do not fight."""
+"""What all tests share: the real assets, the command, a browser, and one thread so that parallel tests do not fight."""
 
 import os
 import shutil
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parents[1]
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 def pytest_configure(config):
@@ -52,3 +53,25 @@ def run(monkeypatch, capsys, tmp_path):
         return stop.value.code, captured.out, captured.err
 
     return go
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium without a graphics card and without a network."""
+    pytest.importorskip("selenium", reason="no selenium; type: pip install selenium")
+    from selenium import webdriver
+
+    programs = [next(filter(None, map(shutil.which, names)), None) for names in (CHROMIUM, ("chromedriver",))]
+    if not all(programs):
+        pytest.skip("no Chromium; type: apt-get install chromium chromium-driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = programs[0]
+    for argument in (
+        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader", "--host-resolver-rules=MAP * ~NOTFOUND",
+    ):  # fmt: skip
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=programs[1]))
+    yield driver
+    driver.quit()

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from gradprobe import cli
 from gradprobe.operators import registry
 from gradprobe.operators.citations import BIBTEX
 from gradprobe.testing import PROPERTIES
@@ -19,19 +18,10 @@ DOCS = Path(__file__).parents[2] / "docs" / "add-an-operator.md"
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run gradprobe in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
+def run(run, monkeypatch):
+    """Run gradprobe in a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
-
-    def go(*arguments):
-        monkeypatch.setattr("sys.argv", ["gradprobe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return go
+    return run
 
 
 def test_check_tells_every_property(run):

@@ -5,25 +5,14 @@ import json
 import pytest
 from stored import run_of
 
-from gradprobe import cli
-
 SMALL = ["--k", "58", "--images", "8"]
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run gradprobe in an empty folder; gives exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
+def run(run, monkeypatch):
+    """Run gradprobe in a terminal of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
-
-    def go(*arguments):
-        monkeypatch.setattr("sys.argv", ["gradprobe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return go
+    return run
 
 
 def rows_of(found):

@@ -11,7 +11,6 @@ import torch
 from compared_sizes import LEAST, shrink
 from stored import result
 
-from gradprobe import cli
 from gradprobe.comparison import run as compare
 from gradprobe.comparison.comparison import compared, metrics, rows, to_json
 from gradprobe.comparison.run import SIZES, Times, estimate
@@ -89,21 +88,6 @@ def clock(monkeypatch):
 
     monkeypatch.setattr(compare, "timed", timed)
     return calls
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run gradprobe; gives exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "100")
-
-    def go(*arguments):
-        monkeypatch.setattr("sys.argv", ["gradprobe", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return go
 
 
 # --- everything, once ---

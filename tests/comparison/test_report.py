@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-import shutil
 
 import pytest
 from compared import MINE, OPS, comparison
@@ -16,7 +15,6 @@ from gradprobe.comparison.tables import value
 from gradprobe.errors import GradprobeError, UsageError
 
 EVIL = "<b>x</b>\"'&{{1+1}}</script>.py:Op"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 DESK, PHONE = (1280, 900), (390, 844)
 
 
@@ -31,30 +29,6 @@ def page(full, tmp_path_factory):
 
 
 # --- in a browser ---
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium without a network."""
-    pytest.importorskip("selenium", reason="no selenium; type: pip install selenium")
-    from selenium import webdriver
-
-    programs = [next(filter(None, map(shutil.which, names)), None) for names in (CHROMIUM, ("chromedriver",))]
-    if not all(programs):
-        pytest.skip("no Chromium; type: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-dev-shm-usage",
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-    ):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=programs[1]))
-    yield driver
-    driver.quit()
 
 
 def opened(browser, page, size=DESK):

@@ -4,7 +4,6 @@ import base64
 import io
 import itertools
 import json
-import shutil
 import sys
 
 import numpy as np
@@ -15,7 +14,6 @@ from matplotlib.image import imread
 from gradprobe.errors import GradprobeError, UsageError
 
 HARD = "hard+gather"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 PATH = [[0.4, -0.9], [0.2, 0.1], [0.0, 0.0]]
 PHONE, DESK = (390, 844), (820, 1000)
 
@@ -39,28 +37,6 @@ def page(results, tmp_path_factory):
 
 
 # --- in a browser ---
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """A headless Chromium without a graphics card and without a network."""
-    pytest.importorskip("selenium", reason="no selenium; type: pip install selenium")
-    from selenium import webdriver
-
-    programs = [next(filter(None, map(shutil.which, names)), None) for names in (CHROMIUM, ("chromedriver",))]
-    if not all(programs):
-        pytest.skip("no Chromium; type: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = programs[0]
-    for argument in (
-        "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader",
-        "--enable-unsafe-swiftshader", "--host-resolver-rules=MAP * ~NOTFOUND",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=programs[1]))
-    yield driver
-    driver.quit()
 
 
 def opened(browser, page, size=DESK):
