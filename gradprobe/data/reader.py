@@ -137,5 +137,5 @@ def _orientation(file: Image.Image) -> Any:
     """Return the EXIF orientation; None without EXIF or with broken EXIF."""
     try:
         return file.getexif().get(ExifTags.Base.Orientation)
-    except Exception:
+    except Exception:  # broken bytes raise many kinds of errors; the picture is shown as it is stored
         return None
