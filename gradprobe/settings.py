@@ -97,9 +97,11 @@ def setting(
 def declared(settings: Any) -> dict[str, Declared]:
     """Return the declared fields of a settings class or object by name; option and key are filled in."""
     return {
-        f.name: dataclasses.replace(found, option=found.option or f.name.replace("_", "-"), key=found.key or f.name)
+        f.name: dataclasses.replace(
+            metadata, option=metadata.option or f.name.replace("_", "-"), key=metadata.key or f.name
+        )
         for f in dataclasses.fields(settings)
-        if (found := f.metadata.get("setting"))
+        if (metadata := f.metadata.get("setting"))
     }
 
 

@@ -30,11 +30,11 @@ def ablation(
     experiment = load_experiment(preset, options.trusted(trust))
     with bars() as tell:
         answers, missing = run_experiment(experiment, [Store(options.COMMITTED), Store(results)], tell, draw_only)
-    found = variants([answer.result for answer in answers], experiment.paper)
+    parts = variants([answer.result for answer in answers], experiment.paper)
     if as_json:
         rows = [
             {"variant": v.name, "op": v.op, "denoiser": v.denoiser, "paper": cell.paper, **cell.row}
-            for v in found
+            for v in parts
             for cell in v.cells.values()
         ]
         say_json({"title": experiment.title, "rows": rows, "missing": len(missing)})
@@ -44,8 +44,8 @@ def ablation(
 
         console = Screen()
         console.print(experiment.title)
-        console.print(ablation_table(found, tokens_of(experiment)))
-        for line in verdicts(found):
+        console.print(ablation_table(parts, tokens_of(experiment)))
+        for line in verdicts(parts):
             console.print(line)
         computed = sum(answer.computed for answer in answers)
         say(f"{len(answers) - computed} answers stored, {computed} computed, {len(missing)} missing")

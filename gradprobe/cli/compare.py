@@ -68,44 +68,44 @@ def compare(
         probe_of(name)
     others = list(BASELINES) if baseline is None else [name for name in baseline if name != "none"]
     with bars() as tell:
-        found = run(
+        comparison = run(
             op, k, keep=keep, baselines=others, task=vlm, backbone=backbone, weights=weights, weights_key=weights_key,
             image_size=image_size, data=data, class_order=class_order, train_data=train_data, scorer=scorer,
             layer=layer, loss=loss, seed=seed, device=device, dtype=dtype, budget=seconds, size=size, results=results,
             workers=workers, force=force, command=_command(), progress=tell,
         )  # fmt: skip
-    written = None if page == "none" else _written(found, Path(page) if page else results / _name(found))
+    written = None if page == "none" else _written(comparison, Path(page) if page else results / _name(comparison))
     if as_json:
-        say_json(to_json(found) | {"path": str(results), "page": written and str(written)})
+        say_json(to_json(comparison) | {"path": str(results), "page": written and str(written)})
         return
 
     from gradprobe.cli.screen import Screen
     from gradprobe.comparison.tables import summary_lines, summary_table
 
     console = Screen()
-    options.warn_random(console, str(found.settings["weights"]))
-    console.print(summary_table(found))
-    for line in summary_lines(found):
+    options.warn_random(console, str(comparison.settings["weights"]))
+    console.print(summary_table(comparison))
+    for line in summary_lines(comparison):
         console.print(line)
-    for line in found.missing:
+    for line in comparison.missing:
         console.print(f"missing: {line}", soft_wrap=True)
-    size_told = f"size: {found.settings['size']}" + ("" if size else f" (what {budget} allow here; --size sets it)")
-    console.print(f"{size_told}; answers: {results}")
+    reason = "" if size else f" (what {budget} allow here; --size sets it)"
+    console.print(f"size: {comparison.settings['size']}{reason}; answers: {results}")
     if written:
         console.print(f"page: {written}", soft_wrap=True)
 
 
-def _written(found: Any, path: Path) -> Path:
+def _written(comparison: Any, path: Path) -> Path:
     from gradprobe.comparison.figures import figures_of
     from gradprobe.comparison.page import write_report
 
-    return write_report(found, path, figures_of(found))
+    return write_report(comparison, path, figures_of(comparison))
 
 
-def _name(found: Any) -> str:
+def _name(comparison: Any) -> str:
     """Return the file name of a comparison's page."""
-    op = re.sub(r"[^A-Za-z0-9]+", "-", Path(found.focus).name).strip("-")
-    return f"compare-{op}-k{found.settings['k']}-{found.settings['backbone']}.html"
+    op = re.sub(r"[^A-Za-z0-9]+", "-", Path(comparison.focus).name).strip("-")
+    return f"compare-{op}-k{comparison.settings['k']}-{comparison.settings['backbone']}.html"
 
 
 def _command() -> str:

@@ -186,8 +186,8 @@ def operators(op: Sequence[str], baseline: str) -> tuple[dict[str, Any], str | N
     """Operators by canonical name, the baseline first, each once; and the baseline's name, None for none."""
     from gradprobe.operators import registry
 
-    found = {registry.label(o): o for o in map(registry.build, [*([] if baseline == "none" else [baseline]), *op])}
-    return found, None if baseline == "none" else next(iter(found))
+    by_name = {registry.label(o): o for o in map(registry.build, [*([] if baseline == "none" else [baseline]), *op])}
+    return by_name, None if baseline == "none" else next(iter(by_name))
 
 
 def task_maker(vlm: str | None, backbone: str) -> tuple[Callable[..., Any], str]:
@@ -230,13 +230,13 @@ def where_of(**files: str | int | None) -> dict[str, str]:
     return {name: str(value) for name, value in files.items() if value is not None}
 
 
-def print_sources(console: Any, found: Sequence[Any]) -> None:
+def print_sources(console: Any, answers: Sequence[Any]) -> None:
     """Print the images passed over and the places of the answers."""
-    skipped = sorted({name for a in found for name in a.result.environment["skipped"]})
+    skipped = sorted({name for a in answers for name in a.result.environment["skipped"]})
     if skipped:
         some = "an unreadable image" if len(skipped) == 1 else f"{len(skipped)} unreadable images"
         console.print(f"skipped {some}: {', '.join(map(visible, skipped))}")
-    for a in found:
+    for a in answers:
         how = "stored" if a.computed else "from the store (--force measures again)"
         console.print(f"{how}: {a.path}", soft_wrap=True)
 

@@ -189,17 +189,17 @@ def _parameters(
 ) -> dict[str, tuple[Any, Any]]:
     """Return every option of the command in its order: name -> (annotation, default)."""
     own = {name: _option(probe.settings, name, each) for name, each in declared(probe.settings).items()}
-    found: dict[str, tuple[Any, Any]] = {"op": (options.Op, inspect.Parameter.empty)}
-    found |= {"k": (options.Ks, None), "keep": (options.Keeps, None)}
-    found |= {"baseline": (options.Baseline, probe.baseline)} if probe.baseline else {}
-    found |= {name: each for name, each in own.items() if name != "seed"} | dict(extra) | dict(MODEL)
-    found |= {"seed": own["seed"]} if "seed" in own else {}
-    found |= dict(MACHINE) | ({"workers": (options.Workers, None)} if probe.workers else {})
-    found |= {"results": (options.Results, options.RUNS)}
-    found |= {n: (Annotated[Path | None, typer.Option(help=d.help)], None) for n, d in drawings.items()}
-    found |= {"as_json": (options.Json, False), "force": (options.Force, False)}
-    found |= {name: each for name, each in replaced.items() if each is not None}
-    return {name: each for name, each in found.items() if replaced.get(name, ()) is not None}
+    parameters: dict[str, tuple[Any, Any]] = {"op": (options.Op, inspect.Parameter.empty)}
+    parameters |= {"k": (options.Ks, None), "keep": (options.Keeps, None)}
+    parameters |= {"baseline": (options.Baseline, probe.baseline)} if probe.baseline else {}
+    parameters |= {name: each for name, each in own.items() if name != "seed"} | dict(extra) | dict(MODEL)
+    parameters |= {"seed": own["seed"]} if "seed" in own else {}
+    parameters |= dict(MACHINE) | ({"workers": (options.Workers, None)} if probe.workers else {})
+    parameters |= {"results": (options.Results, options.RUNS)}
+    parameters |= {n: (Annotated[Path | None, typer.Option(help=d.help)], None) for n, d in drawings.items()}
+    parameters |= {"as_json": (options.Json, False), "force": (options.Force, False)}
+    parameters |= {name: each for name, each in replaced.items() if each is not None}
+    return {name: each for name, each in parameters.items() if replaced.get(name, ()) is not None}
 
 
 def _option(settings: type, name: str, each: Declared) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ def compared() -> dict[str, Any]:
     Those of installed packages and of files named in this process are among them; a package that cannot be loaded is
     told by a notice.
     """
-    found = {}
+    places = {}
     for name in names():
         try:
             place = probe_of(name).part("compared")
@@ -33,8 +33,8 @@ def compared() -> dict[str, Any]:
             warnings.warn(f"left out of the comparison: {error}", Notice, stacklevel=2)
             continue
         if place is not None:
-            found[name] = place
-    return found
+            places[name] = place
+    return places
 
 
 def metrics() -> tuple[Metric, ...]:
@@ -80,11 +80,11 @@ class Comparison:
     @property
     def versions(self) -> dict[str, str]:
         """Of the packages that the answers were computed with; several of one are all named."""
-        found: dict[str, dict[str, None]] = {}
+        versions: dict[str, dict[str, None]] = {}
         for result in (each for results in self.results.values() for each in results):
             for package, version in result.environment.get("versions", {}).items():
-                found.setdefault(package, {})[str(version)] = None
-        return {package: ", ".join(several) for package, several in found.items()}
+                versions.setdefault(package, {})[str(version)] = None
+        return {package: ", ".join(several) for package, several in versions.items()}
 
     @property
     def floors(self) -> tuple[str, ...]:
@@ -133,7 +133,7 @@ def rows(comparison: Comparison) -> list[Row]:
         {'value': None, ..., 'seeds': None, 'verdict': None, 'reason': 'not measured'}
     """
     tables = {probe: dict(probe_rows(comparison, probe)) for probe in compared()}
-    every, found = metrics(), []
+    every, operator_rows = metrics(), []
     for op in (*comparison.ops, *comparison.floors):
         gradients = [table[op]["gradient"] for table in tables.values() if "gradient" in table.get(op, {})]
         cells = {}
@@ -143,8 +143,8 @@ def rows(comparison: Comparison) -> list[Row]:
             row = tables[metric.probe].get(op)
             cells[metric.name] = cell(reason=NOT_ASKED) if row is None else metric.read(row)
         about = {"op": op, "focus": op == comparison.focus, "floor": op not in comparison.ops}
-        found.append({**about, "gradient": gradients[0] if gradients else None, "metrics": cells})
-    return found
+        operator_rows.append({**about, "gradient": gradients[0] if gradients else None, "metrics": cells})
+    return operator_rows
 
 
 def probe_rows(comparison: Comparison, probe: str) -> list[tuple[str, Row]]:
@@ -156,14 +156,14 @@ def probe_rows(comparison: Comparison, probe: str) -> list[tuple[str, Row]]:
         GradprobeError: two answers of one operator where there can be one.
     """
     ops = [*comparison.ops, *comparison.floors]
-    answers = {op: found for op in ops if (found := answers_of(comparison, probe, op))}
+    answers = {op: results for op in ops if (results := answers_of(comparison, probe, op))}
     focus, every = answers.get(comparison.focus, []), list(comparison.results.get(probe, ()))
     place = compared()[probe]
-    found = []
+    probe_table = []
     for op, results in answers.items():
         base = [] if op == comparison.focus or not _alike(results, focus) else focus
-        found.append((op, _row(place, probe, results, base, every)))
-    return found
+        probe_table.append((op, _row(place, probe, results, base, every)))
+    return probe_table
 
 
 def answers_of(comparison: Comparison, probe: str, op: str) -> list[Any]:

@@ -187,12 +187,12 @@ def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
     if REGISTERED in (asked := fields.get("op", [])):
         from gradprobe.operators import registry  # torch
 
-        found = [
+        named = [
             each
             for op in (asked if isinstance(asked, list) else [asked])
             for each in (registry.registered() if op == REGISTERED else [op])
         ]
-        fields["op"] = list(dict.fromkeys(found))
+        fields["op"] = list(dict.fromkeys(named))
         codes = {op: registry.code_of(registry.build(op)) for op in fields["op"]}
     choices = [value if isinstance(value, list) else [value] for value in fields.values()]
     panel = str(table.get("panel", preset["title"]))

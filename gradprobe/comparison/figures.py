@@ -67,20 +67,20 @@ def leaderboard(comparisons: Sequence[Comparison]) -> Figure:
         UsageError: nothing was measured.
     """
     tables = [sorted(rows(comparison), key=_rank) for comparison in comparisons]
-    if not tables or not all(measured(found) for found in tables):
+    if not tables or not all(measured(table) for table in tables):
         raise UsageError("no leaderboard to draw; give at least one result")
-    heights = [LINE * len(found) + ENDS for found in tables]
+    heights = [LINE * len(table) + ENDS for table in tables]
     with look():
         figure = Figure(figsize=(PAGE, sum(heights)))
         panels = figure.subfigures(len(tables), 1, height_ratios=heights, squeeze=False)[:, 0]
-        for panel, comparison, found in zip(panels, comparisons, tables, strict=True):
-            metrics = measured(found)
+        for panel, comparison, table in zip(panels, comparisons, tables, strict=True):
+            metrics = measured(table)
             grid = panel.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
             for axes, metric in zip(grid, metrics, strict=True):
-                _column(axes, metric, found)
-            grid[0].set_yticks(np.arange(len(found)), [name_of(row) for row in found], fontsize=6)
-            grid[0].set_ylim(len(found) - 0.4, -0.6)
-            for label, row in zip(grid[0].get_yticklabels(), found, strict=True):
+                _column(axes, metric, table)
+            grid[0].set_yticks(np.arange(len(table)), [name_of(row) for row in table], fontsize=6)
+            grid[0].set_ylim(len(table) - 0.4, -0.6)
+            for label, row in zip(grid[0].get_yticklabels(), table, strict=True):
                 label.set(fontweight="bold" if row["focus"] else "normal", color=GREY if row["floor"] else BLACK)
             panel.suptitle(comparison.title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
         told = (
@@ -98,9 +98,9 @@ def _rank(row: Row) -> tuple[bool, bool, float]:
     return row["floor"], kept is None, -(kept or 0.0)
 
 
-def _column(axes: Axes, metric: Metric, found: Sequence[Row]) -> None:
+def _column(axes: Axes, metric: Metric, table: Sequence[Row]) -> None:
     """Dots and intervals of one metric; absent ones are written."""
-    cells = [(y, row, row["metrics"][metric.name]) for y, row in enumerate(found) if metric.name in row["metrics"]]
+    cells = [(y, row, row["metrics"][metric.name]) for y, row in enumerate(table) if metric.name in row["metrics"]]
     shown = [(y, row, cell) for y, row, cell in cells if cell["value"] is not None]
     values = [cell["value"] for _, _, cell in shown]
     logarithmic = metric.ratio and min(values, default=0) > 0 and max(values) > LOG * min(values)
@@ -119,7 +119,7 @@ def _column(axes: Axes, metric: Metric, found: Sequence[Row]) -> None:
             axes.text(
                 0.5, y, told, transform=axes.get_yaxis_transform(), ha="center", va="center", fontsize=5.5, color=GREY
             )
-    floors = [y for y, row in enumerate(found) if row["floor"]]
+    floors = [y for y, row in enumerate(table) if row["floor"]]
     if floors:
         axes.axhline(floors[0] - 0.5, color=GREY, lw=0.5)
     if values:

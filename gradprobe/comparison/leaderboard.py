@@ -35,7 +35,7 @@ def comparisons(experiment: Experiment, answers: Sequence[Answer], missing: Sequ
         answers: of its questions.
         missing: its questions without one.
     """
-    found = []
+    shown = []
     for panel, results in panels(answers):
         by_probe = {probe: [r for r in results if r.probe == probe] for probe in compared()}
         ops = list(dict.fromkeys(r.question["op"] for r in results))
@@ -43,7 +43,7 @@ def comparisons(experiment: Experiment, answers: Sequence[Answer], missing: Sequ
             continue
         gaps = [m for m in missing if m.run.panel == panel]
         asked = results[0].question
-        found.append(
+        shown.append(
             Comparison(
                 title=panel,
                 ops=tuple(sorted(ops, key=lambda op: _rank(op, by_probe))),
@@ -54,7 +54,7 @@ def comparisons(experiment: Experiment, answers: Sequence[Answer], missing: Sequ
                 missing=tuple(f"{m.run.question['probe']} of {m.run.question['op']}: {m.reason}" for m in gaps),
             )
         )
-    return found
+    return shown
 
 
 def write(boards: Sequence[Comparison], page: Path, data: Path) -> None:

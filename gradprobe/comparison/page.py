@@ -82,8 +82,8 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
     strict: Any = {"autoescape": True, "undefined": jinja2.StrictUndefined, "finalize": _visible}
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **strict)
     environment.filters["named"] = _named
-    found = rows(comparison)
-    shown = measured(found)
+    operator_rows = rows(comparison)
+    shown = measured(operator_rows)
     sections = [
         {
             "probe": probe,
@@ -96,10 +96,10 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         comparison=comparison,
         others=len(comparison.ops) - 1,
-        verdicts=verdict_lines(found, comparison.focus),
-        chance=chance(found, comparison.focus),
-        summary=_summary(found, shown),
-        differences=_differences(found, shown, comparison.focus),
+        verdicts=verdict_lines(operator_rows, comparison.focus),
+        chance=chance(operator_rows, comparison.focus),
+        summary=_summary(operator_rows, shown),
+        differences=_differences(operator_rows, shown, comparison.focus),
         legend=LEGEND.format(focus=comparison.focus),
         tested=TESTED if any(metric.name == "equivalence" for metric in shown) else "",
         metrics=shown,
@@ -144,9 +144,9 @@ def _named(name: str) -> Any:
     return escaped.replace("+", wbr + "+").replace(":", wbr + ":")
 
 
-def _summary(found: Sequence[Row], shown: Sequence[Metric]) -> Table:
+def _summary(operator_rows: Sequence[Row], shown: Sequence[Metric]) -> Table:
     lines = []
-    for row in found:
+    for row in operator_rows:
         cells = []
         for metric in shown:
             cell = row["metrics"].get(metric.name)
@@ -161,9 +161,9 @@ def _summary(found: Sequence[Row], shown: Sequence[Metric]) -> Table:
     return Table("", (("operator", "", "ascending"), *(_heading(m) for m in shown)), tuple(lines))
 
 
-def _differences(found: Sequence[Row], shown: Sequence[Metric], focus: str) -> Table:
+def _differences(operator_rows: Sequence[Row], shown: Sequence[Metric], focus: str) -> Table:
     lines = []
-    for row in found:
+    for row in operator_rows:
         if row["focus"]:
             continue
         cells = [(metric, row["metrics"].get(metric.name)) for metric in shown]
@@ -225,14 +225,14 @@ def _asked(comparison: Comparison) -> list[tuple[str, str]]:
 
 def _answers(comparison: Comparison) -> Table:
     """Keys of the stored answers: an operator a line, a probe a column."""
-    found: dict[str, dict[str, list[str]]] = {}
+    keys_of: dict[str, dict[str, list[str]]] = {}
     for probe, results in comparison.results.items():
         for result in results:
-            found.setdefault(result.question["op"], {}).setdefault(probe, []).append(key_of(result.question))
+            keys_of.setdefault(result.question["op"], {}).setdefault(probe, []).append(key_of(result.question))
     probes = [probe for probe in compared() if comparison.results.get(probe)]
     lines = [
         Line(name_of({"op": op}), "", tuple(Text(" ".join(keys.get(probe, ()))) for probe in probes))
-        for op, keys in found.items()
+        for op, keys in keys_of.items()
     ]
     return Table("", (("operator", "", "ascending"), *((probe, "", "ascending") for probe in probes)), tuple(lines))
 

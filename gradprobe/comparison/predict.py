@@ -34,15 +34,15 @@ def units_of(results: Sequence[Any], of: str = END) -> Units:
         results: of the coherence, fidelity and retention probes, any seeds.
         of: ``retention`` at the end, or ``during``: its mean over the training curve.
     """
-    found: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
+    measures: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
     for result in results:
-        values = found.setdefault(family(result.question["op"]), {})
+        values = measures.setdefault(family(result.question["op"]), {})
         for name, pair in _MEASURES[result.probe](result).items():
             values.setdefault(name, {})[result.question["seed"]] = pair
-    rows = [(op, seed) for op, values in found.items() for seed in values.get(of, ())]
-    named = dict.fromkeys(name for op, _ in rows for name in found[op] if name not in (END, DURING))
-    pairs = {name: np.array([_of_seed(found[op].get(name, {}), seed) for op, seed in rows]) for name in named}
-    outcome = np.array([found[op][of][seed] for op, seed in rows]).reshape(-1, 2)
+    rows = [(op, seed) for op, values in measures.items() for seed in values.get(of, ())]
+    named = dict.fromkeys(name for op, _ in rows for name in measures[op] if name not in (END, DURING))
+    pairs = {name: np.array([_of_seed(measures[op].get(name, {}), seed) for op, seed in rows]) for name in named}
+    outcome = np.array([measures[op][of][seed] for op, seed in rows]).reshape(-1, 2)
     return Units(
         operator=tuple(op for op, _ in rows),
         throttle=tuple(throttle_of(op) for op, _ in rows),
@@ -135,10 +135,10 @@ def throttle_of(op: str) -> str:
     return throttle.partition(":")[0] if plus else op
 
 
-def told(found: Association) -> str:
+def told(association: Association) -> str:
     """Return a correlation as a line: rho with its interval, tau and p; a dash where nothing varies."""
-    p = "p < 0.001" if found.p < 0.001 else f"p {number(found.p, 3)}"
-    return f"{_rho(found.rho)}, τ {number(found.tau)}, {p}"
+    p = "p < 0.001" if association.p < 0.001 else f"p {number(association.p, 3)}"
+    return f"{_rho(association.rho)}, τ {number(association.tau)}, {p}"
 
 
 def _rho(rho: Estimate) -> str:

@@ -81,25 +81,25 @@ def fingerprints(data: Sequence[str], models: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: There is no such folder or file, or its pictures or classes are read otherwise than before.
     """
-    found = {older_model_fingerprint(SCENES_VLM): model_fingerprint("scenes-vlm")}
+    fingerprints = {older_model_fingerprint(SCENES_VLM): model_fingerprint("scenes-vlm")}
     for name in models:
         if not Path(name).is_dir():
             raise UsageError(f"--model {name} is no folder; models of the hub are named by their ids")
-        found[older_model_fingerprint(Path(name))] = model_fingerprint(name)
+        fingerprints[older_model_fingerprint(Path(name))] = model_fingerprint(name)
     for name in data:
         from gradprobe.vlm.caption_files import list_captions
 
         if Path(name).is_dir():
             _check_read_alike(Path(name))
-            found[older_data_fingerprint(Path(name))] = data_fingerprint(name)
+            fingerprints[older_data_fingerprint(Path(name))] = data_fingerprint(name)
         try:
             listing = list_captions(name)
         except UsageError:
             if Path(name).is_dir():
                 continue  # images alone
             raise
-        found[older_captions_fingerprint(listing)] = listing.fingerprint
-    return found
+        fingerprints[older_captions_fingerprint(listing)] = listing.fingerprint
+    return fingerprints
 
 
 def _check_read_alike(root: Path) -> None:

@@ -172,14 +172,14 @@ def questions(plan: Plan) -> list[tuple[Probe, Subject, Any]]:
     if (there := plan.task.available(least)) < least:
         message = f"{there} images are too few for a comparison of this size"
         raise UsageError(f"{message}; give at least {least}, or --size tiny")
-    found = []
+    every = []
     for name, place in compared().items():
         probe = probe_of(name)
         asked = place.asked(plan) if hasattr(place, "asked") else plan.each(_defaults(probe, plan))
         for subject, settings in asked:
             question_of(probe, subject, settings)  # refuses what is not possible before any work
-            found.append((probe, subject, settings))
-    return found
+            every.append((probe, subject, settings))
+    return every
 
 
 def _defaults(probe: Probe, plan: Plan) -> Any:

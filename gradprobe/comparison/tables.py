@@ -30,37 +30,37 @@ def summary_table(comparison: Comparison) -> Group:
     Returns:
         What rich prints.
     """
-    found = rows(comparison)
-    shown = measured(found)
+    operator_rows = rows(comparison)
+    shown = measured(operator_rows)
     tables = []
     for columns in _split(shown):
-        ours = [row for row in found if any(metric.name in row["metrics"] for metric in columns)]
+        ours = [row for row in operator_rows if any(metric.name in row["metrics"] for metric in columns)]
         tables.append(_table(ours, columns))
     return Group(*tables)
 
 
 def summary_lines(comparison: Comparison) -> list[str]:
     """Return the lines below the table: marks, number of comparisons, meanings of the metrics, gaps."""
-    found = rows(comparison)
-    shown = measured(found)
+    operator_rows = rows(comparison)
+    shown = measured(operator_rows)
     told = [LEGEND.format(focus=comparison.focus)] if shown else []
     told += [TESTED] if any(metric.name == "equivalence" for metric in shown) else []
     told += [f"{metric.heading}: {metric.meaning}" for metric in shown]
-    return [*told, chance(found, comparison.focus), *(f"missing: {gap}" for gap in comparison.missing)]
+    return [*told, chance(operator_rows, comparison.focus), *(f"missing: {gap}" for gap in comparison.missing)]
 
 
-def chance(found: Sequence[Row], focus: str) -> str:
+def chance(operator_rows: Sequence[Row], focus: str) -> str:
     """Return a sentence on the comparisons of a table: their number, those decided, those expected by chance.
 
     Args:
-        found: as `gradprobe.comparison.comparison.rows` makes them.
+        operator_rows: as `gradprobe.comparison.comparison.rows` makes them.
         focus: the operator that all others are compared with.
 
     Example:
         >>> chance([], "lapsum+vpnoise")
         'Nothing is compared with lapsum+vpnoise here.'
     """
-    counted = count(found)
+    counted = count(operator_rows)
     few = f" {counted.few} of what was trained with fewer than 5 seeds are left undecided." if counted.few else ""
     if not counted.compared:
         return f"Nothing is compared with {focus} here.{few}"
@@ -71,11 +71,11 @@ def chance(found: Sequence[Row], focus: str) -> str:
     )
 
 
-def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]:
+def verdict_lines(operator_rows: Sequence[Row], focus: str, names: int = 4) -> list[str]:
     """Return a sentence for each compared metric: operators below the focus, above it, and undecided ones.
 
     Args:
-        found: as `gradprobe.comparison.comparison.rows` makes them.
+        operator_rows: as `gradprobe.comparison.comparison.rows` makes them.
         focus: the operator that all others are compared with.
         names: so many operators are named; of more, their number is told.
 
@@ -86,7 +86,7 @@ def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]
     """
     lines = []
     for metric in metrics():
-        cells = {row["op"]: row["metrics"][metric.name] for row in found if metric.name in row["metrics"]}
+        cells = {row["op"]: row["metrics"][metric.name] for row in operator_rows if metric.name in row["metrics"]}
         if metric.name == "equivalence":
             told = [f"{word} for {_listed(ops, names)}" for word, ops in _by_verdict(cells).items()]
             lines += [f"{metric.heading}: {'; '.join(told)}"] if told else []
@@ -99,9 +99,9 @@ def verdict_lines(found: Sequence[Row], focus: str, names: int = 4) -> list[str]
     return lines
 
 
-def measured(found: Sequence[Row]) -> list[Metric]:
+def measured(operator_rows: Sequence[Row]) -> list[Metric]:
     """Return the metrics of which at least one operator has a value or a reason of its own for having none."""
-    cells = [row["metrics"] for row in found]
+    cells = [row["metrics"] for row in operator_rows]
     return [m for m in metrics() if any(m.name in each and each[m.name]["reason"] != NOT_ASKED for each in cells)]
 
 
@@ -149,19 +149,19 @@ def mark(cell: Mapping[str, Any]) -> str:
 
 def summary_markdown(comparison: Comparison) -> str:
     """All numbers and intervals as one Markdown table, an operator a row, with what its marks mean below it."""
-    found = rows(comparison)
+    operator_rows = rows(comparison)
     lines = "\n".join(f"- {line}" for line in summary_lines(comparison))
-    return f"{_markdown(found, measured(found), _marked)}\n{lines}\n"
+    return f"{_markdown(operator_rows, measured(operator_rows), _marked)}\n{lines}\n"
 
 
 def _by_verdict(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
     """Names of the operators of each verdict; one of too few seeds names their number."""
-    found: dict[str, list[str]] = {}
+    operators: dict[str, list[str]] = {}
     for op, cell in cells.items():
         if cell["verdict"] is not None:
             few = f" ({seeds(cell['seeds'])})" if few_seeds(cell) else ""
-            found.setdefault(cell["verdict"] + few, []).append(name_of({"op": op}))
-    return found
+            operators.setdefault(cell["verdict"] + few, []).append(name_of({"op": op}))
+    return operators
 
 
 def _listed(ops: Sequence[str], most: int) -> str:
@@ -191,12 +191,12 @@ def _split(metrics: Sequence[Metric]) -> list[list[Metric]]:
     return groups
 
 
-def _table(found: Sequence[Row], metrics: Sequence[Metric]) -> Table:
+def _table(operator_rows: Sequence[Row], metrics: Sequence[Metric]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("operator", overflow="fold", min_width=16)
     for metric in metrics:
         table.add_column(f"{metric.heading}  ", justify="right", no_wrap=True)
-    for row in found:
+    for row in operator_rows:
         cells = [row["metrics"].get(metric.name) for metric in metrics]
         texts = [_two_lines(m, c) if c else "" for m, c in zip(metrics, cells, strict=True)]
         table.add_row(name_of(row), *texts, style="bold" if row["focus"] else "dim" if row["floor"] else "")
@@ -209,9 +209,11 @@ def _two_lines(metric: Metric, cell: Mapping[str, Any]) -> str:
     return f"{number} {mark(cell) or ' '}" + (f"\n{ends}  " if ends else "")
 
 
-def _markdown(found: Sequence[Row], metrics: Sequence[Metric], cell: Callable[[Metric, Mapping[str, Any]], str]) -> str:
+def _markdown(
+    operator_rows: Sequence[Row], metrics: Sequence[Metric], cell: Callable[[Metric, Mapping[str, Any]], str]
+) -> str:
     lines = [["operator", *(metric.heading for metric in metrics)], [":--", *["--:"] * len(metrics)]]
-    for row in found:
+    for row in operator_rows:
         name = code_span(row["op"]) if not row["floor"] else name_of(row)
         known = [row["metrics"].get(metric.name) for metric in metrics]
         texts = [cell(m, c) if c else "" for m, c in zip(metrics, known, strict=True)]

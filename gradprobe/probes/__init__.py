@@ -66,7 +66,7 @@ def _attribute(path: str) -> Probe:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _declared(found: Any, name: str) -> Probe:
-    if not isinstance(found, Probe):
-        raise GradprobeError(f"{name} is {type(found).__name__}; a probe is a gradprobe.probes.contract.Probe")
-    return found
+def _declared(value: Any, name: str) -> Probe:
+    if not isinstance(value, Probe):
+        raise GradprobeError(f"{name} is {type(value).__name__}; a probe is a gradprobe.probes.contract.Probe")
+    return value

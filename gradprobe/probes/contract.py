@@ -185,8 +185,8 @@ class Probe:
         if not isinstance(value, str):
             return value
         module, _, attribute = value.partition(":")
-        found = importlib.import_module(module)
-        return getattr(found, attribute) if attribute else found
+        imported = importlib.import_module(module)
+        return getattr(imported, attribute) if attribute else imported
 
 
 def tokens_kept(task: Any, k: int | None, keep: float | None) -> int:

@@ -48,14 +48,14 @@ def real_parameters(scorer: nn.Module) -> dict[str, nn.Parameter]:
     Raises:
         UsageError: one is complex: a row of real numbers would hold its real part alone.
     """
-    found = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
-    for name, p in found.items():
+    parameters = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
+    for name, p in parameters.items():
         if p.is_complex():
             raise UsageError(
                 f"the scorer's parameter {name!r} is {p.dtype}, and gradients are compared as real vectors; keep it as "
                 "torch.view_as_real(x) in the scorer, or give it requires_grad=False"
             )
-    return found
+    return parameters
 
 
 def centred(u: Tensor) -> Tensor:

@@ -104,15 +104,15 @@ def cell(
         seeds: number of trainings, fewer than 5 of which decide nothing; None: nothing was trained.
     """
     row = row or {}
-    found = {"value": row.get(value), "low": row.get(ends[0]), "high": row.get(ends[1])}
-    found |= {f"difference{end}": row.get(f"{versus}{end}") for end in ("", "_low", "_high")}
-    low, high, equal = found["difference_low"], found["difference_high"], 1 if ratio else 0
-    verdict = None if found["difference"] is None else "undecided"
+    fields = {"value": row.get(value), "low": row.get(ends[0]), "high": row.get(ends[1])}
+    fields |= {f"difference{end}": row.get(f"{versus}{end}") for end in ("", "_low", "_high")}
+    low, high, equal = fields["difference_low"], fields["difference_high"], 1 if ratio else 0
+    verdict = None if fields["difference"] is None else "undecided"
     enough = seeds is None or seeds >= FEWEST_SEEDS
     if enough and low is not None and high is not None and not low <= equal <= high:
         verdict = "higher" if low > equal else "lower"
-    why = (reason or "undefined") if found["value"] is None else None
-    return {**found, "seeds": None if verdict is None else seeds, "verdict": verdict, "reason": why}
+    why = (reason or "undefined") if fields["value"] is None else None
+    return {**fields, "seeds": None if verdict is None else seeds, "verdict": verdict, "reason": why}
 
 
 def ends_of(name: str) -> tuple[str, str]:

@@ -231,16 +231,16 @@ def _kept(call: Callable[[], Any]) -> int:
 
 def _storages(call: Callable[[], Any]) -> dict[int, torch.UntypedStorage]:
     """Return the storages that autograd keeps in a call, by address."""
-    found: dict[int, torch.UntypedStorage] = {}
+    storages: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        found[storage.data_ptr()] = storage
+        storages[storage.data_ptr()] = storage
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         call()
-    return found
+    return storages
 
 
 def _peak(call: Callable[[], Any], device: torch.device) -> int | None:

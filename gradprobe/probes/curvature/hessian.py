@@ -165,13 +165,13 @@ def _first_agreement(error: Callable[[float], float], agree: float) -> float:
     Two, because a piecewise constant loss can agree with anything at one step; many, because the step at which
     neither curvature nor rounding matters is not known.
     """
-    found: list[float] = []
+    errors: list[float] = []
     for step in RUNGS:
         value = error(float(step))
-        found.append(value if math.isfinite(value) else math.inf)
-        if max(found[-2:]) <= agree and len(found) > 1:
-            return max(found[-2:])
-    return min(max(pair) for pair in itertools.pairwise(found))
+        errors.append(value if math.isfinite(value) else math.inf)
+        if max(errors[-2:]) <= agree and len(errors) > 1:
+            return max(errors[-2:])
+    return min(max(pair) for pair in itertools.pairwise(errors))
 
 
 def _share(error: float) -> str:

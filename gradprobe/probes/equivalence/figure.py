@@ -40,7 +40,7 @@ def equivalence_chart(rows: Sequence[Row], title: str) -> Figure:
         title: above the axes.
     """
     ladders = [(f"K = {k} of {rows[0]['tokens']}", _ladder([r for r in rows if r["k"] == k])) for k in _budgets(rows)]
-    return _grid([(title, rows)], [(name, found) for name, found in ladders if found])
+    return _grid([(title, rows)], [(name, ladder) for name, ladder in ladders if ladder])
 
 
 def fig4(
@@ -61,7 +61,7 @@ def fig4(
     Source: DiffPrune, Fig. 4.
     """
     rows = [(name, pooled_rows(results, baseline)) for name, results in panels]
-    over_tau = [(name, _ladder(found)) for name, found in rows if _ladder(found)]
+    over_tau = [(name, _ladder(compared)) for name, compared in rows if _ladder(compared)]
     return _grid([panel for panel in rows if not _ladder(panel[1])], over_tau, strips)
 
 
@@ -76,11 +76,11 @@ def pooled_rows(results: Sequence[EquivalenceResult], baseline: str) -> list[dic
     for result in results:
         groups.setdefault((result.question["op"], result.question["k"]), []).append(result)
     rows = []
-    for (op, k), found in groups.items():
-        data = [r.question.get("data") for r in found]
+    for (op, k), group in groups.items():
+        data = [r.question.get("data") for r in group]
         same = {r.question.get("data"): r for r in groups.get((baseline, k), [])}
         other = pooled([same[d] for d in data]) if op != baseline and all(d in same for d in data) else None
-        rows.append(pooled(found).row(baseline=other))
+        rows.append(pooled(group).row(baseline=other))
     return rows
 
 
@@ -188,20 +188,20 @@ def _series(rows: Sequence[Row]) -> list[tuple[str, list[Row], np.ndarray]]:
     """Each family at its sharpest, its rows by K, and where they stand: beside each other at each K."""
     budgets, sharp = _budgets(rows), _sharpest(rows)
     names = list(dict.fromkeys(family(r["op"]) for r in sharp))
-    found = []
+    series = []
     for i, name in enumerate(names):
         group = [r for r in sharp if family(r["op"]) == name and r["k"] in budgets]
         shift = 0.7 * ((i + 0.5) / len(names) - 0.5)
-        found.append((name, group, np.array([budgets.index(r["k"]) + shift for r in group])))
-    return found
+        series.append((name, group, np.array([budgets.index(r["k"]) + shift for r in group])))
+    return series
 
 
 def _sharpest(rows: Sequence[Row]) -> list[Row]:
     """Of each family at each K the row of the smallest temperature."""
-    found: dict[tuple[str, int], Row] = {}
+    first: dict[tuple[str, int], Row] = {}
     for row in sorted(rows, key=lambda r: r["tau"] or 0):
-        found.setdefault((family(row["op"]), row["k"]), row)
-    return [row for row in rows if row is found[family(row["op"]), row["k"]]]
+        first.setdefault((family(row["op"]), row["k"]), row)
+    return [row for row in rows if row is first[family(row["op"]), row["k"]]]
 
 
 def _ladder(rows: Sequence[Row]) -> list[Row]:
@@ -215,8 +215,8 @@ def _ladder(rows: Sequence[Row]) -> list[Row]:
 
 def _budgets(rows: Sequence[Row]) -> list[int]:
     """Return the K of the rows, but for all N if it is not the only one."""
-    found = sorted({row["k"] for row in rows})
-    return [k for k in found if k < rows[0]["tokens"]] or found
+    budgets = sorted({row["k"] for row in rows})
+    return [k for k in budgets if k < rows[0]["tokens"]] or budgets
 
 
 def _looks(rows: Sequence[Row]) -> Look:

@@ -43,13 +43,13 @@ def pictures_of(
     """
     if not isinstance(task, Classification):
         raise UsageError("--pictures shows patches of a --backbone model; leave it out with --task")
-    found = task.source.probe(0, images, seed)
+    batch = task.source.probe(0, images, seed)
     if isinstance(task.source, SceneSource):
-        return scene_pictures(found, operators, budgets, seed)
+        return scene_pictures(batch, operators, budgets, seed)
     model = task.backbone.model
     config = resolve_model_data_config(model)
     height, width = model.patch_embed.patch_size
-    return pictures(found, operators, budgets, (height, width), config["mean"], config["std"], seed)
+    return pictures(batch, operators, budgets, (height, width), config["mean"], config["std"], seed)
 
 
 def scene_pictures(
