@@ -1,4 +1,4 @@
-"""The vocabulary: tokens, selections, keyed noise, operators and tasks.
+"""The vocabulary: tokens, selections, operators and tasks; keyed noise is in `gradprobe.noise`.
 
 Shapes: B images in a batch, N tokens in an image, D channels in a token, K tokens kept, M tokens in a selection.
 """
@@ -6,16 +6,17 @@ Shapes: B images in a batch, N tokens in an image, D channels in a token, K toke
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from gradprobe.errors import GradprobeError
 from gradprobe.nans import refuse_nan
-from gradprobe.operator_info import About, joined
+from gradprobe.noise import Noise as Noise
+from gradprobe.noise import Stream as Stream
+from gradprobe.operator_info import About
+from gradprobe.operator_info import joined as joined_about
 
 
 @dataclass(frozen=True)
@@ -52,82 +53,6 @@ class Selection:
     log_prob: Tensor | None = None
     self_bias: Tensor | None = None
     penalty: Tensor | None = None
-
-
-class Stream(IntEnum):
-    """Independent sources of random numbers within one draw, one for each use.
-
-    The values are part of the random numbers and so of every stored answer: they never change. `RANKING` shares its
-    number with `SMOOTHING`, and no probe uses both.
-    """
-
-    RELAXATION = 0
-    THROTTLE = 1
-    SMOOTHING = 2  # Gaussian perturbations of the scores, for the smoothed objective of fidelity
-    RANKING = 2  # random ranking, a floor that trained scorers are compared with
-    FIDELITY_SCORES = 3  # random scores at which fidelity is measured
-    VALIDATION = 7  # random selection that a pruner is compared with during training
-    EQUIVALENCE_SCORES = 1_000  # random scores of equivalence
-
-
-@dataclass(frozen=True)
-class Noise:
-    """Random numbers keyed by (seed, image id, draw): the same for an image in any batch, order, worker or device.
-
-    ``noise.draw(r)`` is the r-th independent copy, ``noise.stream(Stream.THROTTLE)`` an independent source for one use
-    within the same draw, so that a relaxation and a throttle never share numbers. Numbers are drawn on the CPU from a
-    hash of the key, so a GPU run uses exactly the same ones.
-
-    Attributes:
-        seed: Non-negative integer.
-        ids: One non-negative integer per image (B of them).
-        index: Number of the draw.
-        source: Number of the stream, one of `Stream`.
-
-    Example:
-        >>> one = Noise(0, (7, 8, 9)).normal((4,))
-        >>> other = Noise(0, (9, 7)).normal((4,))
-        >>> bool((one[2] == other[0]).all() and (one[0] == other[1]).all())
-        True
-    """
-
-    seed: int
-    ids: Sequence[int]
-    index: int = 0
-    source: int = 0
-
-    def draw(self, r: int) -> "Noise":
-        """Return the r-th independent copy of this noise."""
-        return replace(self, index=r)
-
-    def stream(self, source: int) -> "Noise":
-        """Return an independent source of numbers within the same draw: one of `Stream`."""
-        return replace(self, source=int(source))
-
-    def normal(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-        """Draw standard Gaussian numbers, ``(B, *shape)``, with the dtype and device of ``like``."""
-        return self._fill(shape, like, lambda rng, n: rng.standard_normal(n, dtype=np.float32))
-
-    def uniform(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-        """Draw uniform numbers in (0, 1), both ends excluded, ``(B, *shape)``."""
-        return self._fill(shape, like, lambda rng, n: (rng.integers(0, 1 << 23, n) + 0.5) / (1 << 23))
-
-    def gumbel(self, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-        """Draw standard Gumbel numbers ``-log(-log u)``, ``(B, *shape)``."""
-        return self._fill(shape, like, lambda rng, n: rng.gumbel(size=n))
-
-    def gamma(self, concentration: float, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-        """Draw gamma numbers of this concentration and scale 1, ``(B, *shape)``."""
-        return self._fill(shape, like, lambda rng, n: rng.standard_gamma(concentration, n))
-
-    def _fill(self, shape, like, sample) -> Tensor:
-        size = int(np.prod(shape))
-        rows = [
-            sample(np.random.Generator(np.random.SFC64([self.seed, int(i), self.index, self.source])), size)
-            for i in self.ids
-        ]
-        values = torch.from_numpy(np.stack(rows)).reshape(len(rows), *shape)
-        return values.to(dtype=torch.float32) if like is None else values.to(dtype=like.dtype, device=like.device)
 
 
 @runtime_checkable
@@ -191,7 +116,7 @@ class Operator:
     @property
     def about(self) -> About | None:
         """Promise that follows from the parts; None if one of them declares nothing."""
-        return joined(self.relaxation, self.throttle)
+        return joined_about(self.relaxation, self.throttle)
 
 
 AnyOperator = SelectionOperator | str | type  # itself, its name, or its class
@@ -222,12 +147,33 @@ class Batch:
             if len(which) == len(self.ids) and torch.equal(which, torch.arange(len(which))):
                 return self
             ids, kinds = (tuple(x[i] for i in which.tolist()) if x else () for x in (self.ids, self.kinds))
-            which = which.to(self.tokens.patches.device)
+            which = which.to(self.tokens.patches.device, non_blocking=True)
         else:
             ids, kinds = self.ids[which], self.kinds[which]
         tokens = Tokens(self.tokens.prefix[which], self.tokens.patches[which])
         known = None if self.relevant is None else self.relevant[which]
         return Batch(ids, tokens, self.target[which], known, kinds)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """Return one batch of the images of several, which have the same number of tokens.
+
+    Raises:
+        GradprobeError: Their targets are no tensors and have no method ``joined``.
+    """
+    first = batches[0]
+    tokens = (torch.cat([getattr(batch.tokens, name) for batch in batches]) for name in ("prefix", "patches"))
+    targets = [batch.target for batch in batches]
+    if not isinstance(first.target, Tensor) and not hasattr(first.target, "joined"):
+        raise GradprobeError(f"targets of type {type(first.target).__name__} cannot be joined; give it a method joined")
+    known = [batch.relevant for batch in batches if batch.relevant is not None]
+    return Batch(
+        tuple(i for batch in batches for i in batch.ids),
+        Tokens(*tokens),
+        torch.cat(targets) if isinstance(first.target, Tensor) else first.target.joined(targets[1:]),
+        torch.cat(known) if len(known) == len(batches) else None,
+        tuple(kind for batch in batches for kind in batch.kinds) if all(batch.kinds for batch in batches) else (),
+    )
 
 
 @dataclass(frozen=True)
@@ -263,6 +209,11 @@ class Task(Protocol):
     @property
     def question(self) -> dict[str, Any]:
         """Description of the task in JSON types: the part of a stored answer's key that a task decides."""
+        ...
+
+    @property
+    def generator(self) -> str:
+        """Generator of its noise, one of `gradprobe.noise.GENERATORS`; part of the question unless it is ``host``."""
         ...
 
     @property

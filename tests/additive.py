@@ -25,6 +25,7 @@ class Additive:
     scorer: nn.Module = field(default_factory=_scorer)
     poison: int | None = None  # the image whose loss is NaN
     skipped = ()
+    generator = "host"
 
     @property
     def question(self):

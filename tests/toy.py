@@ -26,6 +26,7 @@ class Toy:
     poison: int | None = None  # the image whose loss is NaN
 
     skipped = ()
+    generator = "host"
     denoiser = None
 
     @property
@@ -72,8 +73,8 @@ class Toy:
         tokens = selection.tokens
         attention = (tokens[..., 0] + bias).softmax(-1)
         pooled = torch.cat([(attention[..., None] * tokens).sum(1), batch.tokens.prefix[:, 0]], -1)
-        head = torch.linspace(-1, 1, 3 * 2 * self.dim, dtype=tokens.dtype).reshape(2 * self.dim, 3).cos()
-        return pooled.tanh() @ head
+        angles = torch.linspace(-1, 1, 3 * 2 * self.dim, dtype=tokens.dtype, device=tokens.device)
+        return pooled.tanh() @ angles.reshape(2 * self.dim, 3).cos()
 
     def _batch(self, ids):
         rows = [torch.randn(self.n_tokens + 1, self.dim, generator=torch.Generator().manual_seed(i)) for i in ids]

@@ -45,6 +45,7 @@ def compare(
     seed: options.Seed = 1,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
+    generator: options.Generator = "auto",
     workers: options.Workers = None,
     results: options.Results = options.RUNS,
     as_json: options.Json = False,
@@ -71,8 +72,8 @@ def compare(
         comparison = run(
             op, k, keep=keep, baselines=others, task=vlm, backbone=backbone, weights=weights, weights_key=weights_key,
             image_size=image_size, data=data, class_order=class_order, train_data=train_data, scorer=scorer,
-            layer=layer, loss=loss, seed=seed, device=device, dtype=dtype, budget=seconds, size=size, results=results,
-            workers=workers, force=force, command=_command(), progress=tell,
+            layer=layer, loss=loss, seed=seed, device=device, dtype=dtype, generator=generator,
+            budget=seconds, size=size, results=results, workers=workers, force=force, command=_command(), progress=tell,
         )  # fmt: skip
     written = None if page == "none" else _written(comparison, Path(page) if page else results / _name(comparison))
     if as_json:

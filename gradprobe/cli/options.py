@@ -84,6 +84,7 @@ Loss = Annotated[str, typer.Option(help="ce (labels) or kl (to the unpruned outp
 Seed = Annotated[int, typer.Option(help="Of images, noise, scorer, directions and training.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (autocast) or float64.")]
+Generator = Annotated[str, typer.Option(help="Of noise: host, philox (made on the device), auto.")]
 Workers = Annotated[int | None, typer.Option(help="Threads; the numbers do not depend on it.")]
 Results = Annotated[Path, typer.Option(help="Where answers are kept.")]
 Figure = Annotated[Path | None, typer.Option(help="Draw the result into this .png, .svg or .pdf.")]

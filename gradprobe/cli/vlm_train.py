@@ -35,6 +35,7 @@ def train(
     ] = None,
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints, and validations.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of scorer, batches and noise.")] = None,
+    generator: Annotated[str | None, typer.Option(help="Of noise: host, philox, or auto, by the device.")] = None,
     device: options.Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="Of the model; float32 on a CPU, bfloat16 on a GPU.")] = None,
     track: Annotated[str | None, typer.Option(help="trackio, wandb or tensorboard, beside log.jsonl.")] = None,
@@ -49,7 +50,7 @@ def train(
     fields: dict[str, Any] = {
         "k": k, "ratio": ratio, "op": op, "scorer": scorer, "denoiser": denoiser, "steps": steps,
         "batch_size": batch_size, "learning_rate": learning_rate, "tau_steps": tau_steps, "validation": validation,
-        "patience": patience, "save_every": save_every, "seed": seed,
+        "patience": patience, "save_every": save_every, "seed": seed, "generator": generator,
     }  # fmt: skip
     changes = {name: value for name, value in fields.items() if value is not None}
     if tau is not None:

@@ -48,4 +48,4 @@ def rank_scores(task: Task, ranking: str, batch: Batch, seed: int) -> Tensor | N
         seed: Seed of the random numbers.
     """
     with torch.no_grad():
-        return RANKINGS[ranking](task, batch, Noise(seed, batch.ids).stream(Stream.RANKING))
+        return RANKINGS[ranking](task, batch, Noise(seed, batch.ids, generator=task.generator).stream(Stream.RANKING))

@@ -66,7 +66,8 @@ def measure(subject: Subject, settings: CostSettings, resources: Resources) -> C
         with torch.no_grad(), counted() as of_scorer:
             scores = task.scorer(batch.tokens.patches)
         refuse_nonfinite(scores, "score", name, batch)
-        work = _Work(task, subject.operator, subject.k, batch, scores, Noise(settings.seed, batch.ids), name)
+        noise = Noise(settings.seed, batch.ids, generator=task.generator)
+        work = _Work(task, subject.operator, subject.k, batch, scores, noise, name)
         with counted() as of_gradient:
             u = work.training().u
         trains = u is not None and bool(u.any())

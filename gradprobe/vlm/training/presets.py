@@ -35,6 +35,7 @@ class Settings:
         save_every: Steps between checkpoints, each with a validation.
         patience: Validations in a row without a better loss that end the training, once tau has fallen; 0: no limit.
         seed: Seed of scorer, batches and noise.
+        generator: Generator of noise, ``host``, ``philox`` or ``auto``: philox on a GPU.
     """
 
     k: int | None = None
@@ -53,6 +54,7 @@ class Settings:
     save_every: int = 100
     patience: int = 5
     seed: int = 0
+    generator: str = "auto"
 
     def check(self) -> None:
         """Refuse impossible settings.
