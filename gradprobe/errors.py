@@ -73,3 +73,24 @@ def brief(error: BaseException) -> str:
     """
     text = (" ".join(str(error).split()) or type(error).__name__).split(". ")[0]
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tell an error of exhausted memory, of the machine or its GPU, however numpy and torch put it.
+
+    An error that was raised from such an error counts as one.
+
+    Example:
+        >>> out_of_memory(MemoryError()), out_of_memory(RuntimeError("CUDA error: out of memory"))
+        (True, True)
+        >>> out_of_memory(RuntimeError("shapes do not fit"))
+        False
+    """
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return True
+    text = str(error).lower()
+    full = isinstance(error, RuntimeError) and any(words in text for words in _MEMORY)
+    return full or (error.__cause__ is not None and out_of_memory(error.__cause__))
+
+
+_MEMORY = ("can't allocate memory", "out of memory", "alloc_failed")  # of a CPU, of CUDA and of its libraries

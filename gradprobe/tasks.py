@@ -11,17 +11,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradprobe.core import Batch, Selection
+from gradprobe.core import Batch, Selection, Tokens
 from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
 from gradprobe.data.image_source import FolderSource, ImageSource, SceneSource
 from gradprobe.data.images import Images
+from gradprobe.data.picture_cache import onto
 from gradprobe.errors import UsageError, in_words, nearest
 from gradprobe.models.attention import class_attention
 from gradprobe.models.backbones import Backbone, frozen
 from gradprobe.models.loading import load_backbone
 from gradprobe.models.own_models import STATE, own_backbone, own_names, state_fingerprint
+from gradprobe.noise import GENERATORS, HOST, PHILOX
 from gradprobe.operators.registry import label, part
 from gradprobe.settings import argument, takes
+from gradprobe.training.memory import halving
 
 TASKS = {  # the part of a question that says what kind of task it is about -> what makes it
     "classification": "gradprobe.tasks:classification",
@@ -29,6 +32,7 @@ TASKS = {  # the part of a question that says what kind of task it is about -> w
 }
 LOSSES = ("ce", "kl")
 DTYPES = ("float32", "bfloat16", "float64")
+AUTO = "auto"  # generator of noise by the device
 RANDOM = "random:"  # in the place of a fingerprint of weights, before their seed
 
 
@@ -66,6 +70,11 @@ class Classification:
         if str(names.get("weights")).startswith(STATE):
             names["weights"] = state_fingerprint(self.backbone.model)
         return {**names, "loss": self.loss, "layer": self.backbone.layer}
+
+    @property
+    def generator(self) -> str:
+        """Generator of the noise."""
+        return str(self.names.get("generator", HOST))
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -149,17 +158,26 @@ class Classification:
 
     def _batch(self, images: Images) -> Batch:
         device = next(self.backbone.model.parameters()).device
-        pixels = images.images.to(device)
-        with torch.no_grad():
-            tokens = self.backbone.embed(pixels)
-            if self.loss == "kl":
-                everything = Selection(tokens.patches, torch.ones(tokens.patches.shape[:2], device=device))
-                target = self.backbone.encode(tokens.prefix, everything).log_softmax(-1)
-            else:
-                assert images.labels is not None
-                target = images.labels.to(device)
+        pixels = onto(images.images, device)
+        tokens, target = halving(lambda rows: self._embedded(pixels, rows), len(pixels), device)
+        if self.loss == "ce":
+            assert images.labels is not None
+            target = onto(images.labels, device)
         known = images.relevant
-        return Batch(images.ids, tokens, target, None if known is None else known.to(device))
+        return Batch(images.ids, tokens, target, None if known is None else onto(known, device))
+
+    def _embedded(self, pixels: Tensor, rows: int) -> tuple[Tokens, Tensor]:
+        """Return tokens and, for ``kl``, the unpruned model's log-probabilities, made of ``rows`` images at a time."""
+        parts = []
+        with torch.no_grad():
+            for some in pixels.split(rows):
+                tokens, logits = self.backbone.embed(some), some.new_zeros(len(some), 0)
+                if self.loss == "kl":
+                    everything = Selection(tokens.patches, torch.ones(tokens.patches.shape[:2], device=pixels.device))
+                    logits = self.backbone.encode(tokens.prefix, everything)
+                parts.append((tokens.prefix, tokens.patches, logits.log_softmax(-1)))
+        prefix, patches, target = (each[0] if len(parts) == 1 else torch.cat(each) for each in zip(*parts, strict=True))
+        return Tokens(prefix, patches), target
 
 
 @dataclass(frozen=True)
@@ -183,6 +201,11 @@ class Arguments:
     seed: int = argument(0, "Seed of the scorer, and of random weights.")
     device: str = argument("cpu", "A torch device.")
     dtype: str = argument("float32", "``float32``, ``float64``, or ``bfloat16`` (autocast around the frozen model).")
+    generator: str = argument(
+        "auto",
+        "Generator of noise: ``host``, ``philox``, made on the device, or ``auto``: philox on a GPU. Part of the "
+        "question unless it is ``host``.",
+    )
     denoiser: str = argument("none", "``token``, ``global`` or ``none``: trained with a scorer, behind the operator.")
     weights_key: str | None = argument(
         None, "Name of a model in the weights file; None: by timm's order. Part of the question only if given."
@@ -267,14 +290,17 @@ def _opened(given: Arguments) -> Backbone:
 
 def _source(given: Arguments, built: Backbone) -> ImageSource:
     """Open the folders of images, or the scenes."""
+    device = next(built.model.parameters()).device
     if given.train_data is not None and given.data is None:
         raise UsageError("--train-data without --data: name the folder that is tested on with --data DIR")
     if given.data is None:
         if given.backbone != "scenes":
             raise UsageError(f"--backbone {given.backbone} needs images: give --data DIR (a folder of photographs)")
-        return SceneSource()
-    folder = built.open_images(given.data, given.class_order)
-    training = None if given.train_data is None else built.open_images(given.train_data, given.class_order)
+        return SceneSource(device=device)
+    folder = replace(built.open_images(given.data, given.class_order), device=device)
+    training = None
+    if given.train_data is not None:
+        training = replace(built.open_images(given.train_data, given.class_order), device=device)
     for each in (folder, training):
         if given.loss == "ce" and each is not None:
             each.need_labels()
@@ -295,6 +321,7 @@ def _names(given: Arguments, built: Backbone) -> dict[str, Any]:
         names |= own_names(built)
     if given.train_data is not None:
         names["train_data"] = data_fingerprint(given.train_data)
+    names |= generator_name(given.generator, next(built.model.parameters()).device)
     if (denoiser := label(part("denoiser", given.denoiser))) != "none":
         names["denoiser"] = denoiser
     if given.image_size is not None:
@@ -318,6 +345,26 @@ def maker(kind: str) -> Callable[..., Any]:
         raise UsageError(f"no kind of task is called {kind!r}; {nearest(kind, TASKS)}")
     module, _, name = TASKS[kind].partition(":")
     return getattr(importlib.import_module(module), name)
+
+
+def generator_name(generator: str, device: torch.device) -> dict[str, str]:
+    """Return what the question says of the generator of noise: nothing of ``host``.
+
+    Args:
+        generator: one of `gradprobe.noise.GENERATORS`, or ``auto``: philox on a GPU, host on a CPU.
+        device: of the model.
+
+    Raises:
+        UsageError: no such generator.
+
+    Example:
+        >>> generator_name("auto", torch.device("cpu")), generator_name("philox", torch.device("cpu"))
+        ({}, {'generator': 'philox'})
+    """
+    if generator not in (AUTO, *GENERATORS):
+        raise UsageError(f"--generator {generator} is not possible; {nearest(generator, (AUTO, *GENERATORS))}")
+    chosen = (HOST if device.type == "cpu" else PHILOX) if generator == AUTO else generator
+    return {} if chosen == HOST else {"generator": chosen}
 
 
 def freshly_trained(

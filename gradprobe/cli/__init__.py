@@ -29,7 +29,7 @@ from gradprobe.cli.scenes import train_scenes
 from gradprobe.cli.stopping import stoppable
 from gradprobe.cli.store import show
 from gradprobe.cli.vlm import vlm
-from gradprobe.errors import GradprobeError, Notice, UsageError
+from gradprobe.errors import GradprobeError, Notice, UsageError, out_of_memory
 from gradprobe.probes import probe_of
 
 CommandError: Any = typer.BadParameter.__base__  # click's UsageError, which typer carries under a private name
@@ -104,7 +104,7 @@ def main() -> None:
                 _fail(_line(error), 2 if isinstance(error, UsageError) else 1)
             code = STOPPED
         except Exception as error:
-            if debug or not _is_memory(error):
+            if debug or not out_of_memory(error):
                 raise
             _fail("out of memory; give fewer images at a time (--batch-size), smaller widths or another --device", 1)
     if code == STOPPED or received:
@@ -136,15 +136,6 @@ def _line(error: GradprobeError | OSError) -> str:
         return str(error)
     reason, file = error.strerror or type(error).__name__, str(error.filename or "a file")[:200]
     return f"{file}: {reason}; what was stored stays, and the same command goes on from it"
-
-
-def _is_memory(error: Exception) -> bool:
-    """Tell an error of exhausted memory, of the machine or its GPU, however numpy and torch put it."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-    )
 
 
 def _fail(message: str, code: int) -> None:

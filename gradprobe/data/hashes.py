@@ -89,7 +89,7 @@ class _HashCache:
         """Return the hash of a file, from the cache if its stamp is the same."""
         try:
             entry = self._entries.get(name)
-            if entry is not None and entry[:-1] == _stamp(path.stat()):
+            if entry is not None and entry[:-1] == stamp(path.stat()):
                 return entry[-1]
             with open_regular(path) as file:
                 before = os.fstat(file.fileno())
@@ -99,8 +99,8 @@ class _HashCache:
         except (OSError, ValueError):
             return None
         quiet = started - max(after.st_mtime_ns, after.st_ctime_ns) > RACY_NS
-        if quiet and _stamp(before) == _stamp(after):
-            self._new[name] = [*_stamp(after), digest]
+        if quiet and stamp(before) == stamp(after):
+            self._new[name] = [*stamp(after), digest]
         return digest
 
     def save(self, files: Sequence[str]) -> None:
@@ -122,7 +122,7 @@ class _HashCache:
             pass
 
 
-def _stamp(status: os.stat_result) -> list[int]:
+def stamp(status: os.stat_result) -> list[int]:
     """Return numbers that change with a file, among them inode and ctime, which ``touch`` cannot reset."""
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 

@@ -1,8 +1,9 @@
 """Folder of photographs: files are read on demand, and each has a stable integer id."""
 
 import os
+import time
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -18,6 +19,8 @@ from torch import Tensor, nn
 
 from gradprobe.data.classes import labels_of
 from gradprobe.data.fingerprints import image_files
+from gradprobe.data.hashes import RACY_NS, stamp
+from gradprobe.data.picture_cache import HOST, Picture, prepared
 from gradprobe.data.reader import PictureError, read_picture
 from gradprobe.errors import GradprobeError, UsageError
 
@@ -43,7 +46,7 @@ class ImageFolder:
 
     Pictures are read by `read_picture`: upright, on white, 8 bits. An unusable file is detected when its position is
     reached, and is skipped as if it were not in the folder: batches depend on the files and the order alone, not on
-    earlier reads.
+    earlier reads. A file that has not changed is decoded once: what the transform gave is cached.
 
     Attributes:
         root: Folder.
@@ -51,7 +54,8 @@ class ImageFolder:
         ids: 63-bit integers, a hash of each relative path: the key of an image's noise.
         labels: Class of each image; None where the folder does not determine it.
         unlabelled: Reason why there are no labels, with a remedy; empty if there are labels.
-        transform: Function from a PIL image to a tensor ``(3, H, W)``.
+        transform: Function from a PIL image to a tensor ``(3, H, W)``; it gives the same for the same image.
+        device: Device of the model; a GPU with room keeps the images and gets them from there.
     """
 
     root: Path
@@ -60,6 +64,7 @@ class ImageFolder:
     labels: tuple[int, ...] | None
     unlabelled: str
     transform: Callable[[Image.Image], Tensor]
+    device: torch.device = HOST
     # Cache of the files checked so far; it changes no result.
     _readable: dict[int, bool] = field(default_factory=dict, init=False, repr=False, compare=False)
 
@@ -151,7 +156,7 @@ class ImageFolder:
                     hits = sum(self._check(chunk, pool))
                     passed += hits
                 else:
-                    pairs = [(i, x) for i, x in zip(chunk, pool.map(self._read, chunk), strict=True) if x is not None]
+                    pairs = [(i, x) for i, x in zip(chunk, self._pictures(chunk, pool), strict=True) if x is not None]
                     indices += [i for i, _ in pairs]
                     images += [x for _, x in pairs]
                     hits = len(pairs)
@@ -168,9 +173,28 @@ class ImageFolder:
             pass
         return [self._readable[i] for i in chunk]
 
-    def _read(self, index: int) -> Tensor | None:
+    def _pictures(self, chunk: Sequence[int], pool: ThreadPoolExecutor) -> list[Tensor | None]:
+        """Return the tensor of each file; None for one that cannot be read."""
+        keys = [self._key(i) for i in chunk]
+        pictures = prepared(keys, lambda at: pool.map(self._read, [chunk[i] for i in at]), self.device)
+        self._readable.update((i, True) for i, picture in zip(chunk, pictures, strict=True) if picture is not None)
+        return [None if picture is None else picture[0] for picture in pictures]
+
+    def _key(self, index: int) -> Hashable | None:
+        """Return what decides the tensor of a file; None if it was unreadable, or changed a moment ago."""
+        if self._readable.get(index) is False or not isinstance(self.transform, Hashable):
+            return None
+        path = self.root / self.files[index]
+        try:
+            status = path.stat()
+        except (OSError, ValueError):
+            return None
+        quiet = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > RACY_NS
+        return (self.transform, str(path), *stamp(status)) if quiet else None
+
+    def _read(self, index: int) -> Picture | None:
         image = self._decode(index)
-        return None if image is None else self.transform(image)
+        return None if image is None else (self.transform(image),)
 
     def _decode(self, index: int) -> Image.Image | None:
         if self._readable.get(index) is False:

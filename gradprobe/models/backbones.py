@@ -4,11 +4,13 @@ Its blocks take any number of tokens, and positions are added once, before the f
 any layer. Models whose layers need the whole grid of patches are refused.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
+from threading import Lock
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
@@ -18,9 +20,11 @@ from torch import Tensor, nn
 from gradprobe.core import Selection, Tokens
 from gradprobe.data.images import ImageFolder, transform_for
 from gradprobe.errors import UsageError
+from gradprobe.models.exact import exact_convolutions
 from gradprobe.models.wrappers import unwrapped
 
 METHODS = ("forward", "forward_features", "pool")  # a model that overrides one cannot be split
+_frozen, _lock = Counter[int](), Lock()  # models inside `frozen`, by id
 OTHER_THROTTLES = "gather, zero, scale, vpnoise and mean work"
 
 
@@ -190,6 +194,8 @@ def _with_diagonal(mask: Tensor, self_bias: Tensor) -> Tensor:
 def frozen(model: nn.Module) -> Iterator[None]:
     """Put a model in evaluation mode without gradients for its parameters; restore modes and flags on exit.
 
+    Meanwhile a GPU computes convolutions of float32 in float32.
+
     Example:
         >>> model = nn.Sequential(nn.Dropout(0.5)).train()
         >>> with frozen(model):
@@ -198,19 +204,36 @@ def frozen(model: nn.Module) -> Iterator[None]:
         >>> model[0].training
         True
     """
-    modules = [module for module in model.modules() if module.training]
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with _lock:
+        inside = id(model) in _frozen and not model.training  # nothing to look for, module by module, in every call
+    modules = [] if inside else [module for module in model.modules() if module.training]
+    parameters = [] if inside else [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for module in modules:
             module.training = False
         for parameter in parameters:
             parameter.requires_grad_(False)
-        yield
+        with _counted(model), exact_convolutions():
+            yield
     finally:
         for module in modules:
             module.training = True
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def _counted(model: nn.Module) -> Iterator[None]:
+    """Note that a model is frozen by now."""
+    with _lock:
+        _frozen[id(model)] += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _frozen[id(model)] -= 1
+            if not _frozen[id(model)]:
+                del _frozen[id(model)]
 
 
 def check_splittable(model: nn.Module, name: str) -> VisionTransformer:

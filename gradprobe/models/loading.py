@@ -11,7 +11,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from gradprobe.errors import GradprobeError, UsageError, brief, nearest
+from gradprobe.devices import check_dtype, device_named
+from gradprobe.errors import GradprobeError, UsageError, brief, nearest, out_of_memory
 from gradprobe.models.backbones import Backbone, check_splittable
 from gradprobe.models.vit_weights import check_size, fill, settings_of, size_of
 from gradprobe.models.weights import read_weights
@@ -62,7 +63,8 @@ def load_backbone(
         raise UsageError(f"--dtype {dtype} is not possible; {nearest(dtype, DTYPES)}")
     if weights_key is not None and weights in (None, "none"):
         raise UsageError(f"--weights-key {weights_key} needs a file; give --weights FILE")
-    size = size_of(image_size)
+    size, place = size_of(image_size), device_named(device)
+    check_dtype(dtype, place)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name == "scenes":
@@ -71,10 +73,11 @@ def load_backbone(
             model = _timm(name, weights, weights_key, size)
     backbone = Backbone.of(model.eval().requires_grad_(False), layer, name, autocast=dtype == "bfloat16")
     try:
-        model.to(device=device, dtype=torch.float64 if dtype == "float64" else torch.float32)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        possible = "cpu, cuda" if torch.cuda.is_available() else "cpu"
-        raise UsageError(f"--device {device} is not possible here ({brief(error)}); possible: {possible}") from None
+        model.to(device=place, dtype=torch.float64 if dtype == "float64" else torch.float32)
+    except RuntimeError as error:
+        if out_of_memory(error):
+            raise GradprobeError(f"{name} does not fit in the free memory of {device}; give another --device") from None
+        raise UsageError(f"--device {device} is not possible here ({brief(error)}); give another") from None
     return backbone
 
 

@@ -10,6 +10,7 @@ from timm.data import resolve_model_data_config
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from gradprobe.devices import check_dtype
 from gradprobe.errors import UsageError, in_words
 from gradprobe.models.backbones import Backbone
 
@@ -49,6 +50,7 @@ def own_backbone(model: Any, *, layer: int = 0, device: str = "cpu", dtype: str 
     if dtype not in ("float32", own) or (dtype == "bfloat16" and parameter.dtype != torch.float32):
         remedy = "Backbone.of(model, autocast=True)" if dtype == "bfloat16" else f"model.to(torch.{dtype})"
         raise UsageError(f"the model runs in {own}, not {dtype}; give {remedy}, or leave dtype= out")
+    check_dtype(own, parameter.device, "dtype='float32' without autocast")
     return backbone
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.core import Noise
+from gradprobe.devices import cuda_available
 from gradprobe.testing.cases import DTYPES, TOKENS, Case, budgets, catalogue, normal_case
 from gradprobe.testing.findings import Broken, Skipped, Subject, all_in_order, first_row, same, tensors
 
@@ -26,7 +27,7 @@ KEYED = "draw all random numbers from `noise`, with noise.normal(shape, like=x),
 
 def call(subject: Subject) -> str:
     """Every budget and precision gives a Selection of the promised shapes, dtypes and device."""
-    devices = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
+    devices = ("cpu", "cuda") if cuda_available() else ("cpu",)
     for device, dtype in itertools.product(devices, DTYPES):
         for k in budgets(TOKENS):
             case = normal_case(k, dtype).to(device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.core import top_k
+from gradprobe.devices import cuda_available, device_named, supports_bfloat16
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.models.backbones import frozen
 from gradprobe.models.scorer_file import load_scorer, save_scorer, scorer_path
@@ -265,7 +266,10 @@ def _budget(metadata: Mapping[str, Any]) -> Budget:
 
 
 def _default_dtype(device: str) -> str:
-    return "float32" if device == "cpu" or not torch.cuda.is_available() else "bfloat16"
+    if device == "cpu" or not cuda_available():
+        return "float32"
+    place = device_named("cuda" if device == "auto" else device)
+    return "bfloat16" if supports_bfloat16(place) else "float16"
 
 
 def _described(metadata: Mapping[str, Any], model: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gradprobe.devices import check_dtype, cuda_available, device_named
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.models.backbones import frozen
 from gradprobe.models.wrappers import unwrapped
@@ -319,10 +320,9 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype} is not possible; {nearest(dtype, DTYPES)}")
     transformers = transformers_module()
-    kind = torch.device("cpu" if device == "auto" else device) if _is_device(device) else None
-    if kind is None or (kind.type == "cuda" and (kind.index or 0) >= torch.cuda.device_count()):
-        possible = "cpu, cuda, auto" if torch.cuda.is_available() else "cpu, auto"
-        raise UsageError(f"--device {device} is not possible here; possible: {possible}")
+    place = device_named("cpu" if device == "auto" else device, others=["auto"])
+    spread = device == "auto" and cuda_available()
+    check_dtype(dtype, torch.device("cuda", 0) if spread else place, "--dtype float16 or float32")
     embedded = name_or_folder == SCENES
     folder = FOLDER if embedded else Path(name_or_folder).expanduser()
     if embedded and not (folder / "model.safetensors").is_file():
@@ -351,12 +351,5 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
         raise GradprobeError(f"{name_or_folder} cannot be opened from {where}: {reason}") from None
     processor.tokenizer.padding_side = "left"
     if embedded:
-        model.to(device=kind, dtype=getattr(torch, dtype))
+        model.to(device=place, dtype=getattr(torch, dtype))
     return VLM.of(model.eval().requires_grad_(False), processor, name_or_folder)
-
-
-def _is_device(name: str) -> bool:
-    try:
-        return name == "auto" or torch.device(name).type in ("cpu", "cuda", "mps")
-    except RuntimeError:
-        return False

@@ -1,22 +1,22 @@
 """Cache of vision-tower features, so that repeated images skip the tower."""
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gradprobe.data.picture_cache import LIMIT, BoundedCache, onto, room_on
 from gradprobe.data.reader import PictureError
 from gradprobe.errors import GradprobeError
+from gradprobe.training.memory import halving
 from gradprobe.vlm.captions import Example, check_of
 from gradprobe.vlm.model import VLM
 
 BATCH = 32  # images in one pass of the tower
-LIMIT = 2 << 30  # bytes of the cache
 
 
 @dataclass(frozen=True)
@@ -34,32 +34,13 @@ class ImageFeatures:
     inputs: Mapping[str, Tensor]
 
 
-class FeatureCache:
-    """Features by key, at most so many bytes of them; the oldest are dropped first."""
+class FeatureCache(BoundedCache[ImageFeatures]):
+    """Features by key, on the model's device: within the limit and what that has room for."""
 
-    def __init__(self, limit: int):
-        self.limit, self.size = limit, 0
-        self._features: OrderedDict[tuple, ImageFeatures] = OrderedDict()
-        self._lock = Lock()
-
-    def __len__(self) -> int:
-        return len(self._features)
-
-    def get(self, keys: Sequence[tuple]) -> dict[tuple, ImageFeatures]:
-        """Return the features of those keys that are cached."""
-        with self._lock:
-            return {key: self._features[key] for key in keys if key in self._features}
-
-    def add(self, key: tuple, image: ImageFeatures) -> None:
+    def add(self, key: Hashable, image: ImageFeatures) -> None:
         """Cache a copy, which does not keep the whole batch in memory."""
         copy = ImageFeatures(image.tokens.clone(), image.slots, image.inputs)
-        with self._lock:
-            if key not in self._features:
-                self._features[key] = copy
-                self.size += copy.tokens.nbytes
-            while self.size > self.limit:
-                _, old = self._features.popitem(last=False)
-                self.size -= old.tokens.nbytes
+        self.put(key, copy, copy.tokens.nbytes, room_on(copy.tokens.device))
 
 
 CACHE = FeatureCache(LIMIT)
@@ -73,17 +54,22 @@ def cached_features(vlm: VLM, examples: Sequence[Example], names: Mapping[str, A
         examples: One image each.
         names: Names of model, data and precision in the task's question: the key beside an example's id and caption.
     """
-    device = str(next(vlm.model.parameters()).device)
-    same = (device, *(str(names.get(name)) for name in ("backbone", "weights", "data", "dtype")))
+    device = next(vlm.model.parameters()).device
+    same = (str(device), *(str(names.get(name)) for name in ("backbone", "weights", "data", "dtype")))
     keys = [(*same, e.id, e.caption) for e in examples]  # a training picture may have a probe's number
     features = CACHE.get(keys)
     missing = [i for i, key in enumerate(keys) if key not in features]
     for start in range(0, len(missing), BATCH):
         some = missing[start : start + BATCH]
-        for i, image in zip(some, _features(vlm, [examples[i] for i in some]), strict=True):
+        images = halving(partial(_in_passes, vlm, [examples[i] for i in some]), len(some), device)
+        for i, image in zip(some, images, strict=True):
             features[keys[i]] = image
             CACHE.add(keys[i], image)
     return [features[key] for key in keys]
+
+
+def _in_passes(vlm: VLM, examples: Sequence[Example], rows: int) -> list[ImageFeatures]:
+    return [image for i in range(0, len(examples), rows) for image in _features(vlm, examples[i : i + rows])]
 
 
 def _features(vlm: VLM, examples: Sequence[Example]) -> list[ImageFeatures]:
@@ -99,7 +85,7 @@ def _features(vlm: VLM, examples: Sequence[Example]) -> list[ImageFeatures]:
             raise
     weight = next(vlm.model.parameters())
     inputs = {
-        name: value.to(weight.device, weight.dtype if value.is_floating_point() else value.dtype)
+        name: onto(value, weight.device).to(weight.dtype if value.is_floating_point() else value.dtype)
         for name, value in inputs.items()
         if isinstance(value, Tensor)
     }

@@ -247,3 +247,14 @@ def test_changed_transformers_are_refused():
         Backbone.of(vit("deit"), 4)
     with pytest.raises(UsageError, match="--layer -1"):
         Backbone.of(vit("deit"), -1)
+
+
+def test_a_frozen_model_that_is_put_in_training_mode_is_frozen_again_by_the_next_call():
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 2))
+    with frozen(model), frozen(model):
+        model.train()
+        with frozen(model):
+            assert not any(module.training for module in model.modules())
+        assert all(module.training for module in model.modules())
+    assert all(module.training for module in model.modules())
+    assert all(parameter.requires_grad for parameter in model.parameters())

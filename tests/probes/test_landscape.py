@@ -1,20 +1,21 @@
 """The landscape probe against a brute-force twin, cell by cell; same bytes whatever the workers, nothing lost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
+from far_device import far, far_device, far_module
 from torch.func import functional_call
 from toy import Toy
 
 import gradprobe as gp
-from gradprobe.core import Noise
+from gradprobe.core import Noise, Tokens
 from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.landscapes.directions import along, filter_normalized
 from gradprobe.landscapes.planes import axis
 from gradprobe.models.scorers import MLP, Transformer
-from gradprobe.probes.landscape import plane_losses
+from gradprobe.probes.landscape import encoder_calls
 from gradprobe.probes.landscape.measure import landscape
 from gradprobe.store.results import Store
 from gradprobe.tasks import Classification
@@ -95,7 +96,7 @@ def test_an_unchanged_selection_is_not_evaluated_again_and_the_numbers_stay(monk
     fast = landscape(task, gp.build("gumbel"), 58, grid="81", images=8, reach=0.1)
     few = sum(calls)
     calls.clear()
-    monkeypatch.setattr(plane_losses, "_changed_images", lambda now, before: torch.arange(len(now.tokens)))
+    monkeypatch.setattr(encoder_calls, "_same_images", lambda now, before: torch.zeros(len(now.tokens)).bool())
     slow = landscape(task, gp.build("gumbel"), 58, grid="81", images=8, reach=0.1)
     assert fast.losses.tobytes() == slow.losses.tobytes()
     assert few < 0.8 * sum(calls)
@@ -321,10 +322,30 @@ def test_on_a_real_model_no_bit_depends_on_workers_neighbours_or_skipping(name, 
     )  # fmt: skip
     settings = {"grid": "5", "images": 8, "reach": 0.05}
     one, two = (landscape(task, gp.build(name), 58, **settings, workers=n) for n in (1, 2))
-    monkeypatch.setattr(plane_losses, "_changed_images", lambda now, before: torch.arange(len(now.tokens)))
+    monkeypatch.setattr(encoder_calls, "_same_images", lambda now, before: torch.zeros(len(now.tokens)).bool())
     whole = landscape(task, gp.build(name), 58, **settings)
     assert one.losses.tobytes() == two.losses.tobytes() == whole.losses.tobytes()
     (batch,) = task.batches(1, 8, 0)
     with torch.no_grad(), task.running():
         selection = gp.build(name)(batch.tokens.patches, task.scorer(batch.tokens.patches), 58, Noise(0, batch.ids))
         assert one.losses[0, 2].tobytes() == task.losses(selection, batch).numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", ["hard", "gumbel", "vpnoise", "softtopk"])
+@pytest.mark.parametrize("noise", ["common", "fresh"])
+def test_a_device_that_is_not_waited_for_gives_the_numbers_of_a_cpu(name, noise):
+    class Distant(Toy):
+        def _batch(self, ids):
+            batch = super()._batch(ids)
+            tokens = Tokens(far(batch.tokens.prefix), far(batch.tokens.patches))
+            return replace(batch, tokens=tokens, target=far(batch.target))
+
+    settings = {"grid": "4x9", "images": 12, "noise": noise, "workers": 1}
+    near = landscape(Toy(), gp.build(name), K, **settings)
+    with far_device():
+        task = Distant()
+        far_module(task.scorer)
+        distant = landscape(task, gp.build(name), K, **settings)
+    assert np.allclose(near.losses, distant.losses, rtol=1e-9, atol=0)
+    for way in (0, 1):  # cells with the same selections have the same losses, bit for bit
+        assert np.array_equal(np.diff(near.losses, axis=way) == 0, np.diff(distant.losses, axis=way) == 0)

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from gradprobe.core import AnyOperator, Batch, Noise, Stream, Task, apply
+from gradprobe.deferred import deferring
 from gradprobe.operators.temperature import temperature
 from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, Threads, question_of
 from gradprobe.probes.environment import environment
@@ -14,7 +15,8 @@ from gradprobe.probes.equivalence import PROBE, EquivalenceSettings
 from gradprobe.probes.equivalence.result import EquivalenceResult
 from gradprobe.probes.gradients import refuse_nonfinite
 from gradprobe.settings import takes
-from gradprobe.training.workers import ROWS, in_threads, workers_for
+from gradprobe.training.memory import rows_for
+from gradprobe.training.workers import over_groups, workers_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,28 +50,29 @@ def measure(subject: Subject, settings: EquivalenceSettings, resources: Resource
     images, seed = settings.images, settings.seed
     started = time.perf_counter()
 
-    def judge(batch: Batch) -> tuple[Batch, np.ndarray, np.ndarray]:
-        noise, patches = Noise(seed, batch.ids), batch.tokens.patches
+    def judge(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        noise, patches = Noise(seed, batch.ids, generator=task.generator), batch.tokens.patches
         with torch.no_grad():
             scores = random_scores(noise, patches)
             selection = apply(operator, patches, scores, k, noise, name)
             losses, ranks = task.judged(selection, batch)
         refuse_nonfinite(losses, "loss", name, batch)
-        return batch, ranks.cpu().numpy().astype(np.int32), losses.float().cpu().numpy()
+        return ranks, losses.float()
 
     size = _batch_size(task, images)
     batches = task.batches(images // size, size, seed)  # refuses at once if there are too few images
-    parts = []
-    with task.running():
-        for part in in_threads(judge, batches, workers_for(task, resources.workers)):
+    ids, parts = list[int](), []
+    with task.running(), deferring():
+        for batch, part in over_groups(judge, batches, workers_for(task, resources.workers)):
+            ids += batch.ids
             parts.append(part)
-            resources.report(f"{name}, K = {k}", size * len(parts), images)
-    judged, ranks, losses = zip(*parts, strict=True)
+            resources.report(f"{name}, K = {k}", len(ids), images)
+        ranks, losses = (torch.cat(each).cpu().numpy() for each in zip(*parts, strict=True))
     return EquivalenceResult(
         question=question,
-        ranks=np.concatenate(ranks),
-        losses=np.concatenate(losses),
-        ids=np.array([i for batch in judged for i in batch.ids], np.int64),
+        ranks=ranks.astype(np.int32),
+        losses=losses,
+        ids=np.array(ids, np.int64),
         tokens=task.n_tokens,
         tau=temperature(operator),
         environment=environment(time.perf_counter() - started, task.skipped),
@@ -93,5 +96,5 @@ def check(subject: Subject, settings: EquivalenceSettings) -> dict[str, None]:
 
 def _batch_size(task: Task, images: int) -> int:
     """Return the largest part of all images that an encoder call takes."""
-    device = next(task.scorer.parameters()).device.type
-    return max(size for size in range(1, ROWS.get(device, 64) + 1) if images % size == 0)
+    most = rows_for(next(task.scorer.parameters()).device, task.n_tokens)
+    return max(size for size in range(1, most + 1) if images % size == 0)

@@ -76,7 +76,7 @@ def pictures(
     Returns:
         For each image and K a label and pictures ``(H, W, 3)`` in [0, 1] with their titles, the unpruned one first.
     """
-    patches, noise = to_patches(images.images, size), Noise(seed, images.ids)
+    patches, noise = to_patches(images.images.cpu(), size), Noise(seed, images.ids)
     height, width = images.images.shape[-2:]
     scores = random_scores(noise, patches)
 

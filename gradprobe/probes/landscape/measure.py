@@ -20,7 +20,7 @@ from gradprobe.probes.landscape.plane_losses import Plane, evaluate, pieces_of, 
 from gradprobe.probes.landscape.result import LandscapeResult
 from gradprobe.settings import takes
 from gradprobe.store.chunk_log import ChunkLog, open_chunk_log
-from gradprobe.training.workers import groups_of, one_thread, workers_for
+from gradprobe.training.workers import numbered_groups, one_thread, workers_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ def measure(subject: Subject, settings: LandscapeSettings, resources: Resources)
     question = question_of(PROBE, subject, settings)
     started = time.perf_counter()
     (batch,) = subject.task.batches(1, settings.images, settings.seed)  # refuses at once if there are too few images
-    groups = groups_of(batch)
+    groups = numbered_groups(batch)
     run = {"question": question, "versions": versions()}
     with (
         tempfile.TemporaryDirectory() as aside,

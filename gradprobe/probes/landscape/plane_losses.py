@@ -1,13 +1,15 @@
 """Losses of every image at every cell of a grid, with as few encoder calls as give the same numbers.
 
 Three things make it fast. Cells share encoder calls; an image whose selection is the same as in the cell before is not
-evaluated again; an MLP scorer's hidden layer is affine in the cell. Every encoder call has the same number of images
-and runs on one thread, so a loss depends neither on its neighbours nor on the number of workers.
+evaluated again (see `encoder_calls`); an MLP scorer's hidden layer is affine in the cell. Every encoder call has the
+same number of images and runs on one thread, so a loss depends neither on its neighbours nor on the number of workers.
+Where memory runs out, that number is halved and the piece of work begins anew.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,15 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gradprobe.core import Batch, Noise, Selection, Task, apply
+from gradprobe.core import Batch, Noise, Selection, apply
+from gradprobe.deferred import deferring
 from gradprobe.landscapes.directions import Params
 from gradprobe.landscapes.functional import functional_call
 from gradprobe.probes.contract import Subject
 from gradprobe.probes.landscape.axes import Axes
+from gradprobe.probes.landscape.encoder_calls import EncoderCalls, with_changes
 from gradprobe.probes.landscape.plane_scores import ScoreField
-from gradprobe.training.workers import ROWS, one_thread
+from gradprobe.training.memory import Limit, halving, rows_for
+from gradprobe.training.workers import one_thread
 
-OPTIONAL = ("index", "key_bias", "self_bias")  # fields of a selection that the model may read beside the tokens
 STRETCH = 128  # cells of a row in one piece of work
 
 
@@ -37,12 +41,19 @@ class Plane:
         axes: Origin, directions and coordinates of the cells.
         seed: Seed of the noise.
         fresh: Noise of its own for each cell instead of the same for all.
+        limit: Images of an encoder call, where memory was full.
     """
 
     subject: Subject
     axes: Axes
     seed: int
     fresh: bool = False
+    limit: Limit = field(default_factory=Limit, compare=False)
+
+    def halving(self, work: Callable[[int], NDArray], batch: Batch) -> NDArray:
+        """Return ``work`` of the number of images of an encoder call; where memory is full, of fewer."""
+        patches = batch.tokens.patches
+        return halving(work, rows_for(patches.device, patches.shape[1]), patches.device, self.limit)
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,7 @@ def evaluate(
 
     Args:
         plane: Task, operator and grid.
-        groups: Images, grouped by `gradprobe.training.workers.groups_of`.
+        groups: Images, grouped by `gradprobe.training.workers.numbered_groups`.
         pieces: Work by number.
         workers: Number of threads, each with torch on one thread.
         tick: Called after each cell of a group, by one thread at a time.
@@ -95,11 +106,19 @@ def evaluate(
         if not hasattr(own, "field"):
             torch.set_num_threads(1)  # a new thread begins with torch's default
             own.field = ScoreField(task.scorer, axes.origin, axes.d1, axes.d2)
-        with torch.no_grad():
-            return piece_losses(plane, groups[piece.group], piece, own.field, checked_tick)
+        batch, done = groups[piece.group], 0
+
+        def tick_once(cell: int) -> None:
+            nonlocal done
+            if cell == done:  # a piece that begins anew counts its cells once
+                done += 1
+                checked_tick()
+
+        with deferring(), torch.no_grad():
+            return plane.halving(lambda rows: piece_losses(plane, batch, piece, own.field, rows, tick_once), batch)
 
     with one_thread(), task.running(), ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(work, piece): number for number, piece in pieces.items()}
+        futures = {pool.submit(copy_context().run, work, piece): number for number, piece in pieces.items()}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -108,90 +127,71 @@ def evaluate(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def piece_losses(plane: Plane, batch: Batch, piece: Piece, scores_at: ScoreField, tick: Callable[[], None]) -> NDArray:
-    """Return the losses of one group of images along a stretch of a row, ``(cells, images)``."""
+def piece_losses(
+    plane: Plane, batch: Batch, piece: Piece, scores_at: ScoreField, rows: int, tick: Callable[[int], None]
+) -> NDArray:
+    """Return the losses of one group of images along a stretch of a row, ``(cells, images)``.
+
+    Args:
+        plane: Task, operator and grid.
+        batch: The group.
+        piece: The stretch.
+        scores_at: Scores along rows of the plane.
+        rows: Images of an encoder call.
+        tick: Called with the number of each cell, in order.
+    """
     subject, b = plane.subject, plane.axes.b
     task, operator, k, name = subject.task, subject.operator, subject.k, subject.name
-    row = scores_at.at(batch.tokens.patches).row(float(plane.axes.a[piece.row]))
-    common = _CachedNoise(plane.seed, batch.ids)
-    calls = _EncoderCalls(task, batch)
+    line = scores_at.at(batch.tokens.patches).row(float(plane.axes.a[piece.row]))
+    common = _CachedNoise(plane.seed, batch.ids, generator=task.generator)
+
+    def cells() -> Iterator[tuple[Selection, Tensor]]:
+        """Yield the selection of each cell, and the images whose loss is NaN whatever it is."""
+        for j in columns:
+            noise = Noise(plane.seed, batch.ids, generator=task.generator)
+            noise = noise.draw(1 + piece.row * len(b) + j) if plane.fresh else common
+            scores, without = _without_nan(line(float(b[j])))
+            yield apply(operator, batch.tokens.patches, scores, k, noise, name), without
+
+    calls = EncoderCalls(task, batch, rows)
     columns = range(piece.columns.start, piece.columns.stop)
     evaluations = np.empty((len(columns), len(batch.ids)), dtype=np.int64)  # the evaluation that gives each loss
-    undefined = np.zeros(evaluations.shape, dtype=bool)
-    before: Selection | None = None
-    for cell, j in enumerate(columns):
-        noise = Noise(plane.seed, batch.ids).draw(1 + piece.row * len(b) + j) if plane.fresh else common
-        scores, undefined[cell] = _without_nan(row(float(b[j])))
-        now = apply(operator, batch.tokens.patches, scores, k, noise, name)
-        changed = torch.arange(len(batch.ids)) if before is None else _changed_images(now, before)
+    undefined: list[Tensor] = []
+    for cell, (now, without, changed) in enumerate(with_changes(cells, len(batch.ids), batch.tokens.patches.device)):
+        undefined.append(without)
         evaluations[cell] = evaluations[cell - 1]
         evaluations[cell, changed.numpy()] = calls.add(now, changed)
-        before = now
-        tick()
-    return np.where(undefined, np.nan, calls.losses()[evaluations])
+        tick(cell)
+    return np.where(torch.stack(undefined).cpu().numpy(), np.nan, calls.losses().cpu().numpy()[evaluations])
 
 
 def plain_losses(plane: Plane, groups: list[Batch], params: Params) -> NDArray:
     """Return the losses of all images at one point, ``(I,)``, evaluated on its own."""
+    return plane.halving(lambda rows: _plain_losses(plane, groups, params, rows), groups[0])
+
+
+def _plain_losses(plane: Plane, groups: list[Batch], params: Params, rows: int) -> NDArray:
     subject, parts = plane.subject, []
     task, operator, k, name = subject.task, subject.operator, subject.k, subject.name
-    with one_thread(), task.running(), torch.no_grad():
+    with one_thread(), task.running(), deferring(), torch.no_grad():
         for batch in groups:
             scores, undefined = _without_nan(functional_call(task.scorer, params, (batch.tokens.patches,)))
-            now = apply(operator, batch.tokens.patches, scores, k, Noise(plane.seed, batch.ids), name)
-            calls = _EncoderCalls(task, batch)
-            evaluations = calls.add(now, torch.arange(len(batch.ids)))
-            parts.append(np.where(undefined, np.nan, calls.losses()[evaluations]))
-    return np.concatenate(parts)
+            noise = Noise(plane.seed, batch.ids, generator=task.generator)
+            now = apply(operator, batch.tokens.patches, scores, k, noise, name)
+            calls = EncoderCalls(task, batch, rows)
+            calls.add(now, torch.arange(len(batch.ids)))
+            parts.append(calls.losses().masked_fill(undefined, torch.nan))
+        return torch.cat(parts).cpu().numpy()
 
 
-def _without_nan(scores: Tensor) -> tuple[Tensor, NDArray[np.bool_]]:
+def _without_nan(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores that an operator can rank, and the mask ``(B,)`` of images with a NaN score, whose loss is NaN."""
     undefined = scores.isnan().any(-1)
-    return scores.masked_fill(undefined[:, None], 0), undefined.cpu().numpy()
+    return scores.masked_fill(undefined[:, None], 0), undefined
 
 
 class _Stopped(Exception):
     """The end of a piece whose caller no longer waits."""
-
-
-class _EncoderCalls:
-    """Encoder calls with a fixed number of images each; the last call is filled up with copies."""
-
-    def __init__(self, task: Task, batch: Batch):
-        self._task, self._batch = task, batch
-        self._size = ROWS.get(batch.tokens.patches.device.type, 64)
-        self._waiting: list[tuple[Selection, Tensor]] = []
-        self._count = self._added = 0
-        self._losses: list[Tensor] = []
-
-    def add(self, selection: Selection, images: Tensor) -> NDArray[np.int64]:
-        """Evaluate a selection for some images of the batch, now or later; return the numbers of these evaluations."""
-        if self._waiting and not _compatible(self._waiting[0][0], selection):
-            self._call(self._count)
-        if len(images):
-            self._waiting.append((_subset(selection, images), images))
-            self._count += len(images)
-        while self._count >= self._size:
-            self._call(self._size)
-        numbers = np.arange(self._added, self._added + len(images))
-        self._added += len(images)
-        return numbers
-
-    def losses(self) -> NDArray:
-        """Return the losses of all evaluations, by number."""
-        if self._count:
-            self._call(self._count)
-        return torch.cat(self._losses).cpu().numpy()
-
-    def _call(self, wanted: int) -> None:
-        selection, images = self._waiting[0] if len(self._waiting) == 1 else _joined(self._waiting)
-        filled = torch.arange(max(wanted, self._size)).clamp(max=wanted - 1)
-        losses = self._task.losses(_subset(selection, filled), self._batch.subset(images[filled]))
-        self._losses.append(losses[:wanted])
-        rest = torch.arange(wanted, self._count)
-        self._waiting = [(_subset(selection, rest), images[rest])] if len(rest) else []
-        self._count = len(rest)
 
 
 @dataclass(frozen=True)
@@ -218,49 +218,3 @@ class _CachedNoise(Noise):
         if key not in self.cache:
             self.cache[key] = make(shape, like)
         return self.cache[key].clone()  # its receiver may write into it
-
-
-def _changed_images(now: Selection, before: Selection) -> Tensor:
-    """Return the images for which the model reads other bits than before; all of them if shapes differ."""
-    everyone = torch.arange(len(now.tokens))
-    if not _compatible(now, before):
-        return everyone
-    pairs = [(getattr(now, name), getattr(before, name)) for name in (*OPTIONAL, "tokens")]
-    same = torch.ones(len(now.tokens), dtype=torch.bool, device=now.tokens.device)
-    for ours, theirs in pairs:
-        if ours is not None and theirs is not None:
-            same &= (ours[:, ::16] == theirs[:, ::16]).flatten(1).all(1)  # a look at a few tokens spares the rest
-            if not same.any():
-                return everyone
-            same &= (ours == theirs).flatten(1).all(1)
-    return everyone[~same.cpu()]
-
-
-def _compatible(one: Selection, other: Selection) -> bool:
-    """Tell whether the model can read two selections in one call."""
-    same = all((getattr(one, name) is None) == (getattr(other, name) is None) for name in OPTIONAL)
-    return same and one.tokens.shape[1:] == other.tokens.shape[1:]
-
-
-def _joined(waiting: list[tuple[Selection, Tensor]]) -> tuple[Selection, Tensor]:
-    selections = [selection for selection, _ in waiting]
-
-    def cat(name: str) -> Tensor | None:
-        values = [getattr(selection, name) for selection in selections]
-        return None if values[0] is None else torch.cat(values)
-
-    tokens, weights = (torch.cat([getattr(s, name) for s in selections]) for name in ("tokens", "weights"))
-    joined = Selection(tokens, weights, **{name: cat(name) for name in OPTIONAL})
-    return joined, torch.cat([images for _, images in waiting])
-
-
-def _subset(selection: Selection, images: Tensor) -> Selection:
-    if len(images) == len(selection.tokens) and torch.equal(images, torch.arange(len(images))):
-        return selection
-    images = images.to(selection.tokens.device)
-
-    def take(name: str) -> Tensor | None:
-        value = getattr(selection, name)
-        return None if value is None else value[images]
-
-    return Selection(selection.tokens[images], selection.weights[images], **{name: take(name) for name in OPTIONAL})
