@@ -4,11 +4,12 @@ import torch
 from torch import Tensor
 from torch._C import _functorch as functorch  # there is no public way to unwrap
 
+from gradprobe.deferred import refuse
 from gradprobe.errors import GradprobeError
 
 
 def refuse_nan(values: Tensor) -> Tensor:
-    """Return the values unchanged, or raise if some are NaN (one wait for a GPU).
+    """Return the values unchanged, or raise if some are NaN; on a GPU later inside `gradprobe.deferred.deferring`.
 
     Tensors of ``torch.func`` are unwrapped first, and compiled code sees one opaque operation, so that the branch on
     data breaks neither.
@@ -30,20 +31,17 @@ def refuse_nan(values: Tensor) -> Tensor:
     while functorch.is_functorch_wrapped_tensor(raw):
         raw = functorch.get_unwrapped(raw)
     with torch._C._DisableFuncTorch():  # else torch 2.6 wraps the results again
-        _check(raw)
+        refuse(raw.isnan(), _error)
     return values
 
 
-def _check(values: Tensor) -> None:
-    bad = values.isnan()
-    if not bool(bad.any()):
-        return
+def _error(bad: Tensor) -> GradprobeError:
     count, where = int(bad.sum()), ""
     if bad.ndim == 2:
         images = [str(i + 1) for i, row in enumerate(bad.any(1).tolist()) if row]
         shown = ", ".join(images[:8]) + (f" and {len(images) - 8} more" if len(images) > 8 else "")
         where = f" (image{'s' * (len(images) > 1)} {shown} of {len(bad)} of the batch)"
-    raise GradprobeError(
+    return GradprobeError(
         f"{count} of {bad.numel()} scores {'is' if count == 1 else 'are'} NaN{where}, and NaN has no rank; look at the "
         "scorer's weights and inputs, train it at a lower learning rate, or run in float32 or float64"
     )
@@ -51,7 +49,7 @@ def _check(values: Tensor) -> None:
 
 @torch.library.custom_op("gradprobe::refuse_nan", mutates_args=())
 def _checked(values: Tensor) -> Tensor:
-    _check(values)
+    refuse(values.isnan(), _error)
     return values.clone()
 
 

@@ -43,11 +43,7 @@ def marginals(scores: Tensor, k: int) -> Tensor:
     p = _coins(scores, k)
     n = p.shape[-1]
     points = n + 1 + n % 2  # odd: no root of unity is -1, where a fair coin's factor would vanish
-    with torch.no_grad():
-        spread = float((p * (1 - p)).sum(-1).amin())
-    half = (points - 1) // 2
-    far = 1 - NEGLIGIBLE / spread if spread > 0 else -1.0  # |phi_l| <= exp(-spread (1 - cos angle))
-    last = half if far <= -1 else min(half, math.ceil(math.acos(far) * points / (2 * math.pi)))
+    last = _last_term(p, points)
     angle = 2 * math.pi / points * torch.arange(last + 1, dtype=torch.float64, device=p.device)
     turn = torch.polar(torch.ones_like(angle), angle)
     twice = torch.full_like(angle, 2.0)  # conjugate pairs
@@ -96,6 +92,20 @@ def sample(scores: Tensor, k: int, uniforms: Tensor) -> Tensor:
             used += counts.shape[1]
             counts = torch.stack([first, counts - first], -1).flatten(1)
         return counts[:, :n].to(scores.dtype)
+
+
+def _last_term(p: Tensor, points: int) -> int:
+    """Return the number of the last term above rounding, ``|phi_l| <= exp(-sum p (1 - p) (1 - cos angle))``.
+
+    A GPU computes all terms of an image that fit in `AT_ONCE`, since to look at p the host would wait for it.
+    """
+    half = (points - 1) // 2
+    if p.device.type != "cpu" and p.shape[-1] * (half + 1) <= AT_ONCE:
+        return half
+    with torch.no_grad():
+        spread = float((p * (1 - p)).sum(-1).amin())
+    far = 1 - NEGLIGIBLE / spread if spread > 0 else -1.0
+    return half if far <= -1 else min(half, math.ceil(math.acos(far) * points / (2 * math.pi)))
 
 
 def _coins(scores: Tensor, k: int) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.core import Batch, Noise, SelectionOperator, Task
+from gradprobe.deferred import refuse
+from gradprobe.devices import free_memory
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.training.surrogate_loss import surrogate_loss
 
@@ -68,7 +70,15 @@ def centred(u: Tensor) -> Tensor:
     return u - u.mean(-1, keepdim=True)
 
 
-def write_scorer_gradient(out: Tensor, scores: Tensor, parameters: list[nn.Parameter], u: Tensor) -> None:
+def write_scorer_gradient(
+    out: Tensor,
+    scores: Tensor,
+    parameters: list[nn.Parameter],
+    u: Tensor,
+    *,
+    images: int | None = None,
+    add: bool = False,
+) -> None:
     """Second stage: the gradient of the batch's mean loss in the scorer's parameters, ``J^T u / B``, into ``out (P,)``.
 
     Args:
@@ -76,12 +86,17 @@ def write_scorer_gradient(out: Tensor, scores: Tensor, parameters: list[nn.Param
         scores: the scorer's output with its graph, ``(B, N)``; the graph is kept.
         parameters: the scorer's parameters, in the order of ``out``.
         u: gradient in the scores of each image's own loss, ``(B, N)``.
+        images: B of a batch of which this is a part; None: it is the whole batch.
+        add: whether to add to what the parts before have written.
     """
-    grads = torch.autograd.grad(scores, parameters, u / len(u), retain_graph=True, allow_unused=True)
+    grads = torch.autograd.grad(scores, parameters, u / (images or len(u)), retain_graph=True, allow_unused=True)
     start = 0
     for parameter, grad in zip(parameters, grads, strict=True):
         piece = out[start : start + parameter.numel()]
-        piece.zero_() if grad is None else piece.copy_(grad.reshape(-1))
+        if not add:
+            piece.zero_() if grad is None else piece.copy_(grad.reshape(-1))
+        elif grad is not None:
+            piece.add_(grad.reshape(-1).to(piece.device))
         start += parameter.numel()
 
 
@@ -93,26 +108,42 @@ def gram_by_group(rows: Tensor, sizes: list[int], chunk: int = 1 << 16) -> Tenso
         sizes: how many columns each group has; they add up to P.
         chunk: columns turned to float64 at a time, so that memory does not double.
     """
-    grams = torch.zeros(len(sizes), len(rows), len(rows), dtype=torch.float64)
+    grams = torch.zeros(len(sizes), len(rows), len(rows), dtype=torch.float64, device=rows.device)
+    width = max((min(size, chunk) for size in sizes), default=0)
+    wide = torch.empty(len(rows) * width, dtype=torch.float64, device=rows.device)  # once: fresh memory is slow
     start = 0
     for gram, size in zip(grams, sizes, strict=True):
         for piece in rows[:, start : start + size].split(chunk, dim=1):
-            wide = piece.double()
-            gram += (wide @ wide.T).cpu()
+            copy = wide[: piece.numel()].view(piece.shape).copy_(piece)
+            gram += copy @ copy.T
         start += size
-    return grams
+    return grams.cpu()
+
+
+def home_of_rows(count: int, like: Tensor) -> torch.device:
+    """Return the device for ``count`` numbers: where ``like`` is if they fit in half of its free memory, else the CPU.
+
+    Args:
+        count: numbers in all rows, of the dtype of ``like``.
+        like: a parameter of the scorer.
+    """
+    roomy = like.device.type != "cuda" or 2 * count * like.element_size() <= free_memory(like.device)
+    return like.device if roomy else torch.device("cpu")
 
 
 def refuse_nonfinite(values: Tensor, what: str, name: str, batch: Batch) -> None:
-    """Refuse values ``(B, ...)`` that are not finite, naming the images.
+    """Refuse values ``(B, ...)`` that are not finite, naming the images; on a GPU see `gradprobe.deferred.refuse`.
 
     Raises:
         GradprobeError: there are some.
     """
-    bad = ~torch.isfinite(values.reshape(len(values), -1)).all(1)
-    if bad.any():
-        ids = ", ".join(str(i) for i, b in zip(batch.ids, bad.tolist(), strict=True) if b)
-        raise GradprobeError(
+    ids = batch.ids  # the error may be made later, and should not keep the batch till then
+
+    def error(bad: Tensor) -> GradprobeError:
+        wrong = ", ".join(str(i) for i, b in zip(ids, bad.tolist(), strict=True) if b)
+        return GradprobeError(
             f"operator {name} gave a {what} that is not finite for {int(bad.sum())} of {len(bad)} images of a batch "
-            f"(image ids {ids[:120]}); nothing was stored. Try --dtype float64 or a larger tau"
+            f"(image ids {wrong[:120]}); nothing was stored. Try --dtype float64 or a larger tau"
         )
+
+    refuse(~torch.isfinite(values.reshape(len(values), -1)).all(1), error)

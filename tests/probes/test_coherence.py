@@ -7,7 +7,7 @@ from stored import array_bytes
 from toy import Toy
 
 from gradprobe.core import Noise, Selection, apply
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.operators import registry
 from gradprobe.probes.coherence.measure import coherence
 from gradprobe.probes.gradients import centred, gram_by_group, score_gradient, write_scorer_gradient
@@ -182,3 +182,25 @@ def test_gram_by_group_adds_up_whatever_the_chunk():
         grams = gram_by_group(rows, [100, 50, 150], chunk)
         assert torch.allclose(grams.sum(0), whole, rtol=1e-12)
     assert torch.allclose(grams[1], rows[:, 100:150].double() @ rows[:, 100:150].double().T, rtol=1e-12)
+
+
+class Full(Toy):
+    """A model whose memory holds two images."""
+
+    def losses(self, selection, batch):
+        if len(batch.ids) > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().losses(selection, batch)
+
+
+@pytest.mark.parametrize("spec", ["vpnoise", "scale", "hard"])
+def test_where_memory_is_full_a_batch_is_measured_in_parts(spec):
+    sizes = {"batches": 4, "batch_size": 5, "draws": 3}
+    with pytest.warns(Notice, match="goes on with 2 images at a time") as notices:
+        parts = coherence(Full(), registry.build(spec), 4, **sizes)
+    whole = coherence(Toy(), registry.build(spec), 4, **sizes)
+    assert len(notices) == 1
+    for name in ("gram", "energy", "losses", "spread"):
+        values = getattr(whole, name)
+        assert np.allclose(getattr(parts, name), values, rtol=1e-5, atol=1e-9 * np.abs(values).max())
+    assert (parts.losses[:, 0] == parts.losses[:, 1]).all() == (spec != "vpnoise")

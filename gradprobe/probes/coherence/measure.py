@@ -1,20 +1,32 @@
 """Measurement of coherence: gradients of batches and noise draws, and their inner products."""
 
+import math
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gradprobe.core import AnyOperator, Batch, Noise, Task
+from gradprobe.deferred import deferring
 from gradprobe.probes.coherence import PROBE, CoherenceSettings
 from gradprobe.probes.coherence.result import CoherenceResult
 from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, question_of
+from gradprobe.probes.determinism import Recorder, declared_stochastic, repeats
 from gradprobe.probes.environment import environment
-from gradprobe.probes.gradients import centred, gram_by_group, real_parameters, score_gradient, write_scorer_gradient
+from gradprobe.probes.gradients import (
+    centred,
+    gram_by_group,
+    home_of_rows,
+    real_parameters,
+    score_gradient,
+    write_scorer_gradient,
+)
 from gradprobe.settings import takes
+from gradprobe.training.memory import Limit, halving
 from gradprobe.training.train import train
+from gradprobe.training.workers import groups_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +61,7 @@ def measure(subject: Subject, settings: CoherenceSettings, resources: Resources)
     task, name, batches, draws = subject.task, subject.name, settings.batches, settings.draws
     started = time.perf_counter()
     probed = task.batches(batches, settings.batch_size, settings.seed)  # refuses at once if there are too few images
-    with task.running():
+    with task.running(), deferring():
         train(
             task,
             subject.operator,
@@ -68,15 +80,16 @@ def measure(subject: Subject, settings: CoherenceSettings, resources: Resources)
     groups, sizes = _groups(task.scorer)
     shape = (len(groups), batches, draws, batches, draws)
     grams = [gram_by_group(part.flatten(0, 1), sizes).reshape(shape).numpy() for part in (rows.raw, rows.centred)]
+    energy, common, losses = rows.numbers.cpu().numpy()
     return CoherenceResult(
         question=question,
         groups=groups,
-        gradient="yes" if rows.energy.any() else "none",
+        gradient="yes" if energy.any() else "none",
         gram=np.stack(grams).astype(np.float32),  # a cosine needs no more, and the store is half as large
-        energy=rows.energy,
-        common=rows.common,
-        losses=rows.losses,
-        spread=rows.spread,
+        energy=energy,
+        common=common,
+        losses=losses,
+        spread=rows.spread.cpu().numpy(),
         environment=environment(time.perf_counter() - started, task.skipped),
     )
 
@@ -92,15 +105,21 @@ def check(subject: Subject, settings: CoherenceSettings) -> dict[str, str]:
 
 
 class _Rows:
-    """Gradient rows of all batches and draws, and the per-batch numbers beside them."""
+    """Gradient rows of all batches and draws, and the per-batch numbers beside them, which wait for no device."""
 
     def __init__(self, batches: int, draws: int, parameters: list[nn.Parameter]):
-        shape = (batches, draws, sum(p.numel() for p in parameters))
-        self.raw = torch.zeros(shape, dtype=parameters[0].dtype)
-        self.centred = torch.zeros(shape, dtype=parameters[0].dtype)
-        self.energy, self.common, self.losses = (np.zeros((batches, draws)) for _ in range(3))
-        self.spread = np.zeros(batches)
-        self.deterministic = False
+        shape, like = (batches, draws, sum(p.numel() for p in parameters)), parameters[0]
+        home = home_of_rows(2 * math.prod(shape), like)
+        self.raw, self.centred = (torch.zeros(shape, dtype=like.dtype, device=home) for _ in range(2))
+        self.numbers = torch.zeros(3, batches, draws, dtype=torch.float64, device=like.device)
+        self.energy, self.common, self.losses = self.numbers
+        self.spread = torch.zeros(batches, dtype=torch.float64, device=like.device)
+        self.deterministic, self.limit = False, Limit()
+
+    def begin(self, b: int) -> None:
+        """Forget the numbers of a batch, to which its parts are added."""
+        self.numbers[:, b] = 0
+        self.spread[b] = 0
 
     def repeat(self, b: int, r: int) -> None:
         """Copy draw 0 of a batch to draw r, for an operator without noise."""
@@ -109,29 +128,58 @@ class _Rows:
 
 
 def _measure(subject: Subject, batch: Batch, b: int, seed: int, parameters: list[nn.Parameter], rows: _Rows) -> None:
-    """Write the gradients of one batch under all noise draws."""
-    task, operator, k, name = subject.task, subject.operator, subject.k, subject.name
-    scores = task.scorer(batch.tokens.patches)
-    noise = Noise(seed, range(len(batch.ids)))
-    rows.spread[b] = float(scores.detach().std(-1).mean())
-    first: Tensor | None = None
+    """Write the gradients of one batch under all noise draws; where memory is full, from parts of it."""
+    size, draws = len(batch.ids), rows.raw.shape[1]
+
+    def measure_parts(images: int) -> None:
+        rows.begin(b)
+        for start, part in zip(range(0, size, images), groups_of(batch, images), strict=True):
+            _add_part(subject, part, (b, start, size), seed, parameters, rows)
+
+    halving(measure_parts, size, batch.tokens.patches.device, rows.limit)
+    for r in range(1, draws) if rows.deterministic else ():
+        rows.repeat(b, r)
+
+
+def _add_part(
+    subject: Subject,
+    part: Batch,
+    place: tuple[int, int, int],
+    seed: int,
+    parameters: list[nn.Parameter],
+    rows: _Rows,
+) -> None:
+    """Add the gradients of some images of a batch.
+
+    Args:
+        subject: whose operator is measured.
+        part: the images.
+        place: number of the batch, the first image's place in it, and its size.
+        seed: of the noise.
+        parameters: the scorer's.
+        rows: what is added to.
+    """
+    (b, start, size), task, k, name = place, subject.task, subject.k, subject.name
+    scores, share = task.scorer(part.tokens.patches), len(part.ids) / size
+    noise = Noise(seed, range(start, start + len(part.ids)), generator=task.generator)
+    rows.spread[b] += scores.detach().std(-1).mean() * share
     for r in range(rows.raw.shape[1]):
         if r and rows.deterministic:
-            rows.repeat(b, r)
-            continue
+            return
         words = f"{name} (batch {b + 1}, draw {r + 1})"
-        gradient = score_gradient(task, operator, k, batch, scores, noise.draw(r), words)
-        rows.losses[b, r] = float(gradient.losses.double().mean())
+        tested = b == r == start == 0 and not declared_stochastic(subject.operator)
+        operator = Recorder(subject.operator) if tested else subject.operator
+        gradient = score_gradient(task, operator, k, part, scores, noise.draw(r), words)
+        rows.losses[b, r] += gradient.losses.double().mean() * share
         u = gradient.u
         if u is None:
             continue
-        if b == 0 and r == 1:  # the self-test: two draws of the first batch give the very same gradient
-            rows.deterministic = first is not None and torch.equal(u, first)
-        first = u if first is None else first
-        write_scorer_gradient(rows.raw[b, r], scores, parameters, u)
-        write_scorer_gradient(rows.centred[b, r], scores, parameters, centred(u))
-        rows.energy[b, r] = float(u.double().square().sum())
-        rows.common[b, r] = float(u.double().mean(-1).square().sum() * u.shape[-1])
+        if isinstance(operator, Recorder):
+            rows.deterministic = repeats(operator, words)
+        for out, each in ((rows.raw, u), (rows.centred, centred(u))):
+            write_scorer_gradient(out[b, r], scores, parameters, each, images=size, add=start > 0)
+        rows.energy[b, r] += u.double().square().sum()
+        rows.common[b, r] += u.double().mean(-1).square().sum() * u.shape[-1]
 
 
 def _groups(scorer: nn.Module) -> tuple[tuple[str, ...], list[int]]:

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from gradprobe.core import Batch, Noise, SelectionOperator, Task, Tokens
+from gradprobe.deferred import deferring
 from gradprobe.errors import GradprobeError
 from gradprobe.landscapes.functional import functional_call
 from gradprobe.probes.gradients import real_parameters, refuse_nonfinite
+from gradprobe.probes.rounding import in_float32, relative_error
 from gradprobe.tasks import Classification
 from gradprobe.training.surrogate_loss import surrogate_loss
 
@@ -44,14 +46,14 @@ class Surface:
 
     def loss(self, theta: Tensor, check: bool = False) -> float:
         """Return the mean loss; with ``check`` refuse one that is not finite."""
-        total = 0.0
-        with torch.no_grad():
+        total = torch.zeros((), dtype=torch.float64, device=theta.device)
+        with deferring(), torch.no_grad():
             for batch in self.batches:
                 terms = self._terms(theta, batch)
                 if check:
                     refuse_nonfinite(terms, "loss", self.name, batch)
-                total += float(terms.double().sum())
-        return total / self.images
+                total += terms.double().sum()
+        return float(total) / self.images
 
     def gradient(self, theta: Tensor) -> Tensor:
         """Return the gradient of the operator's backward, float64 ``(P,)``; zero where none arrives."""
@@ -90,10 +92,11 @@ class Surface:
 
     def _summed(self, of_batch: Callable[[Batch], Tensor | None]) -> Tensor:
         total = torch.zeros_like(self.theta, dtype=torch.float64)
-        for batch in self.batches:
-            part = of_batch(batch)
-            if part is not None:
-                total += part
+        with deferring():
+            for batch in self.batches:
+                part = of_batch(batch)
+                if part is not None:
+                    total += part
         return total / self.images
 
 
@@ -157,6 +160,24 @@ def examine(surface: Surface) -> tuple[str, dict[str, float | None]]:
         said = f"it and the difference quotient disagree by {_share(off)}"
         return f"its second derivative is not that of its gradient: {said}", checks
     return "", checks
+
+
+def examine_rounding(surface: Surface) -> tuple[str, float | None]:
+    """Return the reason why products with the Hessian are too coarse under autocast (empty if not), and their error.
+
+    The error is that of `H d` against float32, d along the gradient of the first batch.
+    """
+    exact = in_float32(surface.task)
+    assert exact is not None
+    rough = replace(surface, batches=surface.batches[:1])
+    fine = replace(rough, task=exact)
+    g = fine.gradient(fine.theta)
+    d = (g / g.norm()).to(fine.theta)
+    error, agree = relative_error(rough.product(d), fine.product(d)), AGREE[torch.float32]
+    if error is not None and error <= agree:
+        return "", error
+    off = "no numbers" if error is None else f"off by {_share(error)}"
+    return f"bfloat16 is too coarse for it: products with it are {off}, above {_share(agree)}; give float32", error
 
 
 def _first_agreement(error: Callable[[float], float], agree: float) -> float:

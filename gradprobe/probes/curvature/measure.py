@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from gradprobe.core import AnyOperator, Task
+from gradprobe.core import AnyOperator, Noise, Task
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, question_of
 from gradprobe.probes.curvature import PROBE, CurvatureSettings
-from gradprobe.probes.curvature.hessian import Surface, examine, in_float64
+from gradprobe.probes.curvature.hessian import Surface, examine, examine_rounding, in_float64
 from gradprobe.probes.curvature.result import CurvatureResult
 from gradprobe.probes.environment import environment
 from gradprobe.probes.gradients import real_parameters
+from gradprobe.probes.rounding import in_float32, rounding_of
 from gradprobe.settings import takes
 from gradprobe.training.train import train
 
@@ -41,7 +42,8 @@ def curvature(task: Task, operator: AnyOperator, given: Arguments) -> CurvatureR
     ``eigsh``) on Hessian-vector products, the trace as the mean of ``v^T H v`` over random signs v (Hutchinson).
     Whether there is a Hessian is measured, not taken from a list: along ``d = g/|g|`` the gradient must be what
     differences of the loss say, ``|g| = (L(theta + e d) - L(theta - e d)) / 2e``, and ``H d`` what those of g say,
-    for the first batch and in float64, so that rounding does not decide.
+    for the first batch and in float64, so that rounding does not decide. Under autocast to bfloat16 the products must
+    also be those of float32, to the same tolerance.
 
     Returns:
         A result whose ``row()`` gives the table's numbers; without a Hessian its ``reason`` says why.
@@ -74,12 +76,17 @@ def measure(subject: Subject, settings: CurvatureSettings, resources: Resources)
         )
         surface = Surface(task, operator, k, name, tuple(batches), seed)
         loss = surface.loss(surface.theta, check=True)
+        first = surface.batches[0]
+        noise = Noise(seed, first.ids, generator=task.generator)
+        rounding = rounding_of(subject, first, task.scorer(first.tokens.patches), noise)
         reason, checks = examine(in_float64(surface))
+        if rounding and not reason:
+            reason, rounding["hessian"] = examine_rounding(surface)
         eigenvalues, samples = settings.eigenvalues, settings.samples
         counter, expected = itertools.count(1), samples + max(20, 2 * eigenvalues + 1) + 2 + eigenvalues
 
         def product(v: Array) -> Array:
-            hv = surface.product(torch.from_numpy(v).to(surface.theta))
+            hv = surface.product(torch.from_numpy(v).to(surface.theta, non_blocking=True))
             done = next(counter)
             resources.report(f"{name}: products", done, max(done, expected))
             return hv.cpu().numpy()
@@ -103,6 +110,7 @@ def measure(subject: Subject, settings: CurvatureSettings, resources: Resources)
         checks=checks,
         loss=loss,
         environment=environment(time.perf_counter() - started, task.skipped) | products,
+        rounding=rounding,
     )
 
 
@@ -110,7 +118,7 @@ def check(subject: Subject, settings: CurvatureSettings) -> dict[str, str]:
     """Refuse what the Hessian of this scorer on these images cannot be asked; no key is added to the question.
 
     Raises:
-        UsageError: numbers that do not go together, or bfloat16.
+        UsageError: numbers that do not go together, or weights in bfloat16.
     """
     images, size = settings.images, settings.batch_size
     if images > size and images % size:
@@ -126,7 +134,7 @@ def check(subject: Subject, settings: CurvatureSettings) -> dict[str, str]:
         )
     if settings.tolerance == 1:
         raise UsageError("--tolerance 1 is not possible; give a number between 0 and 1, such as 1e-3")
-    if subject.task.question.get("dtype") == "bfloat16":
+    if subject.task.question.get("dtype") == "bfloat16" and in_float32(subject.task) is None:
         raise UsageError("--dtype bfloat16 is too coarse for second derivatives; give float32 or float64")
     return {}
 

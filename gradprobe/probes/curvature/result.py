@@ -1,11 +1,12 @@
 """Result of the curvature probe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
+from gradprobe.probes.rounding_view import columns_of
 from gradprobe.store.results import check_shapes
 
 
@@ -23,6 +24,8 @@ class CurvatureResult:
             where it did not come to that.
         loss: mean loss at theta.
         environment: versions, machine, seconds and date; not part of the key.
+        rounding: relative errors of bfloat16 against float32: ``loss``, ``gradient`` in the scores, ``hessian`` times a
+            vector, for the first ``images``; empty in other precisions.
 
     Raises:
         GradprobeError: the arrays do not have these shapes.
@@ -36,6 +39,7 @@ class CurvatureResult:
     checks: dict[str, Any]
     loss: float
     environment: dict[str, Any]
+    rounding: dict[str, Any] = field(default_factory=dict)
     probe: ClassVar[str] = "curvature"
 
     def __post_init__(self) -> None:
@@ -66,5 +70,6 @@ class CurvatureResult:
             "images": asked["images"],
             "steps": asked["steps"],
             **self.checks,
+            **columns_of(self.rounding),
             "path": None if path is None else str(path),
         }

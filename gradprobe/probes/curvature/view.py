@@ -7,6 +7,7 @@ from rich.console import Group
 from rich.table import Table
 
 from gradprobe.plotting.columns import Row, short
+from gradprobe.probes import rounding_view
 
 MEANING = (
     "λ1, λ2, ...: eigenvalues of largest magnitude of the Hessian of the scorer's mean loss, with the noise fixed; "
@@ -34,8 +35,11 @@ def table(rows: Sequence[Row]) -> Group:
 
 
 def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
-    """Return a sentence for each operator without a Hessian; curvatures are not compared with a baseline."""
-    return [f"{row['op']}: no Hessian: {row['hessian']}" for row in rows if row["hessian"] != "yes"]
+    """Return sentences on operators without a Hessian and on bfloat16; curvatures are not compared with a baseline."""
+    return [
+        *(f"{row['op']}: no Hessian: {row['hessian']}" for row in rows if row["hessian"] != "yes"),
+        *rounding_view.lines(rows),
+    ]
 
 
 def meaning(rows: Sequence[Row]) -> str:

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradprobe.core import AnyOperator, Batch, Noise, Task
+from gradprobe.deferred import deferring
 from gradprobe.errors import UsageError, in_words
 from gradprobe.operators import registry
 from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, Threads, check_same, question_of
+from gradprobe.probes.determinism import Recorder, declared_stochastic, repeats
 from gradprobe.probes.environment import environment
 from gradprobe.probes.fidelity import PROBE, REFERENCE, FidelitySettings, NoiseDraws, ReferenceSettings
 from gradprobe.probes.fidelity.descent import HeldOut, group_gradients, groups_for, own_products, products
@@ -20,11 +22,14 @@ from gradprobe.probes.fidelity.reference import measure as measure_reference
 from gradprobe.probes.fidelity.reference_result import ReferenceResult
 from gradprobe.probes.fidelity.result import FidelityResult
 from gradprobe.probes.gradients import centred, score_gradient
+from gradprobe.probes.rounding import rounding_of
 from gradprobe.settings import argument, settings_from, takes
 from gradprobe.statistics.agreement import FOLDS, different, products_of
-from gradprobe.training.workers import groups_of, in_threads, workers_for
+from gradprobe.training.memory import Limit
+from gradprobe.training.workers import groups_of, over_groups, workers_for
 
 Array = NDArray[np.float64]
+_Item = tuple[int, Tensor, Batch, Tensor]  # draw; places of the images; the images; their scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +86,11 @@ def measure(subject: Subject, settings: FidelitySettings, resources: Resources) 
     with task.running():
         batch, held = images_of(task, settings)
         scores = scores_of(task, batch, settings)
-        u = score_gradients(subject, batch, scores, settings, resources)
+        with deferring():
+            u = score_gradients(subject, batch, scores, settings, resources)
+        first = groups_of(batch)[0]
+        noise = Noise(settings.seed, first.ids, generator=task.generator)
+        rounding = rounding_of(subject, first, scores[: len(first.ids)], noise)
         parts = reference.gradients
         mean, middle = parts.mean(1), centred(u)
         raw, own = (x.double().numpy() for x in (u, middle))
@@ -97,7 +106,7 @@ def measure(subject: Subject, settings: FidelitySettings, resources: Resources) 
         power=np.stack([np.square(x).sum(-1).mean(0) for x in (raw, own)]),
         bb=np.stack([different(products_of(x)) for x in parts]), **in_parameters, ladder=reference.ladder,
         held=reference.held, ceiling=reference.after, losses=reference.losses, spread=reference.spread,
-        environment=environment(time.perf_counter() - started, task.skipped),
+        environment=environment(time.perf_counter() - started, task.skipped), rounding=rounding,
     )  # fmt: skip
 
 
@@ -124,28 +133,39 @@ def score_gradients(
     R is 1 if two draws are the same, bit for bit.
     """
     task, operator, k, name = subject.task, subject.operator, subject.k, subject.name
-    groups, draws = groups_of(batch), settings.noise_draws
-    split = scores.split(len(groups[0].ids))
-    threads = workers_for(task, resources.workers)
+    groups, draws, limit = groups_of(batch), settings.noise_draws, Limit()
+    threads, size = workers_for(task, resources.workers), len(groups[0].ids)
+    recorder = None if declared_stochastic(operator) else Recorder(operator)
+    u = torch.empty(draws, *scores.shape, dtype=scores.dtype, device=scores.device)
+    done = 0
 
-    def work(item: tuple[int, int]) -> Tensor:
-        r, g = item
-        noise = Noise(settings.seed, groups[g].ids).draw(r)
+    def work(item: _Item) -> Tensor:
+        r, places, group, own = item
+        acting = recorder if recorder is not None and r == int(places[0]) == 0 else operator
+        noise = Noise(settings.seed, group.ids, generator=task.generator).draw(r)
         with torch.enable_grad():
-            u = score_gradient(task, operator, k, groups[g], split[g], noise, f"{name} (draw {r + 1})").u
-        return torch.zeros_like(split[g]).cpu() if u is None else u.cpu()
+            gradient = score_gradient(task, acting, k, group, own, noise, f"{name} (draw {r + 1})").u
+        return torch.zeros_like(own) if gradient is None else gradient
 
-    first = list(in_threads(work, [(0, 0), (1, 0)], threads))
-    if torch.equal(*first):
-        draws, first = 1, first[:1]
-    items = [(r, g) for g in range(len(groups)) for r in range(draws)]
-    u = torch.empty(draws, *scores.shape, dtype=scores.dtype)
-    rest = in_threads(work, items[len(first) :], threads)
-    for done, (r, g) in enumerate(items, start=1):
-        start = g * len(groups[0].ids)
-        u[r, start : start + len(groups[g].ids)] = first.pop(0) if first else next(rest)
-        resources.report(f"{name}: gradients", done, len(items))
-    return u
+    def measure_draws(some: range) -> None:
+        nonlocal done
+        parts = list(zip(torch.arange(len(scores)).split(size), groups, scores.split(size), strict=True))
+        items = [(r, *part) for part in parts for r in some]
+        for (r, places, group, _), gradient in over_groups(work, items, threads, limit):
+            start = int(places[0])
+            u[r, start : start + len(group.ids)] = gradient
+            done += len(group.ids)
+            resources.report(f"{name}: gradients", done, draws * len(scores))
+
+    if recorder is None:
+        measure_draws(range(draws))
+    else:
+        measure_draws(range(1))
+        if repeats(recorder, f"{name} (draw 1)"):
+            draws = 1
+            resources.report(f"{name}: gradients", done, done)
+        measure_draws(range(1, draws))
+    return u[:draws].cpu()
 
 
 def _in_parameters(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradprobe.core import Batch, Noise, Stream, Task
+from gradprobe.deferred import deferring
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.contract import (
     Budget,
@@ -31,7 +32,8 @@ from gradprobe.probes.fidelity.smoothing import PARTS, Parts, block_gradients
 from gradprobe.probes.gradients import real_parameters
 from gradprobe.settings import argument, settings_from, takes
 from gradprobe.store.chunk_log import open_chunk_log
-from gradprobe.training.workers import groups_of, in_threads, workers_for
+from gradprobe.training.memory import Limit
+from gradprobe.training.workers import groups_of, in_threads, numbered_groups, workers_for
 
 Array = NDArray[np.float64]
 
@@ -75,10 +77,11 @@ def measure(subject: Subject, settings: ReferenceSettings, resources: Resources)
     with task.running():
         batch, held = images_of(task, settings)
         scores = scores_of(task, batch, settings)
-        parts = _parts(subject, batch, scores, question, resources)
-        losses = _losses(subject, batch, scores, threads)
+        limit = Limit()
+        parts = _parts(subject, batch, scores, question, resources, limit)
+        losses = _losses(subject, batch, scores, threads, limit)
         blocks = settings.draws // BLOCK
-        second = _in_parameters(subject, batch, held, parts / np.float32(blocks), settings, resources)
+        second = _in_parameters(subject, batch, held, parts / np.float32(blocks), settings, resources, limit)
     return ReferenceResult(
         question=question,
         ids=np.array(batch.ids),
@@ -123,13 +126,20 @@ def images_of(task: Task, settings: ReferenceSettings) -> tuple[Batch, Batch]:
 def scores_of(task: Task, batch: Batch, settings: ReferenceSettings) -> Tensor:
     """Return the scores around which all is measured, ``(I, N)``: the scorer's, or random ones keyed by the image."""
     if settings.scores == "random":
-        noise = Noise(settings.seed, batch.ids).stream(Stream.FIDELITY_SCORES)
+        noise = Noise(settings.seed, batch.ids, generator=task.generator).stream(Stream.FIDELITY_SCORES)
         return noise.normal((task.n_tokens,), like=batch.tokens.patches)
     with torch.no_grad():
         return torch.cat([task.scorer(group.tokens.patches) for group in groups_of(batch)])
 
 
-def _parts(subject: Subject, batch: Batch, scores: Tensor, question: dict[str, Any], resources: Resources) -> Parts:
+def _parts(
+    subject: Subject,
+    batch: Batch,
+    scores: Tensor,
+    question: dict[str, Any],
+    resources: Resources,
+    limit: Limit,
+) -> Parts:
     """Return sums over blocks of each part's estimates, ``(S, H, I, N)``; finished pieces are not redone."""
     settings, start = settings_from(ReferenceSettings, question), resources.start
     groups = list(_grouped(batch, scores))
@@ -138,7 +148,7 @@ def _parts(subject: Subject, batch: Batch, scores: Tensor, question: dict[str, A
 
     def work(piece: tuple[int, int]) -> Parts:
         block, g = piece
-        return block_gradients(subject, *groups[g], settings, block * BLOCK)
+        return block_gradients(subject, *groups[g], settings, block * BLOCK, limit)
 
     total = np.zeros((len(settings.sigmas), PARTS, *scores.shape), np.float32) if start is None else start.parts.copy()
     rows, threads = len(groups[0][0].ids), workers_for(subject.task, resources.workers)
@@ -158,19 +168,20 @@ def _parts(subject: Subject, batch: Batch, scores: Tensor, question: dict[str, A
     return total
 
 
-def _losses(subject: Subject, batch: Batch, scores: Tensor, threads: int) -> Array:
+def _losses(subject: Subject, batch: Batch, scores: Tensor, threads: int, limit: Limit) -> Array:
     """Return the deployed loss of each image, ``(I,)``."""
 
     def work(item: tuple[Batch, Tensor]) -> Tensor:
         group, own = item
-        return deployed_losses(subject.task, group, subject.k, own, torch.arange(len(own)))[0]
+        return deployed_losses(subject.task, group, subject.k, own, torch.arange(len(own)), limit)[0]
 
-    return torch.cat(list(in_threads(work, _grouped(batch, scores), threads))).double().cpu().numpy()
+    with deferring():
+        return torch.cat(list(in_threads(work, _grouped(batch, scores), threads))).double().cpu().numpy()
 
 
 def _grouped(batch: Batch, scores: Tensor) -> list[tuple[Batch, Tensor]]:
     """Return groups of images as encoder calls take them, with their scores."""
-    groups = groups_of(batch)
+    groups = numbered_groups(batch)
     return list(zip(groups, scores.split(len(groups[0].ids)), strict=True))
 
 
@@ -188,8 +199,9 @@ def _checked(start: ReferenceResult, question: dict[str, Any]) -> ReferenceResul
 
 
 def _in_parameters(
-    subject: Subject, batch: Batch, held: Batch, gradients: Parts, settings: ReferenceSettings, resources: Resources
-) -> dict[str, Array]:
+    subject: Subject, batch: Batch, held: Batch, gradients: Parts, settings: ReferenceSettings, resources: Resources,
+    limit: Limit,
+) -> dict[str, Array]:  # fmt: skip
     """Return the scorer's gradients of J_sigma: their products between groups of images, and steps along them."""
     sigmas, task = len(gradients), subject.task
     if settings.scores == "random":
@@ -201,7 +213,7 @@ def _in_parameters(
             "after": np.zeros((sigmas, 0, 0)),
         }
     threads = workers_for(task, resources.workers)
-    around = HeldOut.of(task, held, subject.k, settings.ladder, threads)
+    around = HeldOut.of(task, held, subject.k, settings.ladder, threads, limit)
     groups = groups_for(task, len(batch.ids))
     own, after = [], []
     for u in gradients:

@@ -1,12 +1,13 @@
 """Result of the fidelity probe."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
 from gradprobe.errors import UsageError
+from gradprobe.probes.rounding_view import columns_of
 from gradprobe.store.results import check_shapes
 
 
@@ -39,6 +40,8 @@ class FidelityResult:
         losses: deployed loss of each image, ``(I,)``.
         spread: standard deviation of each image's scores, ``(I,)``.
         environment: versions, machine, seconds and date; not part of the key.
+        rounding: relative errors of bfloat16 against float32: ``loss`` and ``gradient`` in the scores, for the first
+            ``images``; empty in other precisions.
 
     Raises:
         GradprobeError: the arrays do not have these shapes.
@@ -63,6 +66,7 @@ class FidelityResult:
     losses: np.ndarray
     spread: np.ndarray
     environment: dict[str, Any]
+    rounding: dict[str, Any] = field(default_factory=dict)
     probe: ClassVar[str] = "fidelity"
 
     def __post_init__(self) -> None:
@@ -100,7 +104,8 @@ class FidelityResult:
         held = float(self.held.mean(dtype=np.float64)) if len(self.held) else None
         return {
             "op": settings["op"], "gradient": self.gradient, **numbers, "loss": loss, "held_loss": held,
-            "held_out": len(self.held), "spread": spread, **about, "path": None if path is None else str(path),
+            "held_out": len(self.held), "spread": spread, **about, **columns_of(self.rounding),
+            "path": None if path is None else str(path),
         }  # fmt: skip
 
     def _products(self) -> Any:

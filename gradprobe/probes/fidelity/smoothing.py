@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gradprobe.core import Batch, Noise, Stream
+from gradprobe.deferred import deferring
 from gradprobe.probes.contract import Subject
 from gradprobe.probes.fidelity import BLOCK, ReferenceSettings
 from gradprobe.probes.fidelity.descent import deployed_losses
+from gradprobe.training.memory import Limit
 
 PARTS = 4  # independent estimates: draw m belongs to part m mod 4
 Array = NDArray[np.float64]
@@ -58,7 +60,9 @@ def covariance(losses: Array, z: Array) -> Array:
     return ((losses - others[:, None])[..., None] * z).mean((0, 1))
 
 
-def block_gradients(subject: Subject, batch: Batch, scores: Tensor, settings: ReferenceSettings, first: int) -> Parts:
+def block_gradients(
+    subject: Subject, batch: Batch, scores: Tensor, settings: ReferenceSettings, first: int, limit: Limit
+) -> Parts:
     """Return each part's estimate of ``grad J_sigma`` from one block of draws, ``(S, H, B, N)``.
 
     Args:
@@ -67,19 +71,21 @@ def block_gradients(subject: Subject, batch: Batch, scores: Tensor, settings: Re
         scores: ``(B, N)``.
         settings: sigmas, S of them, and the seed of the noise.
         first: first draw of the block.
+        limit: rows of an encoder call that memory holds.
     """
     (b, n), sigmas = scores.shape, settings.sigmas
-    noise = Noise(settings.seed, batch.ids).stream(Stream.SMOOTHING)
-    signed = torch.tensor([[sigmas], [[-sigma for sigma in sigmas]]]).to(scores).reshape(2, -1, 1, 1)
+    noise = Noise(settings.seed, batch.ids, generator=subject.task.generator).stream(Stream.SMOOTHING)
+    signed = torch.tensor([[sigmas], [[-sigma for sigma in sigmas]]]).to(scores, non_blocking=True)
+    signed = signed.reshape(2, -1, 1, 1)
     images = torch.arange(b).repeat(2 * len(sigmas))
     losses, z = [], []
-    with torch.no_grad():
+    with deferring(), torch.no_grad():
         for m in range(first, first + BLOCK):
             perturbed = scores + signed * noise.draw(m).normal((n,), like=scores)  # (2, S, B, N)
-            deployed, kept = deployed_losses(subject.task, batch, subject.k, perturbed.flatten(0, 2), images)
+            deployed, kept = deployed_losses(subject.task, batch, subject.k, perturbed.flatten(0, 2), images, limit)
             losses.append(deployed.reshape(perturbed.shape[:-1]))
             z.append(expected(scores, perturbed, kept.reshape(perturbed.shape), signed.abs()))
-    all_losses, all_z = (torch.stack(x).double().cpu().numpy() for x in (losses, z))
+        all_losses, all_z = (torch.stack(x).cpu().double().numpy() for x in (losses, z))
     parts = [covariance(all_losses[h::PARTS], all_z[h::PARTS]) for h in range(PARTS)]
     gradients = np.stack(parts, 1) / np.array(sigmas)[:, None, None, None]
     return (gradients - gradients.mean(-1, keepdims=True)).astype(np.float32)  # J has no common mode

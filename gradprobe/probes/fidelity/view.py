@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from gradprobe.plotting.columns import Row, interval, number, short
+from gradprobe.probes import rounding_view
 
 MEANING = (
     "cos: of the operator's gradient in the scores with that of the deployed loss smoothed by Gaussian noise of "
@@ -54,13 +55,13 @@ def table(rows: Sequence[Row]) -> Group:
 
 
 def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
-    """Return sentences on undefined cosines, then on each row's differences to the baseline.
+    """Return sentences on undefined cosines, on each row's differences to the baseline, and on bfloat16.
 
     Args:
         rows: of the table.
         baseline: operator with which they were compared.
     """
-    return [*_reasons(rows), *_differences(rows, baseline)]
+    return [*_reasons(rows), *_differences(rows, baseline), *rounding_view.lines(rows)]
 
 
 def meaning(rows: Sequence[Row]) -> str:
