@@ -31,7 +31,11 @@ MODEL: Mapping[str, tuple[Any, Any]] = {
 }
 NAMES = {"k": "K"}  # of keys, in a table
 LISTS = (tuple, Sequence)  # annotations of settings whose value is a list
-MACHINE: Mapping[str, tuple[Any, Any]] = {"device": (options.Device, "cpu"), "dtype": (options.Dtype, "float32")}
+MACHINE: Mapping[str, tuple[Any, Any]] = {
+    "device": (options.Device, "cpu"),
+    "dtype": (options.Dtype, "float32"),
+    "generator": (options.Generator, "auto"),
+}
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,9 @@ class Request:
         probe: Probe | None = None,
         reference: Any = None,
         start: Any = None,
+        coming: Sequence[tuple[Any, int, Any]] = (),
     ) -> Any:
-        """Ask one question of the command's stores."""
+        """Ask one question of the command's stores; ``coming`` are those that follow."""
         from gradprobe.probes.ask import ask
         from gradprobe.probes.contract import Resources, Subject
         from gradprobe.store.results import Store
@@ -112,7 +117,8 @@ class Request:
         workers = self.values.get("workers")
         resources = Resources(workers=workers, progress=progress, reference=reference, start=start)
         subject, stores = Subject(self.task, operator, k), [Store(self.values["results"])]
-        return ask(probe or self.probe, subject, settings, stores, resources, self.values["force"])
+        others = [(Subject(self.task, each, count), own) for each, count, own in coming]
+        return ask(probe or self.probe, subject, settings, stores, resources, self.values["force"], others)
 
 
 def command(

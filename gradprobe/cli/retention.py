@@ -90,9 +90,9 @@ def _answer(request: Request, progress: Any) -> list[Any]:
     for operator, k, settings in questions:
         question_of(PROBE, Subject(request.task, operator, k), settings)
     answers = []
-    for operator, k, settings in questions:
+    for i, (operator, k, settings) in enumerate(questions):
         request.task = request.task.with_new_scorer(settings.seed)  # random weights are made once a seed
-        answers.append(request.ask(operator, k, settings, progress))
+        answers.append(request.ask(operator, k, settings, progress, coming=questions[i + 1 :]))
     return answers
 
 

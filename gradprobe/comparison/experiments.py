@@ -140,7 +140,7 @@ def run_experiment(
     answers: list[Answer] = []
     missing: list[Missing] = []
     tasks, resources = OpenTasks(), Resources(progress=progress)
-    for run in experiment.runs:
+    for i, run in enumerate(experiment.runs):
         try:
             answer = stored(run.question, stores)
             if answer is None:
@@ -148,7 +148,8 @@ def run_experiment(
                     raise GradprobeError("not stored; run again without --draw-only to compute it")
                 where = {name: _expand(name, value) for name, value in run.where.items()}
                 means = replace(resources, workers=_workers(where)) if "workers" in where else resources
-                answer = answered(run.question, where, stores, tasks, means)
+                coming = [other.question for other in experiment.runs[i + 1 :] if other.where == run.where]
+                answer = answered(run.question, where, stores, tasks, means, coming=coming)
             answers.append(Answer(run, answer.result, answer.path, answer.computed))
         except GradprobeError as error:
             missing.append(Missing(run, str(error)))

@@ -105,6 +105,7 @@ class Arguments:
     seed: int = argument(1, "Seed of images, noise and scorer, and the first of the trainings.")
     device: str = argument("cpu", "``cpu``, ``cuda``, ...")
     dtype: str = argument("float32", "``float32``, ``bfloat16`` or ``float64``.")
+    generator: str = argument("auto", "Generator of noise: ``host``, ``philox``, or ``auto``.")
     budget: float = argument(600.0, "Seconds; decides the size, by timing every operator first.")
     size: str | None = argument(None, "Name of a size in `SIZES`, instead of a budget.")
     results: Path | str = argument("runs", "Folder of the answers.")
@@ -195,7 +196,8 @@ def _answered(asked: Sequence[tuple[Probe, Subject, Any]], given: Arguments) -> 
     for number, (probe, subject, settings) in enumerate(asked):
         resources.report(f"all {total} questions", number, total)
         try:
-            answer = ask(probe, subject, settings, [Store(given.results)], resources, given.force)
+            coming = [(who, how) for other, who, how in asked[number + 1 :] if other is probe]
+            answer = ask(probe, subject, settings, [Store(given.results)], resources, given.force, coming)
             results.setdefault(probe.name, []).append(answer.result)
         except GradprobeError as error:
             missing.append(f"{probe.name} of {subject.name}: {error}")
@@ -232,8 +234,8 @@ def _opened(given: Arguments, train_data: str | None) -> tuple[Task, str]:
     name = given.task or given.backbone
     task = make(
         name, weights=given.weights, data=given.data, train_data=train_data, layer=given.layer, loss=given.loss,
-        scorer=given.scorer, seed=given.seed, device=given.device, dtype=given.dtype, weights_key=given.weights_key,
-        image_size=given.image_size, class_order=given.class_order,
+        scorer=given.scorer, seed=given.seed, device=given.device, dtype=given.dtype, generator=given.generator,
+        weights_key=given.weights_key, image_size=given.image_size, class_order=given.class_order,
     )  # fmt: skip
     return task, name
 
@@ -315,7 +317,8 @@ def timed(task: Task, operator: SelectionOperator, k: int, seed: int, name: str)
     """Return seconds an image of an operator's gradient, its forward pass and the deployed tokens, on one thread."""
     with task.running(), one_thread():
         (batch,) = task.batches(1, task.available(GROUP), seed)
-        scores, noise = task.scorer(batch.tokens.patches).detach(), Noise(seed, batch.ids)
+        scores = task.scorer(batch.tokens.patches).detach()
+        noise = Noise(seed, batch.ids, generator=task.generator)
 
         def gradient() -> None:
             score_gradient(task, operator, k, batch, scores, noise, name)

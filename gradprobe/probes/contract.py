@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 TASK = (  # keys of a question that the task decides
     "task", "backbone", "weights", "weights_key", "image_size", "data", "class_order", "train_data", "layer", "loss",
-    "scorer", "denoiser", "dtype",
+    "scorer", "denoiser", "dtype", "generator",
 )  # fmt: skip
 OWN = ("probe", "op", "op_code", "probe_code", "k")  # and those of the subject
 
@@ -75,6 +75,7 @@ class Resources:
         reference: answer to another question that this one is measured against.
         start: answer to the same question with fewer draws, to go on from.
         ask: ``(probe, subject, settings) -> result``: another question, answered from the same stores; None: no stores.
+        together: measure alike questions side by side; None: on a GPU.
     """
 
     workers: int | None = None
@@ -83,6 +84,7 @@ class Resources:
     reference: Any = None
     start: Any = None
     ask: Callable[..., Any] | None = None
+    together: bool | None = None
 
     @classmethod
     def of(cls, given: Any) -> "Resources":
@@ -161,6 +163,9 @@ class Probe:
         figure: ``(results, rows, title) -> matplotlib figure``; None: the probe draws none.
         cites: keys of `gradprobe.operators.citations`.
         keys: keys of the question that ``check`` adds.
+        side_by_side: module or object with ``alike(one, other)``, whether two questions, each a subject with its
+            settings, can be measured together, and ``measure_all(subjects, settings, resources) -> results``. None:
+            each is measured alone.
     """
 
     name: str
@@ -178,8 +183,9 @@ class Probe:
     figure: str | Callable[..., Any] | None = None
     cites: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+    side_by_side: Any = None
 
-    def part(self, name: Literal["measure", "result", "view", "check", "compared", "figure"]) -> Any:
+    def part(self, name: Literal["measure", "result", "view", "check", "compared", "figure", "side_by_side"]) -> Any:
         """Return a part that is named by ``module:attribute``, imported when it is needed; None if absent."""
         value = getattr(self, name)
         if not isinstance(value, str):

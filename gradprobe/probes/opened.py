@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gradprobe.errors import GradprobeError
@@ -14,6 +15,7 @@ from gradprobe.store.results import Store
 
 ORIGIN = "the question"  # of names that no user typed in this process
 OPEN = 2  # tasks that stay open: more would hold more models than a machine may bear
+VARIED = ("seed", "k")  # keys in which questions that are measured side by side may differ
 UNUSED = "mlp:width=1"  # scorer of a task whose scorer plays no part
 
 
@@ -50,6 +52,7 @@ class OpenTasks:
         files |= {"train_data": where.get("train_data") if "train_data" in q else None}
         model = {name: q.get(name) for name in ("weights_key", "image_size", "class_order")}
         model |= {name: q[name] for name in ("backbone", "layer", "loss", "dtype")} | files
+        model |= {"generator": q.get("generator", "host")}
         kind = q.get("task", "classification")
         key = json.dumps([kind, q["weights"], model], sort_keys=True)
         if key not in self._open:
@@ -67,6 +70,7 @@ def answered(
     tasks: OpenTasks,
     resources: Resources = Resources(),
     force: bool = False,
+    coming: Sequence[Mapping[str, Any]] = (),
 ) -> Answer:
     """Answer a question as it is stored or as a preset writes it; a stored answer opens no model.
 
@@ -77,6 +81,7 @@ def answered(
         tasks: those that are open.
         resources: threads and progress.
         force: measure even if an answer is stored.
+        coming: questions that will be asked later, with the same files; see `gradprobe.probes.ask.ask`.
 
     Raises:
         UsageError: the question lacks a setting, or has one that its probe does not know.
@@ -89,7 +94,14 @@ def answered(
     settings: Any = settings_from(probe.settings, {**question, **where})
     subject = Subject(tasks.task(question, where), operator_of(question), question["k"])
     check_same(question_of(probe, subject, settings), question)
-    return ask(probe, subject, settings, stores, resources, force)
+    others: list[tuple[Subject, Any]] = []
+    if probe.side_by_side is not None:
+        same = {name: value for name, value in question.items() if name not in VARIED}
+        for each in coming:
+            if {name: value for name, value in each.items() if name not in VARIED} == same:
+                own: Any = settings_from(probe.settings, {**each, **where})
+                others.append((replace(subject, k=each["k"]), own))
+    return ask(probe, subject, settings, stores, resources, force, others)
 
 
 def operator_of(question: Mapping[str, Any]) -> Any:

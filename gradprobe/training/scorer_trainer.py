@@ -1,20 +1,26 @@
 """Resumable trainer of a scorer, with a denoiser if the task has one."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradprobe.core import Batch, Noise, RaggedBatch, Selection, SelectionOperator, Task
+from gradprobe.deferred import refuse
 from gradprobe.errors import GradprobeError
 from gradprobe.operators.temperature import at_tau
 from gradprobe.training.checkpoint import adamw_state, load_adamw_state
+from gradprobe.training.joined import ByBudget, Joined
+from gradprobe.training.memory import Limit, training_rows
+from gradprobe.training.scalars import Scalars
 from gradprobe.training.surrogate_loss import training_loss
 from gradprobe.training.train import Recipe, descend
-from gradprobe.training.workers import groups_of, in_threads
+from gradprobe.training.workers import groups_of, over_groups
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,10 @@ class ScorerTrainer:
     Each batch is split into micro-batches, one a thread, whose gradients are added in their order: the result does not
     depend on the number of threads.
 
+    A `gradprobe.training.joined.Joined` task has S scorers, which are trained side by side: then micro-batches hold a
+    multiple of S images, and losses are those of each. Errors of a loss or gradient come a little later on a GPU where
+    the loop over `run` is inside `gradprobe.deferred.deferring`.
+
     Args:
         task: Task whose scorer (and denoiser, if it has one) is trained in place.
         operator: Selection operator.
@@ -65,7 +75,7 @@ class ScorerTrainer:
         name: The operator's name in error messages.
         recipe: Recipe of the training.
         workers: Number of threads.
-        rows: Images of a micro-batch; None: 8 on a CPU, 64 on a GPU.
+        rows: Images of a micro-batch; None: those of `gradprobe.training.memory.training_rows`.
         shard: The micro-batches that this process works on; None: all.
     """
 
@@ -76,8 +86,10 @@ class ScorerTrainer:
         self._task, self._operator, self._name, self._workers = task, operator, name, workers
         self._k = k if callable(k) else lambda n: k
         self._rows, self._shard = rows, shard
+        self._seeds = task.seeds if isinstance(task, Joined) else (recipe.seed,)
+        self._limit = Limit(unit=len(self._seeds))
         self.recipe = recipe
-        self.losses: list[float] = []
+        self._losses = Scalars()
         self._parameters = {n: p for n, p in task.scorer.named_parameters() if p.requires_grad}
         if task.denoiser is not None:
             self._parameters |= {f"denoiser.{n}": p for n, p in task.denoiser.named_parameters() if p.requires_grad}
@@ -88,15 +100,30 @@ class ScorerTrainer:
     def state_dict(self) -> dict[str, Tensor]:
         """Return the parameters, AdamW's moments and the losses so far, by name."""
         parameters = {f"scorer.{n}": p.detach() for n, p in self.named_parameters()}
-        losses = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
+        losses = {"losses": torch.tensor(self.losses, dtype=torch.float64).transpose(0, -1).contiguous()}
         return parameters | adamw_state(self._optimiser, self.named_parameters()) | losses
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Resume from a `state_dict`."""
-        self.losses = state["losses"].tolist()
+        self._losses.load(state["losses"].transpose(0, -1).tolist())
         for name, parameter in self.named_parameters():
             parameter.data.copy_(state[f"scorer.{name}"])
         load_adamw_state(self._optimiser, self.named_parameters(), state)
+
+    @property
+    def done(self) -> int:
+        """Number of steps done."""
+        return len(self._losses)
+
+    @property
+    def known_losses(self) -> list[Any]:
+        """Losses of the steps that a GPU has finished; it is not waited for."""
+        return self._losses.known()
+
+    @property
+    def losses(self) -> list[Any]:
+        """Mean loss of each step, or of each scorer at each step; a GPU is waited for."""
+        return self._losses.all()
 
     def named_parameters(self) -> list[tuple[str, nn.Parameter]]:
         """Return the trained parameters with their names."""
@@ -109,7 +136,7 @@ class ScorerTrainer:
             GradprobeError: The operator has no gradient, or loss or gradient is not finite.
         """
         recipe = self.recipe
-        done = len(self.losses)
+        done = self.done
         batches = self._task.training_batches(recipe.batch_size, recipe.seed, start=done)
         # The next batch is read and embedded while this one trains.
         with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as ahead:
@@ -120,50 +147,70 @@ class ScorerTrainer:
                 if step + 1 < recipe.steps:
                     coming = ahead.submit(next, batches)
                 loss, gradients = self._gradients(operator, batch, step)
-                if not all(bool(g.isfinite().all()) for g in gradients if g is not None):
-                    raise self._not_finite("gradient", step)
+                largest = [g.abs().amax() for g in gradients if g is not None and g.numel()]
+                refuse(~torch.stack(largest).isfinite(), partial(self._bad_gradient, step))
                 for group in self._optimiser.param_groups:
                     group["lr"] = recipe.rate(step)
                 descend(self._optimiser, list(self._parameters.values()), gradients)
-                self.losses.append(loss)
+                self._losses.append(loss)
                 yield step + 1
 
     def operator(self, step: int) -> SelectionOperator:
         """Return the operator of a step: at its temperature, followed by the denoiser."""
         recipe, denoiser = self.recipe, self._task.denoiser
         operator = self._operator if recipe.tau_start is None else at_tau(self._operator, recipe.tau(step))
+        if isinstance(self._task, Joined) and len(set(self._task.budgets)) > 1:
+            operator = ByBudget(operator, self._task.budgets)
         return operator if denoiser is None else Denoised(operator, denoiser)
 
     def _gradients(
         self, operator: SelectionOperator, batch: Batch | RaggedBatch, step: int
-    ) -> tuple[float, list[Tensor | None]]:
-        """Return the batch's mean loss and its gradient, accumulated over micro-batches."""
-        parameters = list(self._parameters.values())
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """Return the batch's mean loss (of each scorer, ``(S,)``) and its gradient, accumulated over micro-batches."""
+        parameters, copies = list(self._parameters.values()), len(self._seeds)
+        images = len(batch.ids) // copies
 
-        def work(group: Batch) -> tuple[float, tuple[Tensor | None, ...]]:
-            noise = Noise(self.recipe.seed, group.ids).draw(step + 1)
+        def work(group: Batch) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+            seeds = self._seeds[0] if copies == 1 else self._seeds * (len(group.ids) // copies)
+            noise = Noise(seeds, group.ids, generator=self._task.generator).draw(step + 1)
             k = self._k(group.tokens.patches.shape[1])
             losses, total = training_loss(self._task, operator, k, group, noise, self._name)
-            if not (finite := losses.isfinite()).all():
-                ids = [str(i) for i, good in zip(group.ids, finite.tolist(), strict=True) if not good]
-                raise self._not_finite("loss", step, f" (image ids {', '.join(ids)})")
-            gradients = torch.autograd.grad(total / len(batch.ids), parameters, allow_unused=True)
-            return float(losses.double().sum()), gradients
 
-        total = 0.0
+            def error(bad: Tensor) -> GradprobeError:
+                ids = [str(i) for i, wrong in zip(group.ids, bad.tolist(), strict=True) if wrong]
+                return self._not_finite("loss", step, f" (image ids {', '.join(ids)})")
+
+            refuse(~losses.isfinite(), error)
+            gradients = torch.autograd.grad(total / images, parameters, allow_unused=True)
+            wide = losses.double()
+            return wide.sum() if copies == 1 else wide.view(-1, copies).sum(0), gradients
+
+        total = parameters[0].new_zeros((), dtype=torch.float64)
         summed: list[Tensor | None] = [None] * len(parameters)
-        groups, shard = groups_of(batch, self._rows), self._shard
+        groups, shard = self._groups(batch), self._shard
         mine = groups if shard is None else groups[shard.rank :: shard.count]
-        for loss, gradients in in_threads(work, mine, self._workers):
-            total += loss
+        for _, (loss, gradients) in over_groups(work, mine, self._workers, self._limit):
+            total = total + loss
             summed = [b if a is None else a if b is None else a + b for a, b in zip(summed, gradients, strict=True)]
         if shard is not None:
             local = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, summed, strict=True)]
-            counts = torch.tensor([total, *(g is not None for g in summed)], dtype=torch.float64).to(local[0].device)
-            *reduced, counts = shard.all_reduce([*local, counts])
-            total, *used = counts.tolist()  # a parameter without a gradient on any process has none, as with one
-            summed = [g if known else None for g, known in zip(reduced, used, strict=True)]
-        return total / len(batch.ids), summed
+            used = torch.tensor([g is not None for g in summed], dtype=torch.float64).to(total.device)
+            *reduced, counts = shard.all_reduce([*local, torch.cat([total[None], used])])
+            total, flags = counts[0], counts[1:].tolist()
+            # A parameter without a gradient on any process has none, as with one.
+            summed = [g if known else None for g, known in zip(reduced, flags, strict=True)]
+        return total / images, summed
+
+    def _groups(self, batch: Batch | RaggedBatch) -> list[Batch]:
+        """Return the micro-batches; those of several scorers hold a multiple of their number of images."""
+        copies, groups = len(self._seeds), list[Batch]()
+        for part in batch.parts if isinstance(batch, RaggedBatch) else (batch,):
+            rows = self._rows or training_rows(part.tokens.patches)
+            groups += groups_of(part, copies * max(1, round(rows / copies)))
+        return groups
+
+    def _bad_gradient(self, step: int, bad: Tensor) -> GradprobeError:
+        return self._not_finite("gradient", step)
 
     def _not_finite(self, quantity: str, step: int, where: str = "") -> GradprobeError:
         return GradprobeError(

@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from gradprobe.core import Noise, RaggedBatch, SelectionOperator, Task
+from gradprobe.deferred import deferring, refuse
 from gradprobe.errors import GradprobeError
 from gradprobe.operators.registry import label
 from gradprobe.training.surrogate_loss import training_loss
@@ -76,12 +78,16 @@ def training(
     for step, batch in enumerate(task.training_batches(batch_size, seed), start=1):
         if isinstance(batch, RaggedBatch):
             raise GradprobeError("the images have different numbers of tokens; probes need images of one size")
-        losses, total = training_loss(task, operator, k, batch, Noise(seed, batch.ids).draw(step), name)
+        noise = Noise(seed, batch.ids, generator=task.generator).draw(step)
+        losses, total = training_loss(task, operator, k, batch, noise, name)
         loss = total / len(losses)
-        if not torch.isfinite(loss):
-            raise GradprobeError(f"operator {name}: the loss is not finite at training step {step}; nothing was stored")
+        refuse(~loss.isfinite(), partial(_not_finite, name, step))
         descend(optimiser, parameters, torch.autograd.grad(loss, parameters, allow_unused=True))
         yield step
+
+
+def _not_finite(name: str, step: int, bad: Tensor) -> GradprobeError:
+    return GradprobeError(f"operator {name}: the loss is not finite at training step {step}; nothing was stored")
 
 
 def train(
@@ -91,11 +97,12 @@ def train(
     """Train the task's scorer in place for a number of steps (0: not at all); see `training`."""
     if not steps:
         return
-    for step in training(task, operator, k, seed=seed, batch_size=batch_size, learning_rate=learning_rate):
-        if progress:
-            progress(f"{label(operator)}: training", step, steps)
-        if step == steps:
-            return
+    with deferring():
+        for step in training(task, operator, k, seed=seed, batch_size=batch_size, learning_rate=learning_rate):
+            if progress:
+                progress(f"{label(operator)}: training", step, steps)
+            if step == steps:
+                return
 
 
 def descend(optimiser: torch.optim.Optimizer, parameters: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:

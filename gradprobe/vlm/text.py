@@ -1,10 +1,11 @@
 """Token ids of prompts, captions and answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gradprobe.errors import UsageError
@@ -34,6 +35,23 @@ class Text:
         rows = (p.input_ids[which], p.attention_mask[which], p.positions[..., which, :], p.slot[which])
         return Text(Prompt(*rows, counts), self.labels[which])
 
+    def joined(self, others: Sequence["Text"]) -> "Text":
+        """Return the sequences of this and of others, padded on the right to one length."""
+        every = [self, *others]
+        length = max(text.labels.shape[1] for text in every)
+
+        def padded(read: Callable[[Text], Tensor], value: int) -> Tensor:
+            return torch.cat([F.pad(x, (0, length - x.shape[-1]), value=value) for x in map(read, every)], dim=-2)
+
+        prompt = Prompt(
+            padded(lambda text: text.prompt.input_ids, 0),
+            padded(lambda text: text.prompt.attention_mask, 0),
+            padded(lambda text: text.prompt.positions, 0),
+            padded(lambda text: text.prompt.slot, -1),
+            tuple(counts for text in every for counts in text.prompt.counts),
+        )
+        return Text(prompt, padded(lambda text: text.labels, IGNORED))
+
 
 @dataclass(frozen=True)
 class Target:
@@ -44,6 +62,12 @@ class Target:
 
     def __getitem__(self, which: Any) -> "Target":
         return Target(self.caption[which], None if self.question is None else self.question[which])
+
+    def joined(self, others: Sequence["Target"]) -> "Target":
+        """Return the captions, and the questions where all have them, of this and of others."""
+        asked = [target.question for target in (self, *others) if target.question is not None]
+        questions = asked[0].joined(asked[1:]) if len(asked) == 1 + len(others) else None
+        return Target(self.caption.joined([other.caption for other in others]), questions)
 
 
 def target_of(vlm: VLM, examples: Sequence[Example], images: Sequence[ImageFeatures]) -> Target:

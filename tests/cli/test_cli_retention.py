@@ -77,7 +77,7 @@ def test_keep_is_a_share_and_tau_own_leaves_it_out(run):
 
 
 def test_stopped_it_goes_on_from_what_was_kept(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("gradprobe.probes.retention.measure.SAVE_EVERY", 3)
+    monkeypatch.setattr("gradprobe.probes.retention.training_run.SAVE_EVERY", 3)
     asked = [*SMALL, "--steps", "6", "--seeds", "1", "--rankings", "none", "--baseline", "none"]
     original = ScorerTrainer.run
 

@@ -16,8 +16,7 @@ from gradprobe.models.scorer_file import load_scorer
 from gradprobe.operators.registry import build
 from gradprobe.probes.contract import Ranking, Subject, question_of
 from gradprobe.probes.opened import OpenTasks, answered
-from gradprobe.probes.retention import PROBE, RetentionSettings
-from gradprobe.probes.retention import measure as probe
+from gradprobe.probes.retention import PROBE, RetentionSettings, training_run
 from gradprobe.probes.retention.measure import ranked
 from gradprobe.settings import asked, settings_from
 from gradprobe.statistics.estimates import auc
@@ -57,10 +56,10 @@ def ranked_by(scorer, batch):
 
 
 def test_the_curve_looks_at_the_first_images_alone(monkeypatch):
-    monkeypatch.setattr(probe, "LOOK_IMAGES", 10)
+    monkeypatch.setattr(training_run, "LOOK_IMAGES", 10)
     result = measured(images=30)
-    assert result.curve.shape == (4, 16)  # whole groups of 8
-    assert result.curve[-1].tolist() == result.correct[:16].tolist()
+    assert result.curve.shape == (4, 10)
+    assert result.curve[-1].tolist() == result.correct[:10].tolist()
 
 
 def test_workers_change_no_bit():
@@ -73,7 +72,8 @@ def test_progress_goes_through_training_and_test():
     told = []
     measured(progress=lambda *words: told.append(words))
     about = "lapsum+vpnoise, K = 4, seed 0"
-    assert told == [(f"{about}: training", i, 3) for i in (1, 2, 3)] + [(f"{about}: test", i, 3) for i in (1, 2, 3)]
+    images = (8, 16, 20)
+    assert told == [(f"{about}: training", i, 3) for i in (1, 2, 3)] + [(f"{about}: test", i, 20) for i in images]
 
 
 def test_auc_is_sklearns_with_ties_and_nan_where_there_is_none():

@@ -250,6 +250,17 @@ def test_a_device_that_cannot_time_a_model_says_what_can(device, words):
         cost(LLAVA).measured(device)
 
 
+def test_parts_are_timed_in_the_precision_asked_for(folders):
+    report = cost(str(folders["llava"]), k=[2], scorer="mlp:width=8")
+    for dtype in ("bfloat16", "float16", "float32"):
+        timing = report.measured(passes=6, dtype=dtype).timing
+        assert timing.dtype == dtype
+        assert all((times > 0).all() for n, times in timing.milliseconds.items() if n)
+    assert report.measured(passes=6).timing.dtype == "float32"
+    with pytest.raises(UsageError, match="--dtype bfloat is not possible; did you mean 'bfloat16'"):
+        report.measured(passes=6, dtype="bfloat")
+
+
 @pytest.mark.parametrize("text", ["672x", "axb", "1x2x3", "0x5", "-3"])
 def test_image_sizes_that_are_none(text):
     with pytest.raises(UsageError, match="--image-size"):

@@ -13,7 +13,7 @@ from tiny_vlms import FAMILIES, types_of
 
 import gradprobe as gp
 from gradprobe.core import Noise, RaggedBatch, Selection, hard_topk
-from gradprobe.errors import UsageError
+from gradprobe.errors import Notice, UsageError
 from gradprobe.vlm import vision_features
 from gradprobe.vlm.captions import open_captions
 from gradprobe.vlm.sequence import assemble
@@ -233,3 +233,31 @@ def test_a_training_picture_is_not_taken_for_a_probes_of_the_same_number():
     assert first.ids == probe.ids and not torch.equal(first.tokens.patches, probe.tokens.patches)
     fresh = task.vlm.vision_features({"pixel_values": task.source.probe(0, 1, 1000)[0].image()[None]})
     assert torch.allclose(probe.tokens.patches[0], fresh.tokens[0], atol=1e-5)
+
+
+def test_features_take_no_more_than_the_device_has_room_for(tmp_path, monkeypatch):
+    task = made("llava", tmp_path)
+    one = task.n_tokens * task.vlm.dim * 4
+    monkeypatch.setattr(vision_features, "CACHE", vision_features.FeatureCache(1 << 30))
+    monkeypatch.setattr(vision_features, "room_on", lambda device: 2 * one)
+    next(task.training_batches(7, 0))
+    assert len(vision_features.CACHE) == 2
+
+
+def test_where_memory_runs_out_the_tower_sees_fewer_images_at_a_time(tmp_path, monkeypatch):
+    task = made("llava", tmp_path)
+    wanted = next(task.training_batches(7, 0))
+    monkeypatch.setattr(vision_features, "CACHE", vision_features.FeatureCache(1 << 30))
+    features, sizes = type(task.vlm).vision_features, []
+
+    def tight(self, inputs):
+        sizes.append(len(inputs["pixel_values"]))
+        if sizes[-1] > 2:
+            raise torch.OutOfMemoryError
+        return features(self, inputs)
+
+    monkeypatch.setattr(type(task.vlm), "vision_features", tight)
+    with pytest.warns(Notice, match="goes on with 2 images at a time"):
+        batch = next(task.training_batches(7, 0))
+    assert sizes == [7, 4, 2, 2, 2, 1] and batch.ids == wanted.ids
+    assert torch.allclose(batch.tokens.patches, wanted.tokens.patches, atol=1e-5)

@@ -11,7 +11,7 @@ from captioned import FEW, SCORER, captioned, log, trained, with_processor
 from safetensors.torch import load_file
 from tiny_vlms import FAMILIES
 
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.operators.registry import names, part, registered
 from gradprobe.vlm.captions import Captions, open_captions
 from gradprobe.vlm.deploy import load
@@ -242,8 +242,41 @@ def test_a_full_memory_says_what_to_lower(error, data, tmp_path, monkeypatch):
         raise error
 
     monkeypatch.setattr(VLM, "logits", full)
-    with pytest.raises(GradprobeError, match=r"--rows \(below 2\), then --batch-size \(below 4\).*--dtype bfloat16"):
+    with pytest.raises(GradprobeError, match=r"one image at a time: lower --batch-size \(below 4\).*--dtype bfloat16"):
         trained("llava", data, tmp_path)
+    monkeypatch.setattr(VLM, "vision_features", full)
+    with pytest.raises(GradprobeError, match=r"one image at a time.*--dtype bfloat16"):
+        trained("llava", data, tmp_path)
+
+
+def test_outside_of_micro_batches_a_full_memory_says_what_to_lower(data, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise torch.OutOfMemoryError("x")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(GradprobeError, match=r"--rows \(below 2\), then --batch-size \(below 4\).*--dtype bfloat16"):
+        trained("llava", data, tmp_path, rows=2)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_where_memory_runs_out_fewer_images_are_read_at_a_time(family, data, tmp_path, monkeypatch):
+    wanted = trained(family, data, tmp_path / "one", rows=1)
+    logits, sizes = VLM.logits, []
+
+    def tight(self, sequence, *biases):
+        sizes.append(len(sequence.embeds))
+        if sizes[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return logits(self, sequence, *biases)
+
+    monkeypatch.setattr(VLM, "logits", tight)
+    with pytest.warns(Notice, match="goes on with one image at a time") as caught:
+        result = trained(family, data, tmp_path / "tight", rows=4)
+    assert len({str(each.message) for each in caught if each.category is Notice}) == 1 and max(sizes) > 1
+    assert result.losses == wanted.losses and result.validations == wanted.validations
+    assert [line["loss"] for line in log(result.out)] == [line["loss"] for line in log(wanted.out)]
+    one, other = (load_file(each.out / "scorer.safetensors") for each in (wanted, result))
+    assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
 
 
 def test_other_errors_stay_what_they_are(data, tmp_path, monkeypatch):

@@ -42,4 +42,5 @@ PROBE = Probe(
     figure="gradprobe.probes.retention.figure:figure",
     varied=("k",),
     workers=True,
+    side_by_side="gradprobe.probes.retention.side_by_side",
 )

@@ -1,20 +1,15 @@
 """Retention: accuracy that a scorer trained through an operator retains once hard top-K is deployed."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gradprobe.core import AnyOperator, Task
 from gradprobe.errors import UsageError, in_words, nearest
 from gradprobe.models.rankings import RANKINGS, rank_scores
-from gradprobe.models.scorer_file import save_scorer
 from gradprobe.operators.temperature import own_tau
 from gradprobe.probes.contract import (
     Budget,
@@ -28,21 +23,15 @@ from gradprobe.probes.contract import (
     question_of,
     tokens_kept,
 )
-from gradprobe.probes.environment import environment, versions
+from gradprobe.probes.environment import environment
 from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
-from gradprobe.probes.retention.deployed import Deployment, columns, mean_spread
+from gradprobe.probes.retention.deployed import Deployment, columns
 from gradprobe.probes.retention.result import RetentionResult
+from gradprobe.probes.retention.side_by_side import measure_all
 from gradprobe.ranges import RANGES, check_number
 from gradprobe.settings import argument, takes
-from gradprobe.store.locks import claimed
-from gradprobe.training.checkpoint import NAME as CHECKPOINT
-from gradprobe.training.checkpoint import Checkpoint, unwritable
-from gradprobe.training.scorer_trainer import ScorerTrainer
 from gradprobe.training.train import Recipe
 from gradprobe.training.workers import groups_of, workers_for
-
-LOOKS, LOOK_IMAGES = 10, 256  # points of the training curve, and the images that each is measured on
-SAVE_EVERY = 25  # steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,44 +128,7 @@ def check(subject: Subject, settings: RetentionSettings) -> dict[str, None]:
 
 
 def _trained(subject: Subject, settings: RetentionSettings, resources: Resources) -> RetentionResult:
-    question, started = question_of(PROBE, subject, settings), time.perf_counter()
-    task, k, name, seed = subject.task, subject.k, subject.name, settings.seed
-    threads = workers_for(task, resources.workers)
-    (test,) = task.batches(1, settings.images, seed)
-    groups = groups_of(test)
-    few = groups[: -(-min(LOOK_IMAGES, settings.images) // len(groups[0].ids))]
-    looks = sorted({round(i * settings.steps / LOOKS) for i in range(LOOKS + 1)})
-    recipe = Recipe(**{f.name: getattr(settings, f.name) for f in fields(Recipe)})
-    trainer = ScorerTrainer(task, subject.operator, k, name, recipe, threads)
-    folder = None if resources.folder is None else Path(resources.folder)
-    saved, label = _Saved(folder, question), f"{name}, K = {k}, seed {seed}"
-    with saved.claimed(f"the training of {label}"):
-        curve, before, spent = saved.restore(trainer)
-        started -= spent
-        deployment = Deployment(task, k, name, lambda batch: task.scorer(batch.tokens.patches), threads)
-        with task.running():
-            if not curve:
-                fresh = deployment.pruned(few)
-                before, curve = mean_spread(fresh), [np.concatenate([x.correct for x in fresh])]
-            for step in trainer.run():
-                if step in looks:
-                    curve.append(np.concatenate([x.correct for x in deployment.pruned(few)]))
-                if step % SAVE_EVERY == 0 or step == settings.steps:
-                    saved.keep(trainer, curve, before, time.perf_counter() - started)
-                resources.report(f"{label}: training", step, settings.steps)
-            outcomes = deployment.complete(groups, partial(resources.report, f"{label}: test"))
-        if folder is not None:
-            save_scorer(task.scorer, folder / "keep", {**question, "dim": test.tokens.patches.shape[-1]})
-        return RetentionResult(
-            question=question,
-            losses=np.array(trainer.losses),
-            at=np.array(looks, dtype=np.int64),
-            curve=np.stack(curve).astype(np.uint8),
-            spread=np.array([before, mean_spread(outcomes)]),
-            environment=environment(time.perf_counter() - started, task.skipped),
-            kind=np.array(test.kinds, np.uint8),
-            **columns(outcomes),
-        )
+    return measure_all([subject], [settings], [resources])[0]
 
 
 def _ranked(subject: Subject, settings: RetentionSettings, resources: Resources) -> RetentionResult:
@@ -186,51 +138,14 @@ def _ranked(subject: Subject, settings: RetentionSettings, resources: Resources)
     (test,) = task.batches(1, settings.images, seed)
     deployment = Deployment(task, k, name, lambda batch: rank_scores(task, subject.operator.name, batch, seed), threads)
     with task.running():
-        outcomes = deployment.complete(
-            groups_of(test), partial(resources.report, f"{name}, K = {k}, seed {seed}: test")
-        )
+        outcome = deployment.complete(groups_of(test), partial(resources.report, f"{name}, K = {k}, seed {seed}: test"))
     return RetentionResult(
         question=question,
         losses=np.zeros(0),
         at=np.zeros(0, np.int64),
         curve=np.zeros((0, 0), np.uint8),
-        spread=np.full(2, mean_spread(outcomes)),
+        spread=np.full(2, outcome.spread),
         kind=np.array(test.kinds, np.uint8),
         environment=environment(time.perf_counter() - started, task.skipped),
-        **columns(outcomes),
+        **columns(outcome),
     )
-
-
-class _Saved:
-    """Checkpoint of an unfinished training in a folder; one of another question is ignored."""
-
-    def __init__(self, folder: Path | None, question: Mapping[str, Any]):
-        self._question = question
-        self._path = None if folder is None else folder / CHECKPOINT
-
-    @contextmanager
-    def claimed(self, work: str) -> Iterator[None]:
-        """Keep the folder's training to this process meanwhile."""
-        with ExitStack() as held:
-            if self._path is not None:
-                try:
-                    held.enter_context(claimed(self._path.parent, work, "checkpoint.lock"))
-                except OSError as error:
-                    raise unwritable(self._path, error) from None
-            yield
-
-    def restore(self, trainer: ScorerTrainer) -> tuple[list[np.ndarray], float, float]:
-        """Resume the training; return the looks so far, the spread before it and the seconds spent."""
-        saved = None if self._path is None else Checkpoint.read(self._path)
-        if saved is None or (saved.config, saved.progress["versions"]) != (self._question, versions()):
-            return [], 0.0, 0.0
-        trainer.load_state_dict(saved.tensors)
-        return list(saved.tensors["curve"].numpy()), saved.progress["spread"], saved.progress["seconds"]
-
-    def keep(self, trainer: ScorerTrainer, curve: list[np.ndarray], spread: float, seconds: float) -> None:
-        """Write the checkpoint."""
-        if self._path is None:
-            return
-        tensors = trainer.state_dict() | {"curve": torch.from_numpy(np.stack(curve))}
-        progress = {"versions": versions(), "spread": spread, "seconds": seconds}
-        Checkpoint(self._question, tensors, progress).write(self._path)

@@ -5,7 +5,8 @@ import hashlib
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradprobe.core import SelectionOperator
+from gradprobe.core import Batch, RaggedBatch, SelectionOperator
+from gradprobe.deferred import deferring, settle
 from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.files import atomic_write
 from gradprobe.operators.registry import build, code_of, label
 from gradprobe.statistics.estimates import Estimate
+from gradprobe.tasks import generator_name
 from gradprobe.training.checkpoint import NAME, Checkpoint, read_bytes
 from gradprobe.training.scorer_trainer import ScorerTrainer
-from gradprobe.training.workers import groups_of, workers_for
+from gradprobe.training.workers import workers_for
 from gradprobe.vlm.captions import CaptionSource
 from gradprobe.vlm.deploy import Budget, save
 from gradprobe.vlm.inputs import inputs_fingerprint
@@ -29,13 +32,13 @@ from gradprobe.vlm.model import VLM
 from gradprobe.vlm.task import Captioning, task_of
 from gradprobe.vlm.training.card import card, facts
 from gradprobe.vlm.training.conclusion import unfinished
+from gradprobe.vlm.training.memory import memory_advice, rows_of
 from gradprobe.vlm.training.presets import Settings
 from gradprobe.vlm.training.processes import SINGLE, ProcessGroup
 from gradprobe.vlm.training.result import TrainingResult, Validation, best
 from gradprobe.vlm.training.tracking import Log, Record, tracker
 from gradprobe.vlm.training.validation import Validator
 
-ROWS = {"cpu": 8, "cuda": 4}  # images that the language model reads at a time
 _BEST = "best."  # begins names of the best scorer's tensors in a checkpoint
 Progress = Callable[[str, int, int], None]
 
@@ -78,7 +81,8 @@ def fit(
         source: Images with captions.
         out: Folder for the scorer, a model card, a log and the checkpoint.
         settings: Settings of the training.
-        rows: Images that the language model reads at a time; more are faster and take more memory.
+        rows: Images that the language model reads at a time; more are faster and take more memory. None: 8 on a CPU, on
+            a GPU as many as should fit. Where memory runs out, they are halved.
         restart: Whether to ignore a checkpoint in ``out``.
         progress: Callback, called with (text, done, total).
         launch: Process group, tracker and command line; None: one process, the log alone.
@@ -92,24 +96,24 @@ def fit(
     settings.check()
     if rows is not None and rows < 1:
         raise UsageError(f"--rows {rows} is not possible; give a whole number of at least 1")
-    out, rows, launch = Path(out), rows or ROWS.get(vlm.device.type, 4), launch or Launch()
+    out, launch = Path(out), launch or Launch()
     main = launch.processes.main
     weights = fingerprint(vlm.model)
-    run = _Run(vlm, source, out, settings, rows, weights, launch.processes)
+    with memory_advice(rows, settings.batch_size, out):
+        run = _Run(vlm, source, out, settings, rows, weights, launch.processes)
     if main and (warning := unfinished(settings, run.trainer.recipe.steps)):
         warnings.warn(warning, Notice, stacklevel=2)
-    with _memory_advice(rows, settings.batch_size, out):
-        run.check_budget()
+    run.check_budget()
     log = Log(out) if main else None
     try:
         with (
-            _memory_advice(rows, settings.batch_size, out),
+            memory_advice(run.rows, settings.batch_size, out),
             tracker(launch.tracker if main else None, out, run.config) as record,
         ):
             if not restart:
                 run.resume()
             if log:
-                log.truncate(len(run.trainer.losses))
+                log.truncate(run.trainer.done)
             run.train(log, record, progress if main else None)
             losses, gain = run.load_best()
     finally:
@@ -134,7 +138,7 @@ class _Run:
         source: CaptionSource,
         out: Path,
         settings: Settings,
-        rows: int,
+        rows: int | None,
         weights: str,
         processes: ProcessGroup,
     ):
@@ -142,11 +146,15 @@ class _Run:
         dtype = str(next(vlm.model.parameters()).dtype).removeprefix("torch.")
         data = str(getattr(source, "fingerprint", type(source).__name__))
         names = {"backbone": vlm.name, "weights": weights, "data": data, "dtype": dtype}
+        names |= generator_name(settings.generator, vlm.device)
         self.task = task_of(vlm, source, names, scorer=settings.scorer, denoiser=settings.denoiser, seed=settings.seed)
         self.settings, self.out, self.processes = settings, out, processes
         self.budget, name, shard = Budget(settings.k, settings.ratio), label(operator), processes.shard
         recipe = settings.recipe(settings.steps or _epoch(source, settings))
         self.config = _config(self.task, settings, operator, recipe.steps)
+        parts = self._first_batch()
+        self.tokens = [part.tokens.patches.shape[1] for part in parts]
+        self.rows = rows = rows or rows_of(vlm, parts)
         self.trainer = ScorerTrainer(
             self.task, operator, self.budget.of, name, recipe, workers_for(self.task), rows=rows, shard=shard
         )
@@ -157,15 +165,18 @@ class _Run:
 
     def check_budget(self) -> None:
         """Refuse a budget that keeps every token."""
-        with self.task.running():
-            batch = next(self.task.training_batches(self.settings.batch_size, self.settings.seed))
-        sizes = [group.tokens.patches.shape[1] for group in groups_of(batch)]
+        sizes = self.tokens
         if all(self.budget.of(n) >= n for n in sizes):
             option = f"--ratio {self.settings.ratio:g}" if self.settings.k is None else f"--k {self.settings.k}"
             raise UsageError(
                 f"{option} keeps every token: the images have {'at most ' * (min(sizes) < max(sizes))}{max(sizes)}; "
                 f"possible: --k 1 to --k {max(sizes) - 1}, or --ratio with a share below 1"
             )
+
+    def _first_batch(self) -> tuple[Batch, ...]:
+        with self.task.running():
+            batch = next(self.task.training_batches(self.settings.batch_size, self.settings.seed))
+        return batch.parts if isinstance(batch, RaggedBatch) else (batch,)
 
     def resume(self) -> None:
         """Load the checkpoint, if there is one."""
@@ -193,10 +204,21 @@ class _Run:
         if self._stale():
             return
         running: Any = self.trainer.run()  # a generator: closed at once where training ends early
-        with self.task.running(), closing(running) as steps:
+        waiting: deque[tuple[int, dict[str, float]]] = deque()  # lines of steps that a GPU has not finished
+
+        def write(losses: Sequence[float]) -> None:
+            while waiting and waiting[0][0] <= len(losses):
+                step, values = waiting.popleft()
+                values = {"loss": losses[step - 1], **values}
+                if log:
+                    with _disk_advice(self.out):
+                        log.write(step, values)
+                record(step, values)
+
+        with self.task.running(), deferring(), closing(running) as steps:
             began = time.monotonic()
             for step in steps:
-                values = {"loss": self.trainer.losses[-1], "rate": recipe.rate(step - 1)}
+                values = {"rate": recipe.rate(step - 1)}
                 if recipe.tau_start is not None:
                     values["tau"] = recipe.tau(step - 1)
                 due = step % every == 0 or step == recipe.steps
@@ -205,10 +227,10 @@ class _Run:
                     values |= {"validation": self.validations[-1].loss, "deployed": self.validations[-1].deployed}
                 now = time.monotonic()
                 values["seconds"], self.seconds, began = now - began, self.seconds + now - began, now
-                if log:
-                    with _disk_advice(self.out):
-                        log.write(step, values)
-                record(step, values)
+                waiting.append((step, values))
+                if due:
+                    settle()  # no checkpoint holds a scorer that came of a bad gradient
+                write(self.trainer.losses if due else self.trainer.known_losses)
                 if due and self.processes.main:
                     self.save()
                 if progress:
@@ -230,7 +252,7 @@ class _Run:
 
     def result(self, losses: dict[str, float], gain: Estimate | None) -> TrainingResult:
         """Return the result of the run."""
-        done, trainer = len(self.trainer.losses), self.trainer
+        done, trainer = self.trainer.done, self.trainer
         parts = {"scorer": self.task.scorer, "denoiser": self.task.denoiser}
         return TrainingResult(
             out=self.out, config=self.config, steps=done, planned=trainer.recipe.steps,
@@ -271,8 +293,11 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def _config(task: Captioning, settings: Settings, operator: SelectionOperator, steps: int) -> dict[str, Any]:
-    """Return everything that decides the outcome, in JSON types; patience decides only when the training ends."""
-    chosen = {n: v for n, v in dataclasses.asdict(settings).items() if n != "patience"}
+    """Return everything that decides the outcome, in JSON types.
+
+    Patience decides only when the training ends; the task names the generator of the noise.
+    """
+    chosen = {n: v for n, v in dataclasses.asdict(settings).items() if n not in ("patience", "generator")}
     code = code_of(operator)
     model = {"dim": task.vlm.dim, "inputs": inputs_fingerprint(task.vlm)}
     own = {"op": label(operator), "steps": steps} | ({} if code is None else {"op_code": code})
@@ -292,20 +317,3 @@ def _disk_advice(out: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise GradprobeError(f"cannot write to {out}: {error.strerror or error}; the last checkpoint stays") from None
-
-
-@contextmanager
-def _memory_advice(rows: int, batch_size: int, out: Path) -> Iterator[None]:
-    """Turn errors of a full memory into advice on what to lower."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        text = str(error).lower()
-        full = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-        if not full and "out of memory" not in text and "can't allocate memory" not in text:
-            raise
-        stays = "; the last checkpoint stays" if (out / NAME).exists() else ""
-        raise GradprobeError(
-            f"out of memory with {rows} images at a time: lower --rows (below {rows}), then --batch-size (below "
-            f"{batch_size}), or give --dtype bfloat16{stays}"
-        ) from None

@@ -1,8 +1,7 @@
 """Losses of a pruner in training on a fixed set of held-out captions."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,8 +11,9 @@ from gradprobe import core
 from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Stream
 from gradprobe.operators.temperature import at_tau
 from gradprobe.statistics.estimates import Estimate, batch_mean
+from gradprobe.training.memory import Limit
 from gradprobe.training.scorer_trainer import Denoised, Shard
-from gradprobe.training.workers import groups_of, in_threads, workers_for
+from gradprobe.training.workers import groups_of, over_groups, workers_for
 from gradprobe.vlm.deploy import Budget
 from gradprobe.vlm.task import Captioning
 from gradprobe.vlm.training.presets import Settings
@@ -31,6 +31,7 @@ class Validator:
         name: The operator's name in error messages.
         rows: Images that the model reads at a time.
         shard: The part of this process; None: all.
+        limit: Images at a time, where memory was full.
     """
 
     task: Captioning
@@ -40,6 +41,7 @@ class Validator:
     name: str
     rows: int
     shard: Shard | None = None
+    limit: Limit = field(default_factory=Limit, compare=False)
 
     @property
     def examples(self) -> int:
@@ -85,16 +87,18 @@ class Validator:
         return core.hard_topk(patches, scores, k)
 
     def _noise(self, batch: Batch) -> Noise:
-        return Noise(self.settings.seed, batch.ids)
+        return Noise(self.settings.seed, batch.ids, generator=self.task.generator)
 
     def _losses(self, select: Callable[[Batch, int], Selection]) -> tuple[float, Tensor]:
         """Return the mean loss, and the loss of each example in the order of reading, ``(examples,)`` on the CPU."""
         size, seed = self.settings.batch_size, self.settings.seed
         total, done = 0.0, 0
         each = torch.zeros(self.examples, dtype=torch.float64)
+        parts: list[list[tuple[Tensor, Tensor]]] = []  # of each batch: places of examples, and their losses
         rank, count = (0, 1) if self.shard is None else (self.shard.rank, self.shard.count)
 
-        def work(group: Batch) -> Tensor:
+        def work(item: tuple[Tensor, Batch]) -> Tensor:
+            group = item[1]
             with torch.no_grad():  # gradients are off in the thread that says so, not in others
                 k = self.budget.of(group.tokens.patches.shape[1])
                 return self.task.losses(select(group, k), group).double()
@@ -102,12 +106,15 @@ class Validator:
         while done < self.examples:
             examples = self.task.source.probe(done, min(size, self.examples - done), seed)
             groups = groups_of(self.task.batch_of(examples), self.rows)
-            starts = list(accumulate((len(group.ids) for group in groups), initial=done))
-            results = list(in_threads(work, groups[rank::count], workers_for(self.task)))
-            total += sum(float(losses.sum()) for losses in results)
-            for start, losses in zip(starts[:-1][rank::count], results, strict=True):
-                each[start : start + len(losses)] = losses.cpu()
+            places = torch.arange(done, done + len(examples)).split([len(group.ids) for group in groups])
+            items = list(zip(places, groups, strict=True))[rank::count]
+            results = over_groups(work, items, workers_for(self.task), self.limit)
+            parts.append([(where, losses) for (where, _), losses in results])
             done += len(examples)
+        for part in parts:  # a GPU is not waited for before it has them all
+            total += sum(float(losses.sum()) for _, losses in part)
+            for where, losses in part:
+                each[where] = losses.cpu()
         if self.shard is not None:
             device = next(self.task.scorer.parameters()).device
             local = [torch.tensor([total], dtype=torch.float64, device=device), each.to(device)]
