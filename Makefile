@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint docs floor figures bench clean
+.PHONY: help demo test slow lint docs floor figures bench gpu clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ figures: .venv/installed  ## draw every figure of experiments/ into figures/, co
 
 bench: .venv/developing  ## speed, side by side with peers and with the bare forward pass
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+gpu:  ## the campaign on a GPU, with PYTHON and its packages as they are; ARGS="--only a,c" (docs/gpu.md)
+	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu.py $(ARGS)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf .venv .venv-floor .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -2,8 +2,8 @@
 
 The floor is what no implementation can do without, in the same run on the same batches: for each batch one forward of
 the scorer; for each batch and draw the frozen encoder's forward and activation-backward on the tokens that the operator
-sends, and two weight-products of the scorer (raw and centred). A deterministic operator needs one draw; that the probe
-draws its first batch twice, to know that it is one, is not in the floor. Loading and embedding is excluded from both.
+sends, and two weight-products of the scorer (raw and centred). A deterministic operator needs one draw; how the probe
+finds out that it is one is not in the floor. Loading and embedding is excluded from both.
 
     python benchmarks/bench_coherence.py [--json FILE] [--rounds 5] [--batches 4] [--batch-size 16]
 """

@@ -22,6 +22,7 @@ from gradprobe.probes.contract import Resources, Subject, question_of
 from gradprobe.probes.fidelity import BLOCK, REFERENCE, SIGMAS, FidelitySettings
 from gradprobe.probes.fidelity.measure import score_gradients
 from gradprobe.probes.fidelity.reference import _parts, scores_of
+from gradprobe.training.memory import Limit
 from gradprobe.training.workers import groups_of, in_threads
 
 K, DRAWS, AIM = 58, 4, 1.1
@@ -47,7 +48,7 @@ def ours_forwards(task: Loaded, k: int, workers: int) -> None:
     subject, settings = Subject(task, None, k), settings_of(task)
     question = question_of(REFERENCE, subject, settings.reference)
     with task.running():
-        _parts(subject, batch, scores_of(task, batch, settings), question, Resources(workers=workers))
+        _parts(subject, batch, scores_of(task, batch, settings), question, Resources(workers=workers), Limit())
 
 
 def bare_backwards(task: Loaded, operator: Any, k: int, workers: int) -> None:

@@ -1,6 +1,6 @@
 """The time of a training step of `gradprobe retention` over its floor, and the plain loop's over ours, in one run.
 
-The floor is what no implementation can do without, in the same groups of 8 images and on the same threads: the frozen
+The floor is what no implementation can do without, in the same micro-batches and on the same threads: the frozen
 encoder's forward and activation-backward on the tokens that the operator sends, one forward and one weight-product of
 the scorer, one forward and backward of the denoiser where there is one, one step of AdamW. *Plain* is the loop that one
 would write: the whole batch of 32 through scorer, operator and encoder on torch's own threads, `backward`, AdamW.
@@ -25,6 +25,7 @@ from bench_coherence import MODELS, OPERATORS, loaded
 import gradprobe as gp
 from gradprobe.core import Batch, Noise, Selection
 from gradprobe.operators.temperature import at_tau
+from gradprobe.training.memory import training_rows
 from gradprobe.training.scorer_trainer import ScorerTrainer
 from gradprobe.training.train import Recipe
 from gradprobe.training.workers import groups_of, in_threads, workers_for
@@ -78,7 +79,8 @@ def floor(task: Ready, operator: Any, k: int, recipe: Recipe, workers: int) -> f
     parameters, own = _parameters(task), list(task.scorer.parameters())
     behind = parameters[len(own) :]
     optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    steps = [groups_of(batch) for batch in islice(task.training_batches(SIZE, 0), recipe.steps)]
+    batches = islice(task.training_batches(SIZE, 0), recipe.steps)
+    steps = [groups_of(batch, training_rows(batch.tokens.patches)) for batch in batches]
     sent = [
         [_sent(task, operator, k, recipe.tau(step), group) for group in groups] for step, groups in enumerate(steps)
     ]

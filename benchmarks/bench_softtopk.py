@@ -81,8 +81,8 @@ def sinkhorn(scores: Tensor, k: float, tau: float, _: Callable) -> Tensor:
     """
     eps, n = 2 * tau, scores.shape[-1]
     cost = torch.stack([scores**2, (scores - 1) ** 2], -1) / -eps
-    log_nu = torch.tensor([(n - k) / n, k / n], dtype=scores.dtype).log()
-    g = torch.zeros(*scores.shape[:-1], 1, 2, dtype=scores.dtype)
+    log_nu = scores.new_tensor([(n - k) / n, k / n]).log()
+    g = scores.new_zeros(*scores.shape[:-1], 1, 2)
     for _i in range(200):
         f = -math.log(n) - (cost + g).logsumexp(-1, keepdim=True)
         g = log_nu - (cost + f).logsumexp(-2, keepdim=True)

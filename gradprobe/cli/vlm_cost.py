@@ -21,17 +21,22 @@ def cost(
     measure: Annotated[bool, typer.Option("--measure", help="Time the parts too, with random weights.")] = False,
     passes: Annotated[int, typer.Option(help="Timed passes, after warm-up.")] = 30,
     device: options.Device = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help="When timed: float32, bfloat16 or float16; by default float16 on a GPU.")
+    ] = None,
     figure: options.Figure = None,
     as_json: options.Json = False,
 ) -> None:
     """Count FLOPs and parameters of each part, unpruned and with K tokens, from the configuration alone: no weights.
 
-    With --measure also time each part, on a GPU by CUDA events in FP16.
+    With --measure also time each part, on a GPU by CUDA events.
     """
     counts = options.numbers("k", k, int, "64,128,192")
     shares = options.numbers("ratio", ratio, float, "0.111,0.222")
     if device != "cpu" and not measure:
         raise UsageError(f"--device {device} goes with --measure, which times the parts there")
+    if dtype is not None and not measure:
+        raise UsageError(f"--dtype {dtype} goes with --measure: FLOPs do not depend on it")
     if figure is not None:
         from gradprobe.plotting.style import check_path
 
@@ -50,7 +55,7 @@ def cost(
         denoiser=denoiser,
     )
     if measure:
-        report = report.measured(device, passes)
+        report = report.measured(device, passes, dtype)
     rows, timing = report.rows(), report.timing
     layout = asdict(report.layout) | {"tokens": report.layout.tokens, "placeholders": report.layout.placeholders}
     settings = {

@@ -2,6 +2,7 @@
 
 import platform
 from datetime import UTC, datetime
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide the last bits of a result."""
-    return {package: version(package) for package in ("gradprobe", "torch", "timm", "numpy")}
+    own = import_module("gradprobe").__version__  # metadata are missing where it is on the path but not installed
+    return {"gradprobe": own} | {package: version(package) for package in ("torch", "timm", "numpy")}
 
 
 def environment(seconds: float, skipped: tuple[str, ...]) -> dict[str, Any]:

@@ -15,9 +15,10 @@ from gradprobe.core import Batch, RaggedBatch, Selection, Tokens
 from gradprobe.data.fingerprints import model_fingerprint
 from gradprobe.errors import UsageError, in_words
 from gradprobe.models.backbones import frozen
+from gradprobe.noise import HOST
 from gradprobe.operators.registry import label, part
 from gradprobe.settings import argument, takes
-from gradprobe.tasks import both_trained, freshly_trained
+from gradprobe.tasks import both_trained, freshly_trained, generator_name
 from gradprobe.vlm.captions import CaptionSource, Example
 from gradprobe.vlm.model import VLM, open_vlm
 from gradprobe.vlm.picture_source import source_of
@@ -62,6 +63,11 @@ class Captioning:
     def question(self) -> dict[str, Any]:
         """Description of the task in JSON types."""
         return {"task": "captioning", **self.names, "loss": "ce", "layer": 0}
+
+    @property
+    def generator(self) -> str:
+        """Generator of the noise."""
+        return str(self.names.get("generator", HOST))
 
     @property
     def skipped(self) -> tuple[str, ...]:
@@ -195,6 +201,7 @@ class Arguments:
     dtype: str = argument(
         "float32", "``float32``, ``bfloat16`` or ``float16``, of the frozen model's weights; the scorer keeps float32."
     )
+    generator: str = argument("auto", "Generator of noise: ``host``, ``philox``, or ``auto``: philox on a GPU.")
     denoiser: str = argument("none", "``token``, ``global`` or ``none``: trained with the scorer, behind the operator.")
     weights_key: str | None = argument(None, "Not possible, like ``weights``.")
     image_size: int | str | tuple[int, int] | None = argument(None, "Not possible: the processor decides it.")
@@ -237,6 +244,7 @@ def captioning(given: Arguments) -> Captioning:
     vlm = open_vlm(name, device=given.device, dtype=given.dtype)
     source = source_of(name, given.data, vlm)
     names = {"backbone": name, "weights": model_fingerprint(name), "data": source.fingerprint, "dtype": given.dtype}
+    names |= generator_name(given.generator, vlm.device)
     return task_of(vlm, source, names, scorer=given.scorer, denoiser=given.denoiser, seed=given.seed)
 
 
@@ -248,7 +256,8 @@ def task_of(
     Args:
         vlm: The model.
         source: Images with captions.
-        names: Their names in the question: ``backbone``, ``weights``, ``data``, ``dtype``.
+        names: Their names in the question: ``backbone``, ``weights``, ``data``, ``dtype``, and the ``generator`` of
+            noise unless it is host.
         scorer: ``mlp`` or ``transformer``, with fields.
         denoiser: ``token``, ``global`` or ``none``, with fields.
         seed: Of both.

@@ -17,7 +17,7 @@ from gradprobe.operators.registry import part
 from gradprobe.probes.cost.measure import counted
 from gradprobe.ranges import check_number
 from gradprobe.vlm.costs.dimensions import TABLE_4, config_of, layout_of, one_line_errors, skeleton
-from gradprobe.vlm.costs.timing import Timing, timed
+from gradprobe.vlm.costs.timing import Timing, TimingSettings, timed
 from gradprobe.vlm.families import family_of
 from gradprobe.vlm.families.base import Family, Layout
 
@@ -108,15 +108,16 @@ class VLMCost:
     flops: tuple[Flops, ...]
     timing: Timing | None = None
 
-    def measured(self, device: str = "cpu", passes: int = 30) -> "VLMCost":
+    def measured(self, device: str = "cpu", passes: int = 30, dtype: str | None = None) -> "VLMCost":
         """Time each part too, with random weights of the model's shape.
 
         Args:
-            device: ``cpu`` (float32), ``cuda`` or ``cuda:1`` (FP16).
+            device: ``cpu``, ``cuda`` or ``cuda:1``.
             passes: Timed passes, after warm-up; at least 6.
+            dtype: ``float32``, ``bfloat16`` or ``float16``; None: float16 on a GPU, float32 on a CPU.
 
         Raises:
-            UsageError: A model too large for a CPU, too few passes, or no such device.
+            UsageError: A model too large for a CPU, too few passes, or no such device or dtype.
             GradprobeError: The memory of the device is too small.
         """
         config, kept = config_of(self.model), [each.kept for each in self.flops if each.pruned]
@@ -128,8 +129,7 @@ class VLMCost:
             self.scorer,
             self.text_tokens,
             parameters=parameters,
-            device=device,
-            passes=passes,
+            settings=TimingSettings(device, passes, dtype),
         )
         return replace(self, timing=timing)
 

@@ -12,20 +12,36 @@ import torch
 from torch import Tensor
 
 from gradprobe.core import hard_topk
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.devices import check_dtype, device_named
+from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.operators.registry import part
 from gradprobe.probes.cost.result import median
 from gradprobe.probes.environment import versions
 from gradprobe.ranges import check_number
 from gradprobe.training.workers import one_thread
 from gradprobe.vlm.families.base import Layout
-from gradprobe.vlm.model import VLM, VisionFeatures
+from gradprobe.vlm.model import DTYPES, VLM, VisionFeatures
 from gradprobe.vlm.sequence import assemble
 
 PARTS = ("encoder", "pruner", "prefill")
 WARM_UP = 3  # passes that are thrown away
 CPU_LIMIT = 1_000_000_000  # parameters of the largest model that is timed on a CPU
 BEFORE = 35  # text tokens before the image: LLaVA-1.5's system prompt
+
+
+@dataclass(frozen=True)
+class TimingSettings:
+    """Circumstances of a timing.
+
+    Attributes:
+        device: ``cpu``, ``cuda``, ``cuda:1``.
+        passes: Timed passes, after warm-up; at least 6.
+        dtype: Of the model, one of `gradprobe.vlm.model.DTYPES`; None: float16 on a GPU, float32 on a CPU.
+    """
+
+    device: str = "cpu"
+    passes: int = 30
+    dtype: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +86,7 @@ def timed(
     text_tokens: int,
     *,
     parameters: int,
-    device: str,
-    passes: int,
+    settings: TimingSettings,
 ) -> Timing:
     """Time the parts of a model with random weights: CUDA events on a GPU, seconds that one thread computes on a CPU.
 
@@ -82,35 +97,38 @@ def timed(
         scorer: Its name.
         text_tokens: Positions beside those of the image.
         parameters: Of the model.
-        device: ``cpu``, ``cuda``, ``cuda:1``.
-        passes: Timed passes, at least 6.
+        settings: Device, passes and precision.
 
     Raises:
-        UsageError: A model too large for a CPU, too few passes, or no such device.
+        UsageError: A model too large for a CPU, too few passes, or no such device or dtype.
         GradprobeError: The memory of the device is too small.
     """
-    check_number("passes", passes)
-    where = _device(device, parameters)
+    check_number("passes", settings.passes)
+    if settings.dtype is not None and settings.dtype not in DTYPES:
+        raise UsageError(f"--dtype {settings.dtype} is not possible; {nearest(settings.dtype, DTYPES)}")
+    where = _device(settings.device, parameters)
     on_gpu = where.type == "cuda"
+    dtype = settings.dtype or ("float16" if on_gpu else "float32")
+    check_dtype(dtype, where, "--dtype float16")
     # The generators are left as found; a GPU other than `where` is not touched.
     with torch.random.fork_rng(devices=[where] if on_gpu else []), one_thread():
         torch.manual_seed(0)
         try:
-            run = _Run(config, layout, text_tokens, scorer, where, torch.float16 if on_gpu else torch.float32)
+            run = _Run(config, layout, text_tokens, scorer, where, getattr(torch, dtype))
             times: dict[int, list[list[float]]] = {n: [] for n in (0, *kept)}
-            for _ in range(WARM_UP + passes):
+            for _ in range(WARM_UP + settings.passes):
                 for n, rows in times.items():
                     rows.append(run.once(n))
         except torch.OutOfMemoryError:
-            need = 2 * parameters / 1e9
+            need = getattr(torch, dtype).itemsize * parameters / 1e9
             raise GradprobeError(
-                f"{device} ran out of memory: the weights alone take {need:.1f} GB in FP16; time a smaller model, a "
-                "smaller --image-size, or on a larger GPU"
+                f"{settings.device} ran out of memory: the weights alone take {need:.1f} GB in {dtype}; time a smaller "
+                "model, a smaller --image-size, or on a larger GPU"
             ) from None
     name = torch.cuda.get_device_name(where) if on_gpu else "cpu, 1 thread"
     environment = {"versions": versions() | {"transformers": version("transformers")}}
     arrays = {n: np.array(rows[WARM_UP:]) for n, rows in times.items()}
-    return Timing(arrays, name, "float16" if on_gpu else "float32", environment)
+    return Timing(arrays, name, dtype, environment)
 
 
 class _Run:
@@ -184,14 +202,7 @@ def _milliseconds(stages: Sequence[Callable[[], None]], device: torch.device) ->
 
 
 def _device(name: str, parameters: int) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name} is not possible; give cpu, cuda or cuda:1")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"--device {name}: there is no such GPU here; FLOPs are counted without --measure")
+    device = device_named(name, kinds=("cpu", "cuda"), hint="or leave --measure out: FLOPs need no device")
     if device.type == "cpu" and parameters > CPU_LIMIT:
         raise UsageError(
             f"a model of {parameters / 1e9:.1f} billion parameters is too large to time on a CPU; give --device cuda, "
