@@ -90,13 +90,18 @@ def write_scorer_gradient(
         add: whether to add to what the parts before have written.
     """
     grads = torch.autograd.grad(scores, parameters, u / (images or len(u)), retain_graph=True, allow_unused=True)
+    if out.device != scores.device:  # one copy for all, since it waits
+        whole = [torch.zeros_like(p) if grad is None else grad for p, grad in zip(parameters, grads, strict=True)]
+        flat = torch.cat([each.reshape(-1) for each in whole]).to(out.device)
+        out.add_(flat) if add else out.copy_(flat)
+        return
     start = 0
     for parameter, grad in zip(parameters, grads, strict=True):
         piece = out[start : start + parameter.numel()]
         if not add:
             piece.zero_() if grad is None else piece.copy_(grad.reshape(-1))
         elif grad is not None:
-            piece.add_(grad.reshape(-1).to(piece.device))
+            piece.add_(grad.reshape(-1))
         start += parameter.numel()
 
 

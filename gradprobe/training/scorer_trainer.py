@@ -175,12 +175,7 @@ class ScorerTrainer:
             noise = Noise(seeds, group.ids, generator=self._task.generator).draw(step + 1)
             k = self._k(group.tokens.patches.shape[1])
             losses, total = training_loss(self._task, operator, k, group, noise, self._name)
-
-            def error(bad: Tensor) -> GradprobeError:
-                ids = [str(i) for i, wrong in zip(group.ids, bad.tolist(), strict=True) if wrong]
-                return self._not_finite("loss", step, f" (image ids {', '.join(ids)})")
-
-            refuse(~losses.isfinite(), error)
+            refuse(~losses.isfinite(), partial(self._bad_losses, step, group.ids))
             gradients = torch.autograd.grad(total / images, parameters, allow_unused=True)
             wide = losses.double()
             return wide.sum() if copies == 1 else wide.view(-1, copies).sum(0), gradients
@@ -208,6 +203,10 @@ class ScorerTrainer:
             rows = self._rows or training_rows(part.tokens.patches)
             groups += groups_of(part, copies * max(1, round(rows / copies)))
         return groups
+
+    def _bad_losses(self, step: int, ids: tuple[int, ...], bad: Tensor) -> GradprobeError:
+        wrong = [str(i) for i, each in zip(ids, bad.tolist(), strict=True) if each]
+        return self._not_finite("loss", step, f" (image ids {', '.join(wrong)})")
 
     def _bad_gradient(self, step: int, bad: Tensor) -> GradprobeError:
         return self._not_finite("gradient", step)

@@ -1,6 +1,7 @@
 """Networks of one shape side by side: one call for all, each with parameters and rows of its own."""
 
 import copy
+from collections import deque
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -43,6 +44,7 @@ class Stacked(nn.Module):
             module, _, leaf = name.rpartition(".")
             setattr(self._all.get_submodule(module), leaf, nn.Parameter(stacked, parameter.requires_grad))
         self._one = copy.deepcopy(networks[0]).to("meta")
+        self._idle: deque[nn.Module] = deque()  # copies of it, one for each thread: a call swaps a module's parameters
         self._mapped = next(networks[0].parameters()).device.type != "cpu" if mapped is None else mapped
 
     def named_parameters(
@@ -65,7 +67,14 @@ class Stacked(nn.Module):
         return torch.stack(outputs, 1).flatten(0, 1)
 
     def _call(self, parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
-        return functional_call(self._one, parameters, (rows,))
+        try:
+            network = self._idle.pop()
+        except IndexError:
+            network = copy.deepcopy(self._one)
+        try:
+            return functional_call(network, parameters, (rows,))
+        finally:
+            self._idle.append(network)
 
     def write(self, networks: Sequence[nn.Module]) -> None:
         """Write the parameters into the networks that they belong to."""

@@ -23,10 +23,3 @@ def device() -> str:
     if DEVICE == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU; GRADPROBE_TEST_DEVICE=cpu runs these tests on a CPU")
     return DEVICE
-
-
-@pytest.fixture(autouse=True)
-def exact_convolutions():
-    """No TF32, to which cuDNN rounds the inputs of float32 convolutions by default: the host does not."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        yield

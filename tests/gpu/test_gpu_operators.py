@@ -6,6 +6,7 @@ import torch
 import gradprobe as gp
 from gradprobe.core import Noise, hard_topk, top_k_mask
 from gradprobe.noise import PHILOX
+from gradprobe.noise.philox_bits import _kernel_agrees
 from gradprobe.operators.registry import registered
 
 N, K, D = 60, 17, 8
@@ -60,6 +61,12 @@ def test_every_operator_selects_and_differentiates_as_on_the_host(device, name):
         found[place] = [each.detach().cpu() for each in (selection.tokens, selection.weights, slope)]
     for mine, theirs in zip(found[device], found["cpu"], strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-7)
+
+
+def test_a_gpu_makes_noise_by_its_kernel(device):
+    if device != "cuda":
+        pytest.skip("the kernel is for CUDA")
+    assert _kernel_agrees(torch.device(device, 0))
 
 
 def test_noise_has_the_same_bits_on_any_device(device):

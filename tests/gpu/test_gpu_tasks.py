@@ -1,12 +1,16 @@
 """Losses, gradients and trainings on a device beside those of the host."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import gradprobe as gp
 from gradprobe.core import Noise, Selection
+from gradprobe.deferred import deferring
 from gradprobe.noise import HOST
 from gradprobe.probes.gradients import score_gradient
+from gradprobe.training.joined import Joined
 from gradprobe.training.scorer_trainer import ScorerTrainer
 from gradprobe.training.train import Recipe
 
@@ -61,6 +65,32 @@ def test_a_training_is_that_of_the_host_to_rounding(device, name):
             assert list(trainer.run()) == [1, 2, 3]
         losses[place] = torch.tensor([float(loss) for loss in trainer.losses])
     torch.testing.assert_close(losses[device], losses["cpu"], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_scorers_side_by_side_are_trained_as_alone(device, name):
+    seeds, recipe, task = (1, 2, 3), Recipe(steps=3, batch_size=6), scenes(device)
+    joint = ScorerTrainer(
+        Joined(tuple(task.with_new_scorer(seed) for seed in seeds), seeds, (K,) * 3), gp.build(name), K, name, recipe, 1
+    )
+    with task.running(), deferring():
+        list(joint.run())
+        for s, seed in enumerate(seeds):
+            alone = ScorerTrainer(task.with_new_scorer(seed), gp.build(name), K, name, replace(recipe, seed=seed), 1)
+            list(alone.run())
+            mine = torch.tensor([losses[s] for losses in joint.losses])
+            torch.testing.assert_close(mine, torch.tensor(alone.losses), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scorer", ["mlp:width=8", "transformer:depth=1"])
+def test_captions_of_several_seeds_are_trained_side_by_side(device, scorer):
+    task = gp.vlm.captioning("scenes-vlm", device=device, scorer=scorer, denoiser="token", generator=HOST)
+    seeds, recipe = (1, 2), Recipe(steps=2, batch_size=4)
+    tasks = tuple(task.with_new_scorer(seed) for seed in seeds)
+    joint = ScorerTrainer(Joined(tasks, seeds, (11, 11)), gp.build("vpnoise"), 11, "vpnoise", recipe, 1)
+    with task.running():
+        list(joint.run())
+    assert torch.tensor(joint.losses).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

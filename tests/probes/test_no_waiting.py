@@ -5,6 +5,7 @@ for each of them, and for nothing else.
 """
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from gradprobe.deferred import deferring
 from gradprobe.errors import GradprobeError
 from gradprobe.operators import registry
 from gradprobe.operators.registry import names, registered
-from gradprobe.probes import probe_of
+from gradprobe.probes import gradients, probe_of
+from gradprobe.probes.coherence import measure as coherence
 from gradprobe.probes.contract import Resources, Subject
 from gradprobe.probes.curvature.hessian import Surface
 from gradprobe.probes.gradients import score_gradient
@@ -135,6 +137,22 @@ def test_coherence_waits_the_same_for_more_batches_and_draws(spec):
         there, scale = getattr(distant, name), near.energy if name == "common" else values
         assert there.shape == values.shape and there.dtype == values.dtype
         assert np.allclose(there, values, rtol=1e-5, atol=1e-9 * np.abs(scale).max())
+
+
+@pytest.mark.parametrize(("free", "home"), [(80, "cuda"), (79, "cpu"), (0, "cpu")])
+def test_gradient_rows_lie_on_a_gpu_where_half_of_its_free_memory_holds_them(free, home, monkeypatch):
+    monkeypatch.setattr(gradients, "free_memory", lambda device: free)
+    like = SimpleNamespace(device=torch.device("cuda"), element_size=lambda: 4)
+    assert gradients.home_of_rows(10, like).type == home
+    assert gradients.home_of_rows(10, torch.zeros(1)).type == "cpu"
+
+
+def test_gradient_rows_that_do_not_fit_go_to_the_host_with_the_same_numbers(monkeypatch):
+    there, few = measured("coherence", "vpnoise", batches=3)
+    monkeypatch.setattr(coherence, "home_of_rows", lambda count, like: torch.device("cpu"))
+    here, waits = measured("coherence", "vpnoise", batches=3)
+    assert len(waits) - len(few) == 3 * 2 * 2 - 2  # batches, draws, raw and centred; the two Grams are there already
+    assert all(np.array_equal(values, getattr(here, name)) for name, values in arrays_of(there).items())
 
 
 @pytest.mark.parametrize("spec", ["gumbel", "scale"])

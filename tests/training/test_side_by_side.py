@@ -23,6 +23,7 @@ from gradprobe.training.joined import ByBudget, Joined, apart, together
 from gradprobe.training.scorer_trainer import ScorerTrainer
 from gradprobe.training.stacked import Stacked
 from gradprobe.training.train import Recipe
+from gradprobe.training.workers import in_threads
 
 RECIPE = Recipe(steps=6, batch_size=5, learning_rate=0.02)
 NETWORKS = {
@@ -36,8 +37,8 @@ def seeded(seeds, task=None):
     return [(task or Toy()).with_new_scorer(seed) for seed in seeds]
 
 
-def trained(task, op="vpnoise", k=4, recipe=RECIPE, rows=None):
-    trainer = ScorerTrainer(task, gp.build(op), k, op, recipe, 1, rows=rows)
+def trained(task, op="vpnoise", k=4, recipe=RECIPE, rows=None, workers=1):
+    trainer = ScorerTrainer(task, gp.build(op), k, op, recipe, workers, rows=rows)
     for _ in trainer.run():
         pass
     return trainer
@@ -76,6 +77,25 @@ def test_joined_trainings_are_the_separate_ones(op):
         separate = trained(single, op, recipe=replace(RECIPE, seed=seed))
         np.testing.assert_allclose([losses[s] for losses in trainer.losses], separate.losses, rtol=1e-9)
         torch.testing.assert_close(numbers(tasks[s].scorer), numbers(single.scorer), rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_stacked_networks_are_called_by_several_threads_at_once(mapped):
+    networks = [MLP(width=64).make(32, seed) for seed in range(2)]
+    stacked = Stacked(networks, mapped)
+    rows = [torch.randn(4, 50, 32, generator=torch.Generator().manual_seed(i)) for i in range(64)]
+    expected = [stacked(each).detach() for each in rows]
+    results = list(in_threads(lambda each: stacked(each).detach(), rows, 8))
+    assert all(map(torch.equal, results, expected))
+    assert all(p.is_meta for p in stacked._one.parameters())
+
+
+def test_the_number_of_workers_changes_no_bit():
+    seeds = (1, 2)
+    one, other = (
+        trained(Joined(tuple(seeded(seeds)), seeds, (4, 4)), rows=2, workers=workers).losses for workers in (1, 4)
+    )
+    assert one == other
 
 
 def test_budgets_are_trained_side_by_side_too():
