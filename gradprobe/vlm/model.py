@@ -257,7 +257,7 @@ class VLM:
             total = len(features.tokens)
             raise UsageError(f"there are {total} images, but places in the prompt for {len(filled)} only")
         if filled:
-            slot[places] = torch.cat(filled)
+            slot = slot.masked_scatter(places, torch.cat(filled))
         with torch.no_grad():
             positions = self.family.positions(self.model, ids, mask, inputs)
         return Prompt(ids, mask, positions, slot, tuple(counts))

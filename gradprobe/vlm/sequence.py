@@ -4,7 +4,9 @@ from collections.abc import Sequence as Several
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from gradprobe.deferred import refuse
 from gradprobe.errors import UsageError
 from gradprobe.vlm.model import VLM, Prompt, Sequence
 
@@ -32,7 +34,7 @@ def assemble(
         raise UsageError(f"pad={pad!r} is not possible; give left or right")
     ids, slot = prompt.input_ids, prompt.slot
     visual = slot >= 0
-    here = visual & _kept(prompt, tokens, index).to(ids.device).gather(1, slot.clamp(min=0))
+    here = visual & _kept(prompt, tokens, index).to(ids.device, non_blocking=True).gather(1, slot.clamp(min=0))
     with torch.no_grad():
         embeds = vlm.model.get_input_embeddings()(ids)
         newline = vlm.family.newline(vlm.model)
@@ -52,17 +54,30 @@ def _kept(prompt: Prompt, tokens: Several[Tensor], index: Several[Tensor] | None
             if len(some) != total:
                 raise UsageError(f"row {row} has {total} visual tokens and {len(some)} are given; say which: index")
         return torch.ones(len(totals), max([*totals, 1]), dtype=torch.bool)
-    kept = torch.zeros(len(totals), max([*totals, 1]), dtype=torch.bool)
-    for row, (total, some, which) in enumerate(zip(totals, tokens, index, strict=True)):
-        which = which.to("cpu")
-        ascending = bool((which[1:] > which[:-1]).all()) and bool(((which >= 0) & (which < total)).all())
-        if len(some) != len(which) or not ascending:
-            raise UsageError(
-                f"row {row} has {total} visual tokens; {len(some)} tokens cannot stand at {which.tolist()[:20]}: give "
-                "one ascending index a token"
-            )
-        kept[row, which] = True
-    return kept
+    lengths = [len(which) for which in index]
+    for row, (some, length) in enumerate(zip(tokens, lengths, strict=True)):
+        if len(some) != length:
+            raise _misplaced(row, totals[row], len(some), index[row])
+    device, most = index[0].device, max([*totals, 1])
+    at = pad_sequence([which.to(device, non_blocking=True) for which in index], batch_first=True)
+    ends, sizes = (torch.tensor(each)[:, None].to(device, non_blocking=True) for each in (lengths, totals))
+    there = torch.arange(at.shape[1], device=device) < ends
+    wrong = (there & ((at < 0) | (at >= sizes))).any(1) | (there[:, 1:] & (at[:, 1:] <= at[:, :-1])).any(1)
+
+    def error(bad: Tensor) -> UsageError:
+        row = int(bad.nonzero()[0])
+        return _misplaced(row, totals[row], len(tokens[row]), index[row])
+
+    refuse(wrong, error)
+    places = torch.where(there, at.clamp(0, most - 1), most)  # padding goes to a column of its own
+    return torch.zeros(len(totals), most + 1, dtype=torch.bool, device=device).scatter(1, places, True)[:, :most]
+
+
+def _misplaced(row: int, total: int, given: int, which: Tensor) -> UsageError:
+    return UsageError(
+        f"row {row} has {total} visual tokens; {given} tokens cannot stand at {which.tolist()[:20]}: give one "
+        "ascending index a token"
+    )
 
 
 def _close_up(embeds: Tensor, prompt: Prompt, keep: Tensor, pad: str) -> Sequence:

@@ -107,6 +107,6 @@ def _text(vlm: VLM, pairs: Sequence[tuple[str, str]], images: Sequence[ImageFeat
     device = next(vlm.model.parameters()).device
     inputs = {"input_ids": ids, "attention_mask": mask}
     inputs |= {name: torch.stack([image.inputs[name] for image in images]) for name in images[0].inputs}
-    inputs = {name: value.to(device) for name, value in inputs.items()}
+    inputs = {name: value.to(device, non_blocking=True) for name, value in inputs.items()}
     features = VisionFeatures(tuple(image.tokens for image in images), tuple(image.slots for image in images))
-    return Text(vlm.prompt(inputs, features), labels.to(device))
+    return Text(vlm.prompt(inputs, features), labels.to(device, non_blocking=True))
