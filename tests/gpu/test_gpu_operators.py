@@ -6,7 +6,7 @@ import torch
 import gradprobe as gp
 from gradprobe.core import Noise, hard_topk, top_k_mask
 from gradprobe.noise import PHILOX
-from gradprobe.noise.philox_bits import _kernel_agrees
+from gradprobe.noise.philox_bits import _kernel_agrees, by_torch, words
 from gradprobe.operators.registry import registered
 
 N, K, D = 60, 17, 8
@@ -63,10 +63,12 @@ def test_every_operator_selects_and_differentiates_as_on_the_host(device, name):
         torch.testing.assert_close(mine, theirs, atol=1e-7, rtol=1e-7)
 
 
-def test_a_gpu_makes_noise_by_its_kernel(device):
-    if device != "cuda":
-        pytest.skip("the kernel is for CUDA")
-    assert _kernel_agrees(torch.device(device, 0))
+def test_a_device_makes_the_bits_of_noise_as_integer_operations_do_and_a_gpu_by_its_kernel(device):
+    keys, tail, place = torch.tensor([[3, 1], [0, 1 << 62]]), (1 << 40, 1, 2), torch.zeros(0, device=device).device
+    made = words(keys.tolist(), tail, 1000, place)
+    assert made.device == place
+    assert torch.equal(made, by_torch(keys.to(place), tail, 250).flatten(1))
+    assert device != "cuda" or _kernel_agrees(place)
 
 
 def test_noise_has_the_same_bits_on_any_device(device):
