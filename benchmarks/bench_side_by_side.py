@@ -11,16 +11,15 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from itertools import cycle, islice
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from bench_retention import Ready
 
 import gradprobe as gp
-from gradprobe.core import Batch
 from gradprobe.deferred import deferring
 from gradprobe.training.joined import Joined
 from gradprobe.training.scorer_trainer import ScorerTrainer
@@ -30,20 +29,6 @@ from gradprobe.training.workers import workers_for
 OPERATORS = ("vpnoise", "gumbel")
 BUDGETS = {"scenes": 20, "scenes-vlm": 11}
 AIM = 1.0
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A task whose training batches are in memory already."""
-
-    task: Any
-    batches: list[Batch]
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.task, name)
-
-    def training_batches(self, size: int, seed: int, start: int = 0) -> Iterator[Batch]:
-        return islice(cycle(self.batches), start, None)
 
 
 def timed(trainers: list[ScorerTrainer], task: Any, device: torch.device) -> float:

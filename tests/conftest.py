@@ -55,6 +55,19 @@ def run(monkeypatch, capsys, tmp_path):
     return go
 
 
+@pytest.fixture
+def free(monkeypatch):
+    """Pretend that so many bytes are free on a GPU: ``free(40e9)``."""
+    from gradprobe.training import memory
+
+    def set_free(size):
+        memory.rows_for.cache_clear()
+        monkeypatch.setattr(memory, "free_memory", lambda device: size)
+
+    yield set_free
+    memory.rows_for.cache_clear()
+
+
 @pytest.fixture(scope="module")
 def browser():
     """A headless Chromium without a graphics card and without a network."""

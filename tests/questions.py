@@ -1,5 +1,7 @@
 """Soft top-K questions: scores x budgets x temperatures, and a brute-force twin."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -37,6 +39,22 @@ def questions(case: str, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Te
     k = budgets(scores.shape[-1])
     shape = len(TAUS), len(k), len(scores)
     return scores.expand(*shape[:2], *scores.shape), k[None, :, None].expand(shape), TAUS[:, None, None].expand(shape)
+
+
+def crawling(seed: int, sizes: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Scores ``(rows, N)`` of many scales with ties, broken budgets near whole ones, and temperatures, for each N.
+
+    A root finder crawls on some of them or leaves its bracket; found by random search, kept as it was.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    uniform = lambda *shape: torch.rand(shape, generator=generator, dtype=torch.float64)  # noqa: E731
+    for n in sizes:
+        rows = 30_000 // n
+        scores = (uniform(rows, n) - 0.5) * 10 ** (8 * uniform(rows, n) + 10 * uniform(rows, 1) - 9)
+        scores = torch.where(uniform(rows, n) < uniform(rows, 1) / 2, scores[:, :1], scores)
+        k = n * uniform(rows)
+        near = (k.round() + (uniform(rows) - 0.5) * 10 ** (-16 * uniform(rows))).clamp(0, n)
+        yield scores, torch.where(uniform(rows) < 0.5, k, near), 10 ** (9 * uniform(rows) - 8)
 
 
 def twin(scores: np.ndarray, k: float, tau: float, cdf: str) -> np.ndarray:

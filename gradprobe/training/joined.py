@@ -109,14 +109,11 @@ class ByBudget:
         Raises:
             GradprobeError: The operator sends on another number of tokens for another budget.
         """
-        of_row = torch.arange(len(patches)) % len(self.budgets)
         parts, places = [], []
         for budget in dict.fromkeys(self.budgets):
-            rows = torch.isin(of_row, torch.tensor([i for i, b in enumerate(self.budgets) if b == budget])).nonzero()[
-                :, 0
-            ]
-            here = rows.to(patches.device, non_blocking=True)
-            parts.append(self.operator(patches[here], scores[here], budget, noise=rows_of(noise, rows.tolist())))
+            rows = [row for row in range(len(patches)) if self.budgets[row % len(self.budgets)] == budget]
+            here = torch.tensor(rows).to(patches.device, non_blocking=True)
+            parts.append(self.operator(patches[here], scores[here], budget, noise=rows_of(noise, rows)))
             places.append(here)
         if len({part.tokens.shape[1] for part in parts}) > 1:
             raise GradprobeError("an operator that sends K tokens on cannot be trained with several K side by side")

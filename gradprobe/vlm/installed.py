@@ -6,7 +6,7 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError
 
-NEEDED = (5, 17)  # generate() runs the vision tower once, and positions of Qwen2.5-VL go by token types
+NEEDED = (5, 17)  # the least that was run: generate() runs the vision tower once, Qwen2.5-VL goes by token types
 
 
 def transformers_module() -> Any:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from questions import cases, cdfs, questions
 
 import gradprobe as gp
 from gradprobe.core import Noise, hard_topk, top_k_mask
@@ -35,6 +36,14 @@ def test_soft_top_k_is_that_of_the_host(device, n, cdf):
         weights[place], slopes[place] = out.detach().cpu(), slope.cpu()
     torch.testing.assert_close(weights[device], weights["cpu"], atol=1e-9, rtol=0)
     torch.testing.assert_close(slopes[device], slopes["cpu"], atol=1e-9, rtol=0)
+
+
+@cdfs
+@cases
+def test_hard_questions_have_the_answers_of_the_host(device, cdf, case):
+    scores, k, tau = questions(case)
+    alpha = gp.soft_topk(scores.to(device), k.to(device), tau.to(device), cdf)
+    torch.testing.assert_close(alpha.cpu(), gp.soft_topk(scores, k, tau, cdf), atol=1e-10, rtol=0)
 
 
 def test_the_first_of_equal_scores_win_on_any_device(device):

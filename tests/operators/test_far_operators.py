@@ -3,7 +3,7 @@
 import pytest
 import torch
 from far_device import far, far_device
-from questions import cases, cdfs, questions
+from questions import cases, cdfs, crawling, questions
 
 from gradprobe.core import Noise
 from gradprobe.deferred import deferring
@@ -28,20 +28,11 @@ def test_a_fixed_number_of_steps_gives_the_weights(cdf, case):
 
 @cdfs
 def test_a_fixed_number_of_steps_is_enough_for_scores_of_many_scales_and_broken_budgets(cdf):
-    """The search of `test_softtopk` for rows where a root finder crawls, with other random numbers."""
-    generator = torch.Generator().manual_seed(7)
-    uniform = lambda *shape: torch.rand(shape, generator=generator, dtype=torch.float64)  # noqa: E731
-    for n in (2, 3, 8, 18, 64, 300):
-        rows = 30_000 // n
-        scores = (uniform(rows, n) - 0.5) * 10 ** (8 * uniform(rows, n) + 10 * uniform(rows, 1) - 9)
-        scores = torch.where(uniform(rows, n) < uniform(rows, 1) / 2, scores[:, :1], scores)
-        k = n * uniform(rows)
-        near = (k.round() + (uniform(rows) - 0.5) * 10 ** (-16 * uniform(rows))).clamp(0, n)
-        k = torch.where(uniform(rows) < 0.5, k, near)
+    for scores, k, tau in crawling(7, (2, 3, 8, 18, 64, 300)):
         with far_device():
-            alpha = soft_topk(far(scores), far(k), far(10 ** (9 * uniform(rows) - 8)), cdf).near
+            alpha = soft_topk(far(scores), far(k), far(tau), cdf).near
         assert ((alpha >= 0) & (alpha <= 1)).all()
-        assert ((alpha.sum(-1) - k).abs() <= 1e-11 * n).all()
+        assert ((alpha.sum(-1) - k).abs() <= 1e-11 * scores.shape[-1]).all()
 
 
 @pytest.mark.parametrize(("k", "tau"), [(5.0, 1.0), (-1.0, 1.0), (2.0, 0.0), (2.0, torch.inf), (torch.nan, 1.0)])

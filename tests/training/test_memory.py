@@ -224,16 +224,6 @@ def test_attempts_of_many_threads_do_not_add_up():
 # What a micro-batch begins with
 
 
-@pytest.fixture
-def free(monkeypatch):
-    def set_free(size):
-        rows_for.cache_clear()
-        monkeypatch.setattr(memory, "free_memory", lambda device: size)
-
-    yield set_free
-    rows_for.cache_clear()
-
-
 def test_a_cpu_takes_eight_whatever_is_free(free):
     free(1)
     assert rows_for(CPU, 10) == rows_for(CPU, 10_000) == 8

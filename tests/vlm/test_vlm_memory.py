@@ -6,8 +6,6 @@ import pytest
 import torch
 from kept import kept_for_backward
 
-from gradprobe.training import memory
-from gradprobe.training.memory import rows_for
 from gradprobe.vlm.training.memory import LAYER_BYTES, memory_advice, rows_of
 
 transformers = pytest.importorskip("transformers", reason="no transformers; type: pip install gradprobe[vlm]")
@@ -27,16 +25,6 @@ def llava(dtype, device):
         config = transformers.LlavaConfig(text_config=text, vision_config=transformers.CLIPVisionConfig())
         model = transformers.LlavaForConditionalGeneration(config).to(dtype)
     return SimpleNamespace(model=model, device=device)
-
-
-@pytest.fixture
-def free(monkeypatch):
-    def set_free(size):
-        rows_for.cache_clear()
-        monkeypatch.setattr(memory, "free_memory", lambda device: size)
-
-    yield set_free
-    rows_for.cache_clear()
 
 
 def test_a_7b_model_reads_as_many_as_fit(free):
