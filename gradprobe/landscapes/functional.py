@@ -1,13 +1,15 @@
 """Calls of a module with other parameters, which leave the module unchanged."""
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+Network = TypeVar("Network", bound=nn.Module)
 _lock, _inside = threading.Lock(), 0
 
 
@@ -39,6 +41,22 @@ def functional_call(
     with _restored(module):
         tensors = {**_copied_buffers(module, tensors), **tensors}
         return torch.func.functional_call(module, tensors, args, None if kwargs is None else dict(kwargs))
+
+
+def copied(module: Network) -> Network:
+    """Return a deep copy of a module, also of one that holds a tensor which it has computed.
+
+    torch copies no tensor with a graph, such as the weight that weight normalisation computes in each call; the copy
+    holds its value, and computes it anew when it is called.
+
+    Example:
+        >>> normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(2, 1))
+        >>> torch.equal(copied(normed).weight, normed.weight)
+        True
+    """
+    held = [x for part in module.modules() for x in (*vars(part).values(), *part._buffers.values())]
+    computed = [x for x in held if isinstance(x, Tensor) and not x.is_leaf]
+    return copy.deepcopy(module, {id(x): x.detach().clone() for x in computed})
 
 
 @contextmanager

@@ -3,12 +3,14 @@
 import copy
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from gradprobe.errors import GradprobeError
+from gradprobe.errors import GradprobeError, out_of_memory
+from gradprobe.landscapes.functional import copied
 
 
 class Stacked(nn.Module):
@@ -25,7 +27,7 @@ class Stacked(nn.Module):
         mapped: Use vmap; None: on a GPU.
 
     Raises:
-        GradprobeError: They differ in their parameters, or have buffers.
+        GradprobeError: They differ in their parameters, or have buffers; in a call, torch.func does not take them.
 
     Example:
         >>> networks = [nn.Linear(3, 1), nn.Linear(3, 1)]
@@ -38,12 +40,12 @@ class Stacked(nn.Module):
         super().__init__()
         refuse_unlike(networks)
         self._count = len(networks)
-        self._all = copy.deepcopy(networks[0])
+        self._all = copied(networks[0])
         for name, parameter in list(self._all.named_parameters()):
             stacked = torch.stack([dict(network.named_parameters())[name].detach() for network in networks])
             module, _, leaf = name.rpartition(".")
             setattr(self._all.get_submodule(module), leaf, nn.Parameter(stacked, parameter.requires_grad))
-        self._one = copy.deepcopy(networks[0]).to("meta")
+        self._one = copied(networks[0]).to("meta")
         self._idle: deque[nn.Module] = deque()  # copies of it, one for each thread: a call swaps a module's parameters
         self._mapped = next(networks[0].parameters()).device.type != "cpu" if mapped is None else mapped
 
@@ -58,13 +60,22 @@ class Stacked(nn.Module):
         split = rows.unflatten(0, (-1, self._count))
         parameters: dict[str, Tensor] = dict(self.named_parameters())
         if self._mapped:
-            return vmap(self._call, in_dims=(0, 1), out_dims=1)(parameters, split).flatten(0, 1)
+            return self._at_once(parameters, split).flatten(0, 1)
         each = {name: parameter.unbind() for name, parameter in parameters.items()}
         outputs = [
             self._call({name: own[s] for name, own in each.items()}, split[:, s].contiguous())
             for s in range(self._count)
         ]
         return torch.stack(outputs, 1).flatten(0, 1)
+
+    def _at_once(self, parameters: dict[str, Tensor], split: Tensor) -> Tensor:
+        try:
+            return vmap(self._call, in_dims=(0, 1), out_dims=1)(parameters, split)
+        except RuntimeError as error:  # anyone's network
+            if out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise GradprobeError(f"torch.func does not take this network ({reason[:200]})") from error
 
     def _call(self, parameters: dict[str, Tensor], rows: Tensor) -> Tensor:
         try:
@@ -90,12 +101,14 @@ def refuse_unlike(networks: Sequence[nn.Module]) -> None:
     Raises:
         GradprobeError: They differ in their parameters, or have buffers.
     """
-    first, *others = networks
-    shapes = {name: (p.shape, p.dtype, p.device, p.requires_grad) for name, p in first.named_parameters()}
-    for network in others:
-        if type(network) is not type(first) or shapes != {
-            name: (p.shape, p.dtype, p.device, p.requires_grad) for name, p in network.named_parameters()
-        }:
-            raise GradprobeError("networks of different architectures cannot be trained side by side")
-    if next(first.buffers(), None) is not None:
+    first, *others = map(_described, networks)
+    if any(other != first for other in others):
+        raise GradprobeError("networks of different architectures cannot be trained side by side")
+    if next(networks[0].buffers(), None) is not None:
         raise GradprobeError("networks with buffers, such as running statistics, cannot be trained side by side")
+
+
+def _described(network: nn.Module) -> tuple[list[tuple[str, str]], dict[str, tuple[Any, ...]]]:
+    """Return names and classes of modules (a parametrised one has a class of its own), and kinds of parameters."""
+    modules = [(name, type(module).__qualname__) for name, module in network.named_modules()]
+    return modules, {n: (p.shape, p.dtype, p.device, p.requires_grad) for n, p in network.named_parameters()}

@@ -230,8 +230,6 @@ PROBES = {
 @models
 @pytest.mark.parametrize("probe", PROBES)
 def test_probes_leave_the_scorer_as_it_was(name, probe):
-    if name in ("parametrized", "old weight norm") and probe == "landscape":
-        pytest.skip("torch does not copy a module that holds a weight it has computed")
     task = WithScorer(scorer=Flat(made(name)))
     if name == "attributes":
         task.scorer(X[None])  # from now on it remembers

@@ -1,15 +1,18 @@
 """Curvature on the toy task against the dense Hessian, the operators that have none, and the command."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import typer
 from stored import array_bytes
+from torch import nn
 from torch.func import functional_call
 from toy import Toy
 
+import gradprobe as gp
 from gradprobe.core import Noise, Selection
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
@@ -306,3 +309,22 @@ def test_the_command_prints_stores_and_answers_from_the_store(run, tmp_path):
 def test_the_command_says_what_it_needs(run):
     with pytest.raises(UsageError, match=r"either --k .* or --keep"):
         run("--op", "scale", "--keep", "0.3")
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")  # deprecated, and models still have it
+def test_a_scorer_that_holds_a_computed_weight_is_copied_for_the_checks_in_float64():
+    class Normed(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.out = nn.utils.weight_norm(nn.Linear(dim, 1))
+
+        def forward(self, patches):
+            return self.out(patches).squeeze(-1)
+
+    task = gp.classification("scenes")
+    scorer = Normed(task.backbone.dim)
+    scorer(torch.randn(1, 2, task.backbone.dim))  # from now on it holds a weight with a graph
+    result = gp.curvature(
+        replace(task, scorer=scorer), "logistic+scale", 20, eigenvalues=1, images=2, batch_size=2, samples=2
+    )
+    assert result.checks["gradient_error"] < 1e-3  # its Hessian is what torch makes of weight normalisation

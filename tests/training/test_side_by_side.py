@@ -212,6 +212,27 @@ def test_captions_are_trained_side_by_side(denoiser):
             np.testing.assert_allclose([losses[s] for losses in both.losses], single.losses, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*")  # deprecated, and models still have it
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+@pytest.mark.parametrize("mapped", [True, False])
+def test_networks_that_hold_a_computed_weight_are_stacked(norm, mapped):
+    networks = [norm(nn.Linear(3, 1).double()) for _ in range(2)]
+    rows = torch.randn(4, 5, 3, dtype=torch.float64)
+    expected = [network(rows[s::2]) for s, network in enumerate(networks)]  # from now on it holds one
+    out = Stacked(networks, mapped)(rows)
+    for s in range(2):
+        torch.testing.assert_close(out[s::2], expected[s])
+
+
+def test_a_network_that_torch_func_does_not_take_is_refused_in_one_line():
+    class Looking(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) if bool((x > -9).all()) else x
+
+    with pytest.raises(GradprobeError, match=r"torch.func does not take this network \(vmap: "):
+        Stacked([Looking(3, 1), Looking(3, 1)], mapped=True)(torch.zeros(4, 5, 3))
+
+
 def test_what_cannot_be_joined_is_refused():
     with pytest.raises(GradprobeError, match="different architectures"):
         Stacked([MLP(width=8).make(8, 0), MLP(width=9).make(8, 0)])

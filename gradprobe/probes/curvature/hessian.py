@@ -1,6 +1,5 @@
 """A scorer's mean loss as a function of its parameters, its Hessian times a vector, and whether there is a Hessian."""
 
-import copy
 import itertools
 import math
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from torch import Tensor
 from gradprobe.core import Batch, Noise, SelectionOperator, Task, Tokens
 from gradprobe.deferred import deferring
 from gradprobe.errors import GradprobeError
-from gradprobe.landscapes.functional import functional_call
+from gradprobe.landscapes.functional import copied, functional_call
 from gradprobe.probes.gradients import real_parameters, refuse_nonfinite
 from gradprobe.probes.rounding import in_float32, relative_error
 from gradprobe.tasks import Classification
@@ -104,8 +103,8 @@ def in_float64(surface: Surface) -> Surface:
     """Return the loss of the first batch in float64 where the task can be copied; else as it is."""
     task, first = surface.task, surface.batches[0]
     if isinstance(task, Classification):
-        backbone = replace(task.backbone, model=copy.deepcopy(task.backbone.model).double())
-        task = replace(task, backbone=backbone, scorer=copy.deepcopy(task.scorer).double())
+        backbone = replace(task.backbone, model=copied(task.backbone.model).double())
+        task = replace(task, backbone=backbone, scorer=copied(task.scorer).double())
         target = first.target.double() if first.target.is_floating_point() else first.target
         first = Batch(first.ids, Tokens(first.tokens.prefix.double(), first.tokens.patches.double()), target)
     return replace(surface, task=task, batches=(first,))

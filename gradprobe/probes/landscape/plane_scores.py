@@ -1,6 +1,5 @@
 """Scores of a few images at ``theta + a d1 + b d2``, for many cells (a, b)."""
 
-import copy
 from collections.abc import Callable
 
 import torch
@@ -8,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gradprobe.landscapes.directions import Params, along
-from gradprobe.landscapes.functional import functional_call
+from gradprobe.landscapes.functional import copied, functional_call
 from gradprobe.models.scorers import TwoLayer
 
 BLOCK = 64  # tokens of a hidden layer at a time, which fit the cache of a core
@@ -24,7 +23,7 @@ class ScoreField:
     """
 
     def __init__(self, scorer: nn.Module, params: Params, d1: Params, d2: Params):
-        self._scorer, self._params, self._d1, self._d2 = copy.deepcopy(scorer), params, d1, d2
+        self._scorer, self._params, self._d1, self._d2 = copied(scorer), params, d1, d2
         self._patches: Tensor | None = None
         self._hidden: list[Tensor] = []
 
