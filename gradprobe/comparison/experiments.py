@@ -11,7 +11,7 @@ import json
 import os
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -50,6 +50,8 @@ class Experiment:
         baseline: the operator that the others are compared with.
         paper: the paper's values, a table each.
         runs: every question, in the order of the file.
+        confirm: what was fixed before the questions were asked, where the preset is a test; see
+            `gradprobe.comparison.confirm`.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Experiment:
     baseline: str
     paper: tuple[dict[str, Any], ...]
     runs: tuple[Run, ...]
+    confirm: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,8 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
     """Read a preset.
 
     Args:
-        path: a TOML file with ``title``, ``figure``, ``claim``, ``baseline``, ``[[paper]]``, ``[where]``,
-            ``[question]`` and ``[[run]]`` (``panel``, ``where`` and fields that override).
+        path: a TOML file with ``title``, ``figure``, ``claim``, ``baseline``, ``[[paper]]``, ``[confirm]``,
+            ``[where]``, ``[question]`` and ``[[run]]`` (``panel``, ``where`` and fields that override).
         trust: Python files that it may name and that may run.
 
     Raises:
@@ -98,7 +101,7 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the preset {path}: {error}") from None
     kinds = {"title": str, "figure": str, "claim": str, "baseline": str, "question": dict, "run": list}
-    optional = {"paper": list, "where": dict}
+    optional = {"paper": list, "where": dict, "confirm": dict}
     for name in preset:
         if name not in kinds | optional:
             raise UsageError(f"{path} has an unknown key {name!r}: {nearest(name, kinds | optional)}")
@@ -119,7 +122,8 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
             raise UsageError(f"{path} asks the same question twice in panel {run.panel!r}: {json.dumps(run.question)}")
         _check_settings(run.question, path)
     head = {name: preset[name] for name in ("title", "figure", "claim", "baseline")}
-    return Experiment(name=path.stem, paper=tuple(preset.get("paper", [])), runs=tuple(runs), **head)
+    paper, confirm = tuple(preset.get("paper", [])), preset.get("confirm", {})
+    return Experiment(name=path.stem, paper=paper, runs=tuple(runs), confirm=confirm, **head)
 
 
 def run_experiment(
