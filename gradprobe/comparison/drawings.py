@@ -11,6 +11,7 @@ SHOWN = ("hard", "hard+zero", "scale:tau=0.01", "vpnoise:tau=0.01", "vpnoise:tau
 
 def drawings() -> dict[str, Drawing]:
     """Return the figures by name; matplotlib is imported now."""
+    from gradprobe.comparison.confirm_figure import confirm_figure
     from gradprobe.comparison.figures import leaderboard
     from gradprobe.comparison.leaderboard import comparisons
     from gradprobe.comparison.predict import predict
@@ -22,6 +23,7 @@ def drawings() -> dict[str, Drawing]:
     return {
         "ablation": _ablation,
         "leaderboard": lambda experiment, answers: leaderboard(comparisons(experiment, answers)),
+        "confirm": confirm_figure,
         "fig1c": lambda experiment, answers: fig1c(row_panels(experiment, answers), experiment.paper),
         "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),
         "fidelity": lambda experiment, answers: fidelity_panels(row_panels(experiment, answers)),

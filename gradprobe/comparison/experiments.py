@@ -222,8 +222,8 @@ def _check_names(table: Mapping[str, Any], path: Path, trust: Collection[Path | 
     """Refuse names of Python files in a table of a preset that the user does not trust."""
     from gradprobe.operators.registry import check_trusted
 
-    for field, kind in KINDS.items():
-        values = table.get(field)
+    for part, kind in KINDS.items():
+        values = table.get(part)
         for value in values if isinstance(values, list) else [values]:
             check_trusted(kind, value, path, trust)
 

@@ -18,7 +18,7 @@ COLOURS = {"gather": ORANGE, "zero": VERMILION, "scale": GREEN, "mean": GREY, "a
 COLUMNS = 4
 ASIDE = ((0, 7), (0, -7), (0, 12), (0, -12))  # points
 END, DURING = "retention", "during"
-COHERENCE = "coherence C"
+COHERENCE, ROUGHNESS = "coherence C", "roughness"
 NAMED = ("fidelity, scorer, σ = 1", "descent, step 0.01")  # the two to be confirmed elsewhere; the rest explores
 HALF = 3.92  # standard errors in a 95 % interval
 
@@ -31,7 +31,7 @@ def units_of(results: Sequence[Any], of: str = END) -> Units:
     Cosines are the ungated ones (`statistics.agreement.ungated`), so that no operator drops out for being noisy.
 
     Args:
-        results: of the coherence, fidelity and retention probes, any seeds.
+        results: of the coherence, fidelity, landscape and retention probes, any seeds.
         of: ``retention`` at the end, or ``during``: its mean over the training curve.
     """
     measures: dict[str, dict[str, dict[int, tuple[float, float]]]] = {}
@@ -76,7 +76,7 @@ def predict(results: Sequence[Any]) -> Figure:
         above, below = figure.subfigures(2, 1, height_ratios=[1.85 * rows, height], squeeze=False)[:, 0]
         grid = above.subplots(rows, COLUMNS, sharey=True, squeeze=False).ravel()
         for axes, name in zip(grid, end, strict=False):
-            _panel(axes, name, units)
+            measure_panel(axes, name, units, list(dict.fromkeys(units.operator)))
             star = "* " if name in NAMED else ""
             title = f"{star}{told(end[name])}\nduring {_rho(during[name].rho)}"
             axes.set_title(title, fontsize=5.5, fontweight="normal")
@@ -159,10 +159,18 @@ def _footnote(units: Units) -> str:
     return "\n".join([*lines, "* to be confirmed on other operators, seeds and models; all else explores"])
 
 
-def _panel(axes: Axes, name: str, units: Units) -> None:
+def measure_panel(axes: Axes, name: str, units: Units, operators: Sequence[str]) -> None:
+    """Draw retention over one measure: a dot an operator and seed, and the operator's number at its mean.
+
+    Args:
+        axes: Axes to draw in.
+        name: Name of the measure.
+        units: Operators under seeds.
+        operators: Names in the order of their numbers.
+    """
     values = units.measures[name]
     shown = []
-    for i, op in enumerate(dict.fromkeys(units.operator)):
+    for i, op in enumerate(operators):
         own = np.array([other == op for other in units.operator]) & np.isfinite(values)
         if own.any():
             colour = COLOURS.get(throttle_of(op), BLUE)
@@ -173,7 +181,10 @@ def _panel(axes: Axes, name: str, units: Units) -> None:
         axes.annotate(
             str(i + 1), (x, y), beside, textcoords="offset points", fontsize=5.5, color=colour, ha="center", va="center"
         )
-    axes.axvline(0, color=BLACK, lw=0.4, alpha=0.4, zorder=0)
+    if name == ROUGHNESS:
+        axes.set_xscale("log")
+    else:
+        axes.axvline(0, color=BLACK, lw=0.4, alpha=0.4, zorder=0)
     axes.set_xlabel(f"{name} (n = {len(shown)})", fontsize=6.5)
     axes.margins(0.12, 0.3)
 
@@ -213,6 +224,10 @@ def _of_fidelity(result: Any) -> dict[str, tuple[float, float]]:
     return at | {f"descent, step {step['step']:g}": _pair(step, "rate", ("rate_low", "rate_high")) for step in steps}
 
 
+def _of_landscape(result: Any) -> dict[str, tuple[float, float]]:
+    return {ROUGHNESS: _pair(result.row(), "d2_variation", ("d2_low", "d2_high"))}
+
+
 def _of_retention(result: Any) -> dict[str, tuple[float, float]]:
     unpruned = float(result.unpruned.mean())
     right = float(result.correct.mean())
@@ -224,5 +239,6 @@ def _of_retention(result: Any) -> dict[str, tuple[float, float]]:
 _MEASURES: dict[str, Callable[[Any], dict[str, tuple[float, float]]]] = {
     "coherence": _of_coherence,
     "fidelity": _of_fidelity,
+    "landscape": _of_landscape,
     "retention": _of_retention,
 }
