@@ -25,8 +25,9 @@ def confirm_figure(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
     shown = [*rules["named"], rules["against"], *rules["explored"]]
     named = list(dict.fromkeys(op for trial in done for op in trial.units.operator))
     with look():
-        figure = Figure(figsize=(PAGE, 1.9 * len(done) + 0.3 + 0.13 * len(named)))
-        heights = [1.9 * len(done), 0.3 + 0.13 * len(named)]
+        half = -(-len(named) // 2)
+        heights = [1.9 * len(done), 0.45 + 0.11 * max(half, 4 * len(done) + 4)]
+        figure = Figure(figsize=(PAGE, sum(heights)))
         above, below = figure.subfigures(2, 1, height_ratios=heights, squeeze=False)[:, 0]
         grid = above.subplots(len(done), len(shown), sharey="row", squeeze=False)
         for trial, row in zip(done, grid, strict=True):
@@ -39,7 +40,6 @@ def confirm_figure(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
                 first, _, rest = told(each).partition(", τ")
                 axes.set_title(f"{first}\nτ{rest}; predicts: {verdict}", fontsize=5, fontweight="normal")
             row[0].set_ylabel(f"{trial.model}\nretention at the end", fontsize=6)
-        half = -(-len(named) // 2)
         for x, some in ((0.02, named[:half]), (0.3, named[half:])):
             numbered = "\n".join(f"{named.index(op) + 1:2d}  {op}" for op in some)
             below.text(x, 0.97, numbered, va="top", fontsize=5.5)
