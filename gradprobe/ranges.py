@@ -54,6 +54,7 @@ RANGES: Mapping[str, Range] = {
     "eigenvalues": Range(1, 10**4),
     "held-out": Range(3, COUNT),
     "images": Range(1, MANY),
+    "jobs": Range(1, 4096),
     "k": Range(1, COUNT),
     "keep": SHARE,
     "ladder": POSITIVE,

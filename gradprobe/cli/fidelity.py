@@ -1,7 +1,7 @@
 """``gradprobe fidelity``: operators that share a reference, whose draws double until a tolerance is reached."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -17,37 +17,37 @@ Tolerance = Annotated[
     float | None, typer.Option(help="Double the draws until intervals of cosines are narrower than -+ this.")
 ]
 Seconds = Annotated[float, typer.Option(help="Seconds that --tolerance may take.")]
-Round = tuple[Any, list[Any]]  # answers of the reference and of each operator
+Round = tuple[list[Any], list[Any]]  # answers of the references, one a seed, and of each operator and seed
 
 
 def until(measured: Callable[[int, Any], Round], tolerance: float, budget: float) -> tuple[list[Any], str]:
     """Return answers with more and more draws, and a sentence on what ended it: the tolerance, or the budget.
 
     Args:
-        measured: ``(draws, start) -> answers of the reference and of each operator``; the reference goes on from the
-            result ``start``, which is None at first.
+        measured: ``(draws, starts) -> answers of the references and of each operator``; the references go on from the
+            results ``starts``, which is None at first.
         tolerance: Half the width of the widest interval of a cosine.
         budget: Seconds.
     """
     from gradprobe.statistics.agreement import widest
 
-    began, draws, start = time.perf_counter(), FIRST, None
+    began, draws, starts = time.perf_counter(), FIRST, None
     while True:
-        reference, answers = measured(draws, start)
+        references, answers = measured(draws, starts)
         half = widest([row for row in (a.result.row() for a in answers) if row["gradient"] == "yes"])
         reached = "an undefined cosine" if half == float("inf") else f"-+{half:.3f}"
         if half <= tolerance:
             return answers, f"tolerance {tolerance:g} reached with {draws} draws: the widest interval is {reached}"
         spent = time.perf_counter() - began
         new = draws if draws == FIRST else draws // 2
-        seconds = [a.result.environment["seconds"] for a in (reference, *answers)]
-        more = seconds[0] * draws / new + sum(seconds[1:])  # as many new draws as there are, and the operators again
+        first, again = (sum(a.result.environment["seconds"] for a in each) for each in (references, answers))
+        more = first * draws / new + again  # as many new draws as there are, and the operators again
         if spent + more > budget:
             why = f"{2 * draws} would take about {more:.0f} s more than the {spent:.0f} s spent"
             return answers, (
                 f"stopped at {draws} draws by --budget {budget:g}: {why}; reached {reached} of -+{tolerance:g}"
             )
-        draws, start = 2 * draws, reference.result
+        draws, starts = 2 * draws, [reference.result for reference in references]
 
 
 def _prepare(request: Request) -> None:
@@ -61,31 +61,45 @@ def _prepare(request: Request) -> None:
 
 
 def _answers(request: Request, progress: Any) -> list[Any]:
-    """Answer the questions of all operators, for each budget and settings against one reference."""
+    """Answer the questions of all operators, for each budget and settings against one reference a seed."""
     combinations(request)  # refuses an impossible one before any work
-    columns = []
+    every: list[Any] = []
     for k in request.budgets:
-        for settings in request.settings:
-            measured = partial(_round, request, progress, k, settings)
+        for seeds in _but_seeds(request.settings):
+            measured = partial(_round, request, progress, k, seeds)
             if (tolerance := request.values["tolerance"]) is None:
-                _, answers = measured(settings.draws, None)
+                _, answers = measured(seeds[0].draws, None)
             else:
                 answers, note = until(measured, tolerance, request.values["budget"])
                 request.notes.append(note)
-            columns.append(answers)
+            every += answers
     if request.notes:
         request.shown["tolerance"] = "; ".join(request.notes)
-    return [answer for operator in zip(*columns, strict=True) for answer in operator]
+    order = list(request.operators)
+    return sorted(every, key=lambda answer: order.index(answer.result.question["op"]))
 
 
-def _round(request: Request, progress: Any, k: int, settings: Any, draws: int, start: Any) -> Round:
-    """Answer the question of the reference, once, then those of the operators."""
-    settings = replace(settings, draws=draws)
-    reference = request.ask(None, k, settings.reference, progress, REFERENCE, start=start)
-    return reference, [
-        request.ask(operator, k, settings, progress, reference=reference.result)
-        for operator in request.operators.values()
-    ]
+def _but_seeds(settings: Sequence[Any]) -> list[list[Any]]:
+    """Return settings that differ in nothing but their seeds together: all of them get as many draws."""
+    groups: dict[Any, list[Any]] = {}
+    for each in settings:
+        groups.setdefault(replace(each, seed=0), []).append(each)
+    return list(groups.values())
+
+
+def _round(request: Request, progress: Any, k: int, seeds: Sequence[Any], draws: int, starts: Any) -> Round:
+    """Answer for each seed the question of the reference, once, then those of the operators."""
+    references, answers = [], []
+    for i, each in enumerate(seeds):
+        settings = replace(each, draws=draws)
+        start = None if starts is None else starts[i]
+        reference = request.ask(None, k, settings.reference, progress, REFERENCE, start=start)
+        references.append(reference)
+        answers += [
+            request.ask(operator, k, settings, progress, reference=reference.result)
+            for operator in request.operators.values()
+        ]
+    return references, answers
 
 
 fidelity = command(

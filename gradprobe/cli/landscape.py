@@ -69,7 +69,16 @@ def _answer(request: Request, progress: Any) -> list[Any]:
 
     answers = each_once(request, progress)
     request.notes += plane_lines([answer.result for answer in answers])
+    seeds = list(dict.fromkeys(settings.seed for settings in request.settings))
+    if len(seeds) > 1 and any(request.values[name] is not None for name in ("figure", "surface", "page")):
+        request.notes.append(f"drawn: seed {seeds[0]}, the first of {len(seeds)}; --seed {seeds[1]} draws another")
     return answers
+
+
+def _first_seed(request: Request) -> list[Any]:
+    """Return the results that are drawn: every seed has directions and images of its own."""
+    results = request.results
+    return [result for result in results if result.question["seed"] == results[0].question["seed"]]
 
 
 def _check_surface(path: Path) -> None:
@@ -84,19 +93,28 @@ def _check_page(path: Path) -> None:
     check_page(path)
 
 
+def _draw_figure(request: Request, path: Path) -> Path:
+    from gradprobe.plotting.style import save_figure
+    from gradprobe.probes.landscape.figure import landscape_figure
+
+    return save_figure(landscape_figure(_first_seed(request), request.rows, request.title), path)
+
+
 def _draw_surface(request: Request, path: Path) -> Path:
     from gradprobe.plotting.style import save_figure
     from gradprobe.probes.landscape.figure import surface_figure
     from gradprobe.probes.landscape.surfaces import full_title
 
-    return save_figure(surface_figure(request.results, full_title(request.results, request.title)), path)
+    results = _first_seed(request)
+    return save_figure(surface_figure(results, full_title(results, request.title)), path)
 
 
 def _draw_page(request: Request, path: Path) -> Path:
     from gradprobe.probes.landscape.page import save_page
     from gradprobe.probes.landscape.surfaces import full_title
 
-    return save_page(request.results, path, full_title(request.results, request.title))
+    results = _first_seed(request)
+    return save_page(results, path, full_title(results, request.title))
 
 
 landscape: Callable[..., None] = command(
@@ -104,6 +122,7 @@ landscape: Callable[..., None] = command(
     extra={"line": (Line, False)},
     replaced={"grid": (Grid, None), "axes": (Kinds, "random"), "checkpoints": None},
     drawings={
+        "figure": Drawing("Draw the result into this .png, .svg or .pdf.", _check_surface, _draw_figure),
         "surface": Drawing("Draw the surfaces in 3-D into this file.", _check_surface, _draw_surface),
         "page": Drawing("Write an interactive page into this .html.", _check_page, _draw_page),
     },

@@ -1,6 +1,7 @@
 """Options that several commands share, and what they become."""
 
 import functools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ BASELINE = "gumbel"
 COMMITTED = Path("results")  # stored with the project; searched first, never written to
 RUNS = Path("runs")
 MODELS_OWN = "k"  # its range is the model's, which a later error names
+MOST_SEEDS = 1000  # named by one option
 Number = TypeVar("Number", int, float)
 
 KINDS: Mapping[type, tuple[str, str, str]] = {  # metavar, name and example of an option's values
@@ -46,6 +48,35 @@ def swept(option: str, kind: type, example: str) -> Callable[[Any], Any]:
             raise UsageError(
                 f"--{option} {text} is not possible; give {KINDS[kind][1]}, one or several: --{option} {example}"
             ) from None
+
+    return parse
+
+
+def seeds(option: str) -> Callable[[Any], Any]:
+    """Return the parser of an option that takes seeds: numbers and ranges whose ends both count, each seed once.
+
+    Example:
+        >>> seeds("seeds")("1..5"), seeds("seeds")("7,1,2"), seeds("seeds")("1..3,9"), seeds("seed")("3")
+        ((1, 2, 3, 4, 5), (1, 2, 7), (1, 2, 3, 9), (3,))
+    """
+
+    def parse(text: Any) -> Any:
+        if not isinstance(text, str):
+            return text
+        named: list[int] = []
+        for part in (part.strip() for part in text.split(",")):
+            if not (ends := re.fullmatch(r"(-?[0-9]+)(?:\.\.(-?[0-9]+))?", part)):
+                words = "give whole numbers, ranges or both"
+                raise UsageError(f"--{option} {text} is not possible; {words}: --{option} 1..5 or --{option} 1,2,7")
+            first, last = int(ends[1]), int(ends[2] or ends[1])
+            if last < first:
+                raise UsageError(f"{part} in --{option} {text} names no seed; a range rises: {last}..{first}")
+            if last - first >= MOST_SEEDS - len(named):
+                raise UsageError(f"--{option} {text} names too many seeds; give at most {MOST_SEEDS}")
+            named += range(first, last + 1)
+        if twice := [seed for seed in named if named.count(seed) > 1]:
+            raise UsageError(f"seed {twice[0]} is named twice in --{option} {text}; name each seed once")
+        return tuple(sorted(named))
 
     return parse
 
@@ -82,6 +113,17 @@ Data = Annotated[str | None, typer.Option(help="Folder of images, or captions fo
 Layer = Annotated[int, typer.Option(help="Blocks before the insertion point.")]
 Loss = Annotated[str, typer.Option(help="ce (labels) or kl (to the unpruned output).")]
 Seed = Annotated[int, typer.Option(help="Of images, noise, scorer, directions and training.")]
+SEEDS = ("<int,...>", "1..5, 1,2,7 or 1..3,9")  # metavar and examples
+Seeds = Annotated[
+    str,
+    typer.Option(
+        "--seeds",
+        "--seed",
+        parser=seeds("seeds"),
+        metavar=SEEDS[0],
+        help=f"Each its own scorer, noise and images: {SEEDS[1]}. Several are pooled; 5 have intervals.",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ...")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 (autocast) or float64.")]
 Generator = Annotated[str, typer.Option(help="Of noise: host, philox (made on the device), auto.")]
@@ -89,6 +131,12 @@ Workers = Annotated[int | None, typer.Option(help="Threads; the numbers do not d
 Results = Annotated[Path, typer.Option(help="Where answers are kept.")]
 Figure = Annotated[Path | None, typer.Option(help="Draw the result into this .png, .svg or .pdf.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")]
+Jobs = Annotated[
+    int | None, typer.Option(help="Processes that answer questions at the same time; they share the cores.")
+]
+Cluster = Annotated[
+    str | None, typer.Option(help="Machines that answer instead: dask://HOST:PORT, ray://HOST:PORT, or slurm.")
+]
 Trust = Annotated[
     list[Path] | None, typer.Option(help="Python file, repeatable, that may run if a file that is read names it.")
 ]

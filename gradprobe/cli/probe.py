@@ -14,6 +14,7 @@ import typer
 
 from gradprobe.cli import options
 from gradprobe.cli.output import say, say_json
+from gradprobe.cli.pooled import pool, several_seeds
 from gradprobe.probes.contract import Probe
 from gradprobe.settings import RANKED, Declared, asked, check, declared
 
@@ -74,6 +75,7 @@ class Request:
         notes: sentences for the terminal, after the probe's own.
         places: lines for the terminal, after the paths of the answers.
         shown: settings in JSON beside those of the questions.
+        each_seed: rows of each seed, where those above are pooled.
     """
 
     probe: Probe
@@ -92,6 +94,7 @@ class Request:
     notes: list[str] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     shown: dict[str, Any] = field(default_factory=dict)
+    each_seed: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def results(self) -> list[Any]:
@@ -164,6 +167,8 @@ def command(
             request.answers = (answer or each_once)(request, progress)
         request.questions = [result.question for result in request.results]
         request.rows = tabulate(request) if tabulate else _rows(request, told(request))
+        if tabulate is None and several_seeds(request):
+            pool(request)
         varied = _varied(request)
         request.rows = [
             row | {key: question.get(key) for key in varied if key not in row}
@@ -216,7 +221,9 @@ def _option(settings: type, name: str, each: Declared) -> tuple[Any, Any]:
         return Annotated[bool, typer.Option(f"--{each.option}", help=each.help)], default
     shown = ",".join(f"{x:g}" for x in default) if isinstance(default, tuple) else default
     example = options.KINDS[kind][2] if shown is None else str(shown)
-    parser = options.swept(each.option, kind, example)
+    if each.option == "seeds":
+        return options.Seeds, shown
+    parser = options.seeds(each.option) if name == "seed" else options.swept(each.option, kind, example)
     option = typer.Option(f"--{each.option}", parser=parser, metavar=options.KINDS[kind][0], help=each.help)
     return Annotated[str, option], shown
 
@@ -335,7 +342,9 @@ def _settings(request: Request) -> dict[str, Any]:
 
 def _json(request: Request) -> dict[str, Any]:
     path = str(request.values["results"])
-    return {"probe": request.probe.name, "settings": _settings(request), "rows": request.rows, "path": path}
+    each_seed = {"each_seed": request.each_seed} if request.each_seed else {}
+    rows = {"rows": request.rows, **each_seed}
+    return {"probe": request.probe.name, "settings": _settings(request), **rows, "path": path}
 
 
 def labelled(request: Request) -> list[dict[str, Any]]:

@@ -31,15 +31,6 @@ Ks = Annotated[
         help=f"Tokens kept, 1..N. Default: {K}.",
     ),
 ]
-Seeds = Annotated[
-    str,
-    typer.Option(
-        "--seeds",
-        parser=options.swept("seeds", int, SEEDS),
-        metavar="<int,...>",
-        help="Seeds, each with its own scorer, images and noise.",
-    ),
-]
 Images = Annotated[
     str | None,
     typer.Option(
@@ -189,7 +180,13 @@ retention = command(
         "rankings": (Rankings, None),
         "train_data": (TrainData, None),
     },
-    replaced={"k": (Ks, None), "seed": (Seeds, SEEDS), "images": (Images, None), "tau_start": None, "tau_end": None},
+    replaced={
+        "k": (Ks, None),
+        "seed": (options.Seeds, SEEDS),
+        "images": (Images, None),
+        "tau_start": None,
+        "tau_end": None,
+    },
     prepare=_prepare,
     answer=_answer,
     tabulate=_tabulate,

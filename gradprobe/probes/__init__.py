@@ -20,11 +20,17 @@ BUILT_IN = {  # name -> where its `Probe` is declared
     "cost": "gradprobe.probes.cost:PROBE",
 }
 _named: dict[str, Probe] = {}  # probes of Python files that the user named in this process
+_files: dict[str, str] = {}  # their files and names there
 
 
 def names() -> list[str]:
     """Return the names of all probes: built in, of installed packages, and of files named in this process."""
     return list(dict.fromkeys([*BUILT_IN, *(point.name for point in entry_points(group="gradprobe.probes")), *_named]))
+
+
+def named_files() -> list[str]:
+    """Return the probes of Python files that the user named in this process, as ``/path/file.py:PROBE``."""
+    return list(_files.values())
 
 
 def probe_of(name: str) -> Probe:
@@ -47,6 +53,7 @@ def probe_of(name: str) -> Probe:
         if probe.name in BUILT_IN:
             raise UsageError(f"{name} calls its probe {probe.name!r}, which is a built-in one; give it another name")
         _named[probe.name] = probe
+        _files[probe.name] = f"{Path(match['file']).resolve()}:{match['cls']}"
         return probe
     for point in entry_points(group="gradprobe.probes"):
         if point.name == name:

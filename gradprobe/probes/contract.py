@@ -155,7 +155,8 @@ class Probe:
             for one that it does not have. None: nothing to check.
         compared: its place in comparisons, leaderboards and pages: a module or object with ``METRICS`` and any of
             ``asked``, ``grids``, ``figure``, ``row``,
-            ``QUESTION``, ``BUDGET``, see `gradprobe.probes.metrics`. None: it has none.
+            ``QUESTION``, ``BUDGET``, see `gradprobe.probes.metrics`, and ``POOLED``, the numbers that are pooled over
+            seeds, see `gradprobe.probes.seeds`. None: it has none.
         baseline: operator that the command measures beside those asked; empty: none.
         varied: keys of the question in which rows of one table differ by default.
         workers: whether it shares its work out to threads.
@@ -166,6 +167,8 @@ class Probe:
         side_by_side: module or object with ``alike(one, other)``, whether two questions, each a subject with its
             settings, can be measured together, and ``measure_all(subjects, settings, resources) -> results``. None:
             each is measured alone.
+        alone: whether its numbers are timings, which nothing else may disturb on the same machine: however many
+            processes answer questions, its own are answered one after another when all others are done.
     """
 
     name: str
@@ -184,6 +187,7 @@ class Probe:
     cites: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     side_by_side: Any = None
+    alone: bool = False
 
     def part(self, name: Literal["measure", "result", "view", "check", "compared", "figure", "side_by_side"]) -> Any:
         """Return a part that is named by ``module:attribute``, imported when it is needed; None if absent."""

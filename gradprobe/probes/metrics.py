@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from gradprobe.plotting.columns import Cell, Row, cells, interval, name_of
+from gradprobe.plotting.columns import Cell, Row, cells, interval, name_of, seeds
 
-FEWEST_SEEDS = 5  # trainings that decide a difference, as in `gradprobe.statistics.ratios`
+FEWEST_SEEDS = 5  # that decide a difference, as in `gradprobe.statistics.ratios`
 NO_GRADIENT, NOT_ASKED = "no gradient", "not measured"
+MARKS = {"higher": "▲", "lower": "▼", "undecided": "·", "different": "≠", "small gap": "≈", "equivalent": "="}
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,12 @@ def cell(
         versus: field of the difference or ratio; its ends are followed by ``_low`` and ``_high``.
         ratio: whether it is a ratio, undecided around 1 and not around 0.
         reason: words for a value that is not there.
-        seeds: number of trainings, fewer than 5 of which decide nothing; None: nothing was trained.
+        seeds: number of seeds or trainings, fewer than 5 of which decide nothing; None: one seed of what is not
+            trained.
+
+    Returns:
+        ``value``, ``low``, ``high``, ``difference`` with its ends, ``verdict``, ``reason`` and ``seeds``; of a row
+        that is pooled over seeds also the values ``by_seed``.
     """
     row = row or {}
     fields = {"value": row.get(value), "low": row.get(ends[0]), "high": row.get(ends[1])}
@@ -112,7 +118,20 @@ def cell(
     if enough and low is not None and high is not None and not low <= equal <= high:
         verdict = "higher" if low > equal else "lower"
     why = (reason or "undefined") if fields["value"] is None else None
-    return {**fields, "seeds": None if verdict is None else seeds, "verdict": verdict, "reason": why}
+    each = row.get("by_seed")
+    pooled = {"by_seed": each[value]} if isinstance(each, Mapping) and value in each else {}
+    return {**fields, "seeds": None if verdict is None else seeds, "verdict": verdict, "reason": why, **pooled}
+
+
+def mark(cell: Mapping[str, Any]) -> str:
+    """Return the sign of a cell's verdict, with the number of seeds if they are too few; empty if not compared.
+
+    Example:
+        >>> mark({"verdict": "lower", "seeds": None}), mark({"verdict": "undecided", "seeds": 3})
+        ('▼', '· (3 seeds)')
+    """
+    sign, few = MARKS.get(cell["verdict"], ""), cell["seeds"] is not None and cell["seeds"] < FEWEST_SEEDS
+    return f"{sign} ({seeds(cell['seeds'])})" if sign and few else sign
 
 
 def ends_of(name: str) -> tuple[str, str]:
@@ -126,7 +145,12 @@ def without_gradient(row: Row, otherwise: str | None = None) -> str | None:
 
 
 def trained(row: Row) -> int | None:
-    """Return the number of trainings of a row: one after steps or along checkpoints, None at the start."""
+    """Return the number of seeds that a row's comparison is of, None for one seed of what is not trained.
+
+    One seed is a training after steps or along checkpoints; a row that is pooled counts those that are compared.
+    """
+    if len(row.get("seeds", ())) > 1:
+        return row["difference_seeds"] or len(row["seeds"])
     return 1 if row.get("steps") or row.get("axes", "random") != "random" else None
 
 

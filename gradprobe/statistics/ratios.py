@@ -158,8 +158,9 @@ def over_seeds(
     share = value / most
     if between <= within or not 0 < share < 1:
         mean = mean_of(images, shared)
-        return Estimate(value, max(mean.low, 0.0), min(mean.high, most))
-    reach = _reach(between, within, n, shared) / (most * share * (1 - share))
+        high = max(min(mean.high, most), value)  # a mean of ratios may pass the ratio of the means
+        return Estimate(value, max(mean.low, 0.0), high)
+    reach = reach_over_seeds(between, within, n, shared) / (most * share * (1 - share))
     low, high = (most * float(expit(logit(share) + side * reach)) for side in (-1, 1))
     return Estimate(value, low, high)
 
@@ -180,12 +181,19 @@ def seeds_difference(values: Sequence[float], variances: Sequence[float], shared
     if n < FEWEST_SEEDS:
         return Estimate(value, np.nan, np.nan)
     between, within = float(np.var(values, ddof=1)), float(np.mean(variances))
-    reach = _reach(max(between, within), within, n, shared)
+    reach = reach_over_seeds(max(between, within), within, n, shared)
     return Estimate(value, max(value - reach, -most), min(value + reach, most))
 
 
-def _reach(between: float, within: float, n: int, shared: bool) -> float:
-    """Return half the width of an interval of a mean over seeds."""
+def reach_over_seeds(between: float, within: float, n: int, shared: bool) -> float:
+    """Return half the width of an interval of a mean over seeds, with Satterthwaite's degrees of freedom.
+
+    Args:
+        between: Variance between seeds, above 0.
+        within: Mean variance within a seed, over its images.
+        n: Number of seeds.
+        shared: True if all seeds have the same images.
+    """
     seeds = between / n
     total = seeds + (within if shared else 0)
     freedom = (n - 1) * (total / seeds) ** 2

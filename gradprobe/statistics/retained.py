@@ -53,6 +53,16 @@ def retention(images: Graded) -> Estimate:
     return mean_of(kinds) if len(kinds) > 1 else kinds[0]
 
 
+def standard_error(images: Graded) -> float:
+    """Return the standard error of a retention over its images, never 0.
+
+    Example:
+        >>> round(standard_error(Graded(np.arange(40) < 30, np.arange(40) < 36, np.zeros(0))), 3)
+        0.07
+    """
+    return float(np.sqrt(_variance(images)))
+
+
 def pooled(seeds: Sequence[Graded], trained: bool, shared: bool) -> Estimate:
     """Return the mean retention over seeds, with its interval.
 

@@ -75,16 +75,16 @@ def test_the_loop_stops_at_the_tolerance_or_before_the_budget_is_exceeded(budget
         row = {"gradient": "yes", "sigmas": [{"cosine": 0.0, "cosine_low": -half, "cosine_high": half}]}
         return SimpleNamespace(result=SimpleNamespace(environment={"seconds": seconds}, row=lambda: row))
 
-    def measured(draws, start):
-        starts.append(start)
-        new = draws if start is None else draws // 2
+    def measured(draws, references):
+        starts.append(references)
+        new = draws if references is None else draws // 2
         reference = answer(4 * new / 64)
         results.append(reference.result)
-        return reference, [answer(3, 0.8 * (64 / draws) ** 0.5)]
+        return [reference], [answer(3, 0.8 * (64 / draws) ** 0.5)]
 
     answers, sentence = until(measured, tolerance, budget)
     assert sentence.startswith(words) and len(answers) == 1
-    assert starts == [None, *results[:-1]]
+    assert starts == [None, *([result] for result in results[:-1])]
 
 
 def test_lists_are_swept_and_each_budget_has_one_reference(run, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ class CoherenceSettings:
     draws: int = setting(2, "Noise draws for each batch, at least 2.", least=2)
     steps: int = setting(0, "Training steps of the scorer before the measurement: 0,100,500.")
     learning_rate: float = setting(LEARNING_RATE, "Learning rate of that training.", asked_if=lambda s: s.steps > 0)
-    seed: int = setting(0, "Seed of the order of images, the noise, the scorer and the training.")
+    seed: int = setting(0, "Seed of the order of images, the noise, the scorer and the training.", option="seeds")
 
 
 PROBE = Probe(

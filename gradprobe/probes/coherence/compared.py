@@ -7,8 +7,20 @@ from gradprobe.plotting.columns import Cell, Row
 from gradprobe.probes.coherence import CoherenceSettings
 from gradprobe.probes.coherence.view import AGREEMENT, STRENGTH, ratio, setting
 from gradprobe.probes.metrics import Grid, Metric, Plan, cell, ends_of, estimated, grid, trained, without_gradient
+from gradprobe.probes.seeds import APART, SHARE, Pooled, row_of
 
 QUESTION = "Do the gradients of different batches ask for the same step?"
+POOLS_SEEDS = True  # several answers of an operator, one a seed, are one row
+POOLED = (
+    Pooled("coherence", "atanh", ("low", "high")),
+    Pooled("centred", "atanh", ends_of("centred")),
+    Pooled("common_mode", possible=SHARE),
+    *(Pooled(name) for name in ("c_data", "c_op", "grad_norm", "m_coherence", "snr", "noise_scale")),
+    *(Pooled(name, "identity", ends_of(name), versus=True, possible=APART)
+      for name in ("difference", "centred_difference")),
+    *(Pooled(f"{of}ratio", "log", ends_of(f"{of}ratio"), versus=True, reason=f"{of}ratio_reason")
+      for of in ("", "centred_")),
+)  # fmt: skip
 BUDGET = "coherence: {batches} batches of {batch_size}, {draws} draws, seed {seed}"
 METRICS = (
     Metric(
@@ -33,6 +45,9 @@ def asked(plan: Plan) -> list[tuple[Any, CoherenceSettings]]:
     size = plan.size.batch_size
     batches = plan.task.available(plan.size.batches * size) // size
     return plan.each(CoherenceSettings(batches=batches, batch_size=size, seed=plan.seed))
+
+
+row = row_of  # of an operator under one seed or several
 
 
 def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:

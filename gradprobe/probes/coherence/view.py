@@ -6,10 +6,15 @@ from rich.console import Group
 
 from gradprobe.plotting import columns
 from gradprobe.plotting.columns import Cell, Row, interval, number, short
+from gradprobe.probes import seeds_view
 
 MEANING = (
     "coherence: mean cosine between scorer gradients of different batches; 1: every batch says the same, 0: nothing "
     "in common. centred: without the part that moves all scores of an image together, which no ranking can see."
+)
+STRONG = (
+    "C: other batch, other draw; C_data: other batch, same draw; C_op: same batch, other draw; g: scorer gradient of a "
+    "batch; m-coh: batches that agree; noise: gradient noise scale in images"
 )
 ENOUGH = 16  # batches, from which on an interval covers as it says (docs/statistics.md)
 
@@ -53,6 +58,18 @@ AGREEMENT: dict[str, Cell] = {
     "centred [95 %]": lambda row: interval(row["centred"], row["centred_low"], row["centred_high"]),
     "common": lambda row: number(row["common_mode"]),
 }
+POOLED: tuple[dict[str, Cell], ...] = tuple(
+    {
+        heading: AGREEMENT[heading],
+        "each seed": seeds_view.each_seed(name),
+        "vs base": seeds_view.versus(difference),
+        **more,
+    }
+    for heading, name, difference, more in (
+        ("C [95 %]", "coherence", "difference", {"common": AGREEMENT["common"]}),
+        ("centred [95 %]", "centred", "centred_difference", {}),
+    )
+)
 STRENGTH: dict[str, Cell] = {
     "C_data": lambda row: number(row["c_data"]),
     "C_op": lambda row: number(row["c_op"]),
@@ -73,18 +90,17 @@ def table(rows: Sequence[Row]) -> Group:
     Args:
         rows: as `CoherenceResult.row` makes them.
     """
+    if seeds_view.pooled(rows):
+        return Group(
+            *(columns.table(rows, each, none=each) for each in POOLED),
+            columns.table(rows, STRENGTH | SIZES, f"{seeds_view.MARKED}. Means over seeds: {STRONG}", STRENGTH),
+        )
     caption = "common: share of |u|^2 that moves all scores of an image alike; centred: C without it"
     if min(row["batches"] for row in rows) < ENOUGH:
         caption += f"; with fewer than {ENOUGH} batches these intervals cover 90 to 93 % near C = 1"
     return Group(
         columns.table(rows, AGREEMENT, caption, AGREEMENT),
-        columns.table(
-            rows,
-            STRENGTH | SIZES,
-            "C: other batch, other draw; C_data: other batch, same draw; C_op: same batch, other draw; "
-            "g: scorer gradient of a batch; m-coh: batches that agree; noise: gradient noise scale in images",
-            STRENGTH,
-        ),
+        columns.table(rows, STRENGTH | SIZES, STRONG, STRENGTH),
     )
 
 
@@ -103,13 +119,15 @@ def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
         for word, of in (("C", ""), ("centred C", "centred_")):
             why = verdict(row, of)
             if row[f"{of}ratio"] is not None:
-                sentences.append(f"{name}: {word} is {ratio(row, of)} times that of {baseline}")
+                decision = seeds_view.decision(row, f"{of}ratio", ratio=True)
+                sentences.append(f"{name}: {word} is {ratio(row, of)} times that of {baseline}{decision}")
             elif why[0]:
-                above = "" if row[f"{of}difference"] is None else f"; {word} is {difference(row, of)} above it"
+                above = f"; {word} is {difference(row, of)} above it{seeds_view.decision(row, f'{of}difference')}"
+                above = "" if row[f"{of}difference"] is None else above
                 sentences.append(f"{name}: ratio of {word} to {baseline} {why[0]} ({why[1]}){above}")
     return sentences
 
 
 def meaning(rows: Sequence[Row]) -> str:
     """Return the words for the columns that the sentences use."""
-    return MEANING
+    return " ".join(filter(None, [MEANING, seeds_view.meaning(rows, "batches")]))

@@ -27,4 +27,5 @@ PROBE = Probe(
     compared="gradprobe.probes.cost.compared",
     figure="gradprobe.probes.cost.figure:cost_figure",
     keys=("device",),
+    alone=True,
 )

@@ -56,7 +56,7 @@ class ReferenceSettings:
     scores: str = setting(
         "scorer", "scorer, or random: Gaussian ones, nothing in parameters.", choices=("scorer", "random")
     )
-    seed: int = setting(0, "Seed of the order of images and of the noise.")
+    seed: int = setting(0, "Seed of the order of images and of the noise.", option="seeds")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,9 +91,9 @@ def _cosines(axes: Axes, rows: Sequence[Row], colours: Mapping[str, str]) -> Non
                 "mew": 0.4,
                 "ms": 4,
             }
-            error = [[at["cosine"] - low], [high - at["cosine"]]]
+            error = None if low is None else [[at["cosine"] - low], [high - at["cosine"]]]
             axes.errorbar(at["cosine"], place + i, xerr=error, fmt=MARKS[i % len(MARKS)], elinewidth=1.1, **paint)
-            ends += [low, high]
+            ends += [at["cosine"], at["cosine"]] if low is None else [low, high]
         place += len(row["sigmas"]) + 0.6
     axes.axvline(0, color=BLACK, linewidth=0.8)
     pad = 0.04 * (max(ends) - min(ends) + 0.1)
@@ -118,7 +118,9 @@ def _descent(axes: Axes, rows: Sequence[Row], colours: Mapping[str, str]) -> Non
     for i, row in enumerate(rows):
         if not row["ladder"] or row["ladder"][0]["rate"] is None:
             continue
-        value, low, high = (steps * [at[name] for at in row["ladder"]] for name in ("rate", "rate_low", "rate_high"))
+        value, low, high = (  # fewer than five seeds have no interval: NaN
+            steps * np.array([at[name] for at in row["ladder"]], float) for name in ("rate", "rate_low", "rate_high")
+        )
         falls.append(value)
         apart = steps * 1.035 ** (i - len(rows) / 2)  # beside each other, not on top
         axes.errorbar(

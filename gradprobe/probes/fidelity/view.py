@@ -1,14 +1,15 @@
 """Rows of fidelity -> tables and sentences for the terminal."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from gradprobe.plotting.columns import Row, interval, number, short
-from gradprobe.probes import rounding_view
+from gradprobe.plotting.columns import Row, figures, interval, number, short
+from gradprobe.probes import rounding_view, seeds_view
 
 MEANING = (
     "cos: of the operator's gradient in the scores with that of the deployed loss smoothed by Gaussian noise of "
@@ -42,11 +43,13 @@ def table(rows: Sequence[Row]) -> Group:
         "bias²": lambda at: short(at["bias2"]),
         "left": lambda at: number(at["bias2_scaled"]),
     }
+    if seeds_view.pooled(rows):
+        return _pooled(rows, scores)
     tables = [at_sigmas(rows, scores)]
     if any("theta" in at for row in rows for at in row["sigmas"]):
         parameters: dict[str, Cell] = {
             "cos θ [95 %]": lambda at: estimated(at, "theta"),
-            "centred θ [95 %]": lambda at: estimated(at, "theta_centred"),
+            "centred θ [95 %]": _centred_theta,
         }
         tables.append(at_sigmas(rows, parameters))
     if stepped := [row for row in rows if row["ladder"]]:
@@ -66,7 +69,8 @@ def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
 
 def meaning(rows: Sequence[Row]) -> str:
     """Return the words for the columns."""
-    return MEANING.format(spread=rows[0]["spread"], held=max(row["held_out"] for row in rows))
+    words = MEANING.format(spread=rows[0]["spread"], held=max(row["held_out"] for row in rows))
+    return " ".join(filter(None, [words, seeds_view.meaning(rows, "images")]))
 
 
 def at_sigmas(rows: Sequence[Row], cells: Mapping[str, Cell]) -> Table:
@@ -75,28 +79,59 @@ def at_sigmas(rows: Sequence[Row], cells: Mapping[str, Cell]) -> Table:
     for row in rows:
         for i, at in enumerate(row["sigmas"]):
             none = row.get("gradient") == "none"
-            texts = ["none" if none else cell(at) for cell in cells.values()]
+            texts = ["none" if none else cell({**row, **at}) for cell in cells.values()]
             table.add_row(row["op"] if i == 0 else "", f"{at['sigma']:g}", *texts)
     return table
+
+
+def _pooled(rows: Sequence[Row], scores: Mapping[str, Cell]) -> Group:
+    """Return the tables of rows over seeds: cosines and rates with their values by seed and their signs."""
+    named, others = [("cos", "cosine")], {name: scores[name] for name in ("centred [95 %]", "bias²", "left")}
+    if any("theta" in at for row in rows for at in row["sigmas"]):
+        named.append(("cos θ", "theta"))
+        others = {"centred [95 %]": others["centred [95 %]"], "centred θ [95 %]": _centred_theta} | others
+    tables = [
+        at_sigmas(
+            rows,
+            {
+                f"{heading} [95 %]": partial(estimated, name=name),
+                "each seed": seeds_view.each_seed(name),
+                "vs base": seeds_view.versus(f"{name}_difference"),
+            },
+        )
+        for heading, name in named
+    ]
+    tables.append(at_sigmas(rows, others))
+    if stepped := [row for row in rows if row["ladder"]]:
+        tables.append(_descent_over_seeds(stepped))
+    tables[-1].caption = f"{tables[-1].caption or ''}{seeds_view.MARKED}"
+    tables[-1].caption_justify = "left"
+    return Group(*tables)
+
+
+def _centred_theta(at: Mapping[str, Any]) -> str:
+    return estimated(at, "theta_centred")
 
 
 def _differences(rows: Sequence[Row], baseline: str | None) -> list[str]:
     sentences = []
     for row in rows:
+        seeds = seeds_view.few(row)
         differences = [
             f"{estimated(at, 'cosine_difference')} at σ = {at['sigma']:g}"
             for at in row["sigmas"]
             if at.get("cosine_difference") is not None
         ]
         if differences:
-            sentences.append(f"{row['op']}: its cosine is above that of {baseline} by {', '.join(differences)}")
+            sentences.append(f"{row['op']}: its cosine is above that of {baseline} by {', '.join(differences)}{seeds}")
         differences = [
             f"{_spread(at, 'rate_difference')} at a step of {at['step']:g}"
             for at in row["ladder"]
             if at.get("rate_difference") is not None
         ]
         if differences:
-            sentences.append(f"{row['op']}: the loss falls faster than along {baseline} by {', '.join(differences)}")
+            told = f"the loss falls faster than along {baseline} by {', '.join(differences)}"
+            sentences.append(f"{row['op']}: {told}{seeds}")
     return sentences
 
 
@@ -123,6 +158,8 @@ def _spread(at: Mapping[str, Any], name: str) -> str:
     """Return a number of any size with its interval."""
     if at[name] is None:
         return "–"
+    if at[f"{name}_low"] is None:
+        return short(at[name])
     return f"{short(at[name])} [{short(at[f'{name}_low'])}, {short(at[f'{name}_high'])}]"
 
 
@@ -137,6 +174,27 @@ def _descent(rows: Sequence[Row]) -> Table:
         cells = [_rate(at["ceilings"][s]) for at in rows[0]["ladder"]]
         table.add_row(f"reference {ceiling['sigma']:g}", *cells, style="dim")
     return table
+
+
+def _descent_over_seeds(rows: Sequence[Row]) -> Table:
+    """Return the rates with their values by seed, a line for each row and step, beside those of the reference."""
+    widest = f"ref. {rows[0]['ladder'][0]['ceilings'][-1]['sigma']:g}"
+    by_seed = seeds_view.each_seed("rate", _two)
+    versus = seeds_view.versus("rate_difference")
+    table = _table(["step", "fall [95 %]", "each seed", "vs base", widest])
+    for row in rows:
+        for i, at in enumerate(row["ladder"]):
+            merged = {**row, **at}
+            fall = "none" if at["rate"] is None else figures(at["rate"], at["rate_low"], at["rate_high"])
+            texts = fall, by_seed(merged), versus(merged), _two(at["ceilings"][-1]["rate"])
+            table.add_row(row["op"] if i == 0 else "", f"{at['step']:g}", *texts)
+    table.caption = "fall of the deployed loss per unit of step; ref.: along the reference of that σ. "
+    return table
+
+
+def _two(value: float | None) -> str:
+    """Return a number of any size to two figures."""
+    return figures(value, None, None)
 
 
 def _rate(at: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ class LandscapeSettings:
     steps: int = setting(0, "Training steps of the scorer before the measurement.")
     learning_rate: float = setting(LEARNING_RATE, "Learning rate of that training.", asked_if=_trained)
     batch_size: int = setting(16, "Images in a batch of that training.", key="train_batch", asked_if=_trained)
-    seed: int = setting(0, "Seed of images, noise, scorer, directions and training.")
+    seed: int = setting(0, "Seed of images, noise, scorer, directions and training.", option="seeds")
 
 
 PROBE = Probe(

@@ -7,12 +7,14 @@ from rich.console import Group
 from rich.table import Table
 
 from gradprobe.plotting.columns import Cell, Row, interval, number, short
+from gradprobe.probes import seeds_view
 from gradprobe.probes.landscape.result import LandscapeResult
 
 MEANING = (
     "A step's size belongs to its grid and its number of images: jumps of a mean loss shrink with more images, a "
     "smooth surface's steps do not."
 )
+GEOMETRIC = "The mean over seeds of mean steps and of ratios is geometric."
 LEVEL: dict[str, Cell] = {
     "loss": lambda row: number(row["loss"], 3),
     "range": lambda row: short(row["range"]),
@@ -35,12 +37,15 @@ def table(rows: Sequence[Row]) -> Group:
     for d in ("d2", "d1"):
         if along := [row for row in rows if f"{d}_variation" in row]:
             spacing = ", ".join(dict.fromkeys(short(row[f"{d}_step"]) for row in along))
-            tables.append(_table(along, steps_columns(d), f"steps |L(i+1) - L(i)| along {d}, {spacing} apart"))
+            for title, columns in _steps_tables(along, d).items():
+                tables.append(_table(along, columns, title.format(d=d, spacing=spacing)))
             tables.append(_table(along, variation_columns(d), f"total variation along {d}"))
     tables[-1].caption = (
         "mean: the paper's stepwise variation; exponent: p in TV ~ h^-p between the two grids, 0: smooth, "
         "1/2: a random walk, 1: noise of its own at every point"
     )
+    if seeds_view.pooled(rows):
+        tables[-1].caption = f"{tables[-1].caption}. {seeds_view.MARKED}"
     return Group(*tables)
 
 
@@ -60,6 +65,7 @@ def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
                 f"{row['op']}: mean step along {d} is {_ratio(row, f'{d}_ratio')} times that of {baseline}, "
                 f"{baseline}'s {_ratio(row, f'{d}_ratio', inverse=True)} times this one's; mean second difference "
                 f"{_ratio(row, f'{d}_second_ratio')} and {_ratio(row, f'{d}_second_ratio', inverse=True)}: {grid(row)}"
+                f"{seeds_view.decision(row, f'{d}_ratio', ratio=True)}"
             )
     return sentences
 
@@ -79,7 +85,7 @@ def plane_lines(results: Sequence[LandscapeResult]) -> list[str]:
 
 def meaning(rows: Sequence[Row]) -> str:
     """Return the words that keep a step's size with its grid."""
-    return MEANING
+    return " ".join(filter(None, [MEANING, seeds_view.meaning(rows, "images", GEOMETRIC)]))
 
 
 def labels(results: Sequence[LandscapeResult]) -> list[str]:
@@ -101,6 +107,20 @@ def steps_columns(d: str) -> dict[str, Cell]:
         "zero": lambda row: "–" if row[f"{d}_zero_share"] is None else f"{row[f'{d}_zero_share']:.0%}",
         "2nd diff.": lambda row: short(row[f"{d}_second_difference"]),
     }
+
+
+def _steps_tables(rows: Sequence[Row], d: str) -> dict[str, dict[str, Cell]]:
+    """Return the tables of the steps along a direction by title; over seeds the mean step has one of its own."""
+    title, columns = "steps |L(i+1) - L(i)| along {d}, {spacing} apart", steps_columns(d)
+    if not seeds_view.pooled(rows):
+        return {title: columns}
+    mean, *others = columns
+    first: dict[str, Cell] = {
+        mean: columns[mean],
+        "each seed": seeds_view.each_seed(f"{d}_variation", two),
+        "vs base": seeds_view.versus(f"{d}_ratio", ratio=True),
+    }
+    return {title: first, "the same steps, means over seeds": {name: columns[name] for name in others}}
 
 
 def variation_columns(d: str) -> dict[str, Cell]:
@@ -125,6 +145,11 @@ def spread(value: float | None, low: float | None, high: float | None) -> str:
     return short(value) if value is None or low is None or high is None else f"{value:.2g} [{low:.2g}, {high:.2g}]"
 
 
+def two(value: float | None) -> str:
+    """Return a positive number of any size to two figures."""
+    return short(value) if value is None else f"{value:.2g}"
+
+
 def grid(row: Row) -> str:
     """Return the grid, spacing and images that a number belongs to.
 
@@ -142,7 +167,8 @@ def _ratio(row: Row, name: str, inverse: bool = False) -> str:
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if inverse and value:
         value, low, high = 1 / value, 1 / high if high else None, 1 / low if low else None
-    return spread(value, low, high) if value is not None and value < 0.1 else interval(value, low, high)
+    small = value is not None and (value < 0.1 or (low is not None and low < 0.05))
+    return spread(value, low, high) if small else interval(value, low, high)
 
 
 def _table(rows: Sequence[Row], columns: Mapping[str, Cell], title: str) -> Table:

@@ -1,14 +1,15 @@
 """Retention in a comparison: trainings with several seeds, and rankings that need none."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from gradprobe.errors import GradprobeError
 from gradprobe.plotting.columns import Cell, Row, interval, number
 from gradprobe.probes.metrics import Grid, Metric, Plan, cell, estimated, grid
 from gradprobe.probes.retention import RetentionSettings
-from gradprobe.store.results import key_of
+from gradprobe.probes.seeds import check_seeds
 
 QUESTION = "How much accuracy is left with hard top-K after training through the operator?"
 POOLS_SEEDS = True  # several answers of an operator, one a seed, are one row
@@ -16,9 +17,21 @@ BUDGET = "retention: {steps} steps of {batch_size}, {images} test images, seed {
 
 
 def _retention(row: Row) -> dict[str, Any]:
-    """Return retention, with the value of each seed beside it."""
+    """Return retention, with the value of each seed and the spreads beside it."""
     pooled = cell(row, "retention", ("low", "high"), "difference", seeds=row["difference_seeds"])
-    return {**pooled, "by_seed": row["by_seed"]}
+    return {**pooled, "by_seed": row["by_seed"], "trainings": _trainings(row), "spread": spread(row)}
+
+
+def spread(row: Row) -> dict[str, float | None]:
+    """Return the standard deviation over seeds (None for one), and the mean standard error over a seed's images."""
+    known = [value for value in row["by_seed"] if value is not None]
+    over_seeds = statistics.stdev(known) if len(known) > 1 else None
+    return {"seeds": over_seeds, "images": statistics.mean(row["by_seed_error"])}
+
+
+def _trainings(row: Row) -> int | None:
+    """Return the number of trainings of a row; None for a ranking, which needs none."""
+    return len(row["by_seed"]) if row["steps"] else None
 
 
 METRICS = (
@@ -68,15 +81,17 @@ def row(results: Sequence[Any], base: Sequence[Any], every: Sequence[Any], alike
     Raises:
         GradprobeError: the results differ in more than their seeds.
     """
-    from gradprobe.probes.retention.result import over_seeds, seed_groups
-
-    if len(seed_groups(results)) > 1:
-        keys = ", ".join(key_of(result.question) for result in results)
-        raise GradprobeError(
-            f"{len(results)} answers of retention on {results[0].question['op']} differ in more than their seeds: "
-            f"{keys}; give one question each"
-        )
+    check_seeds(results)
     return over_seeds(results, base or None)
+
+
+def over_seeds(
+    results: Sequence[Any], baseline: Sequence[Any] | None = None, paths: Sequence[Path | None] = ()
+) -> dict[str, Any]:
+    """Return the row of a training under several seeds, see `gradprobe.probes.retention.result.over_seeds`."""
+    from gradprobe.probes.retention import result
+
+    return result.over_seeds(results, baseline, paths)
 
 
 def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
@@ -84,6 +99,8 @@ def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
     columns: dict[str, Cell] = {
         "retention": lambda row: interval(row["retention"], row["low"], row["high"]),
         "each seed": lambda row: ", ".join(number(x, 3) for x in row["by_seed"]),
+        "spread over seeds": lambda row: number(spread(row)["seeds"], 3),
+        "over images": lambda row: number(spread(row)["images"], 3),
         f"above {focus}": estimated("difference"),
         "untrained": lambda row: number(row["untrained"]),
         "accuracy": lambda row: number(row["accuracy"], 3),

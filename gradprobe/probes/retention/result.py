@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from gradprobe.probes.seeds import seed_groups as seed_groups  # figures and ablations ask for it by this module
+from gradprobe.probes.seeds import shares_images
 from gradprobe.settings import RANKED
 from gradprobe.store.results import check_shapes
 
 if TYPE_CHECKING:
     from gradprobe.statistics.retained import Graded
-
-GENERATED = ("scenes", "pictures")  # data of which every seed has test images of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,18 +86,19 @@ def over_seeds(
         paths: where the results are stored.
 
     Returns:
-        Plain numbers, strings and None (undefined), ready for JSON. ``difference_seeds`` counts the pairs.
+        Plain numbers, strings and None (undefined), ready for JSON. ``difference_seeds`` counts the pairs;
+        ``by_seed_error`` holds the standard error of each seed's value over its images.
     """
     from gradprobe.statistics.estimates import finite
-    from gradprobe.statistics.retained import by_kind, difference, pooled, retention
+    from gradprobe.statistics.retained import by_kind, difference, pooled, retention, standard_error
 
     question, seeds = results[0].question, [_graded(r) for r in results]
-    estimate = pooled(seeds, not str(question["op"]).startswith(RANKED), _shared(results))
+    estimate = pooled(seeds, not str(question["op"]).startswith(RANKED), shares_images(results))
     of_seed = {r.question["seed"]: r for r in results}
     paired = [r for r in baseline or () if r.question["seed"] in of_seed]
     ours = [of_seed[r.question["seed"]] for r in paired]
     pairs = [(_graded(a), _graded(b)) for a, b in zip(ours, paired, strict=True)]
-    above = difference(pairs, _shared(ours)) if pairs else None
+    above = difference(pairs, shares_images(ours)) if pairs else None
     aucs = [float(np.nanmean(r.auc)) for r in results if len(r.auc)]
     fresh = [_fresh(r) for r in results if len(r.curve)]
     numbers = {
@@ -105,6 +106,7 @@ def over_seeds(
         "low": estimate.low,
         "high": estimate.high,
         "by_seed": [finite(retention(each).value) for each in seeds],
+        "by_seed_error": [standard_error(each) for each in seeds],
         "accuracy": float(np.mean([r.correct.mean() for r in results])),
         "unpruned": float(np.mean([r.unpruned.mean() for r in results])),
         "auc": float(np.mean(aucs)) if aucs else None,
@@ -131,17 +133,6 @@ def over_seeds(
     }
 
 
-def seed_groups(results: Sequence[RetentionResult]) -> list[list[RetentionResult]]:
-    """Return results that differ in nothing but their seeds together, in the order of the first of each."""
-    groups: dict[str, list[RetentionResult]] = {}
-    for result in results:
-        shared: dict[str, Any] = {n: v for n, v in result.question.items() if n != "seed"}
-        if str(shared.get("weights")).startswith("random:"):  # they are the seed's too
-            shared["weights"] = "random"
-        groups.setdefault(repr(sorted(shared.items())), []).append(result)
-    return list(groups.values())
-
-
 def _graded(result: RetentionResult) -> "Graded":
     from gradprobe.statistics.retained import Graded
 
@@ -155,8 +146,3 @@ def _fresh(result: RetentionResult) -> float:
     first = result.curve[0]
     images = Graded(first, result.unpruned[: len(first)], result.kind[: len(first)])
     return float(np.mean([estimate.value for estimate in by_kind(images)]))
-
-
-def _shared(results: Sequence[RetentionResult]) -> bool:
-    """Tell whether seeds may have test images in common: those of a folder; generated ones are each seed's own."""
-    return len(results) > 1 and results[0].question.get("data") not in GENERATED

@@ -73,7 +73,7 @@ def meaning(rows: Sequence[Row]) -> str:
     if count == 1:
         return (
             "Intervals are Bonett and Price's over the test images of one seed: they say nothing about another "
-            "training. --seeds 1,2,3,4,5 measures that; fewer than 5 decide nothing."
+            "training. --seeds 1..5 measures that; fewer than 5 decide nothing."
         )
     if count < FEWEST_SEEDS:
         return (
