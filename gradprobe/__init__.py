@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `_HOME` finds the same names, and torch comes with them
     from gradprobe import vlm as vlm
+    from gradprobe.advice.run import advise as advise
     from gradprobe.comparison.run import compare as compare
     from gradprobe.core import Batch as Batch
     from gradprobe.core import Noise as Noise
@@ -55,6 +56,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_HOME` finds th
 
 _HOME = {
     "About": "operator_info",
+    "advise": "advice.run",
     "axis": "landscapes.planes",
     "Backbone": "models.backbones",
     "Batch": "core",

@@ -10,6 +10,7 @@ import typer
 
 from gradprobe import __version__
 from gradprobe.cli.ablation import ablation
+from gradprobe.cli.advise import advise
 from gradprobe.cli.check import check
 from gradprobe.cli.cite import cite
 from gradprobe.cli.commands import Commands
@@ -61,6 +62,7 @@ def _options(
 
 
 app.command()(checked(compare))
+app.command()(checked(advise))
 app.command()(checked(command(probe_of("coherence"))))
 app.command()(checked(landscape))
 app.command()(checked(command(probe_of("curvature"))))

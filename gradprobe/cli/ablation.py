@@ -15,6 +15,8 @@ def ablation(
     figure: options.Figure = None,
     draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; show what is stored.")] = False,
     trust: options.Trust = None,
+    jobs: options.Jobs = None,
+    cluster: options.Cluster = None,
     as_json: options.Json = False,
 ) -> None:
     """Train a scorer through each variant of DiffPrune, as far as there is no answer yet, and print Table 5."""
@@ -22,14 +24,16 @@ def ablation(
     from gradprobe.comparison.ablation import tokens_of, variants, verdicts
     from gradprobe.comparison.drawings import drawings
     from gradprobe.comparison.experiments import load_experiment, run_experiment
+    from gradprobe.parallel.driver import Crew
     from gradprobe.plotting.style import check_path, save_figure
     from gradprobe.store.results import Store
 
     if figure is not None:
         check_path(figure)
     experiment = load_experiment(preset, options.trusted(trust))
+    stores, crew = [Store(options.COMMITTED), Store(results)], Crew(jobs, cluster)
     with bars() as tell:
-        answers, missing = run_experiment(experiment, [Store(options.COMMITTED), Store(results)], tell, draw_only)
+        answers, missing = run_experiment(experiment, stores, tell, draw_only, crew)
     parts = variants([answer.result for answer in answers], experiment.paper)
     if as_json:
         rows = [

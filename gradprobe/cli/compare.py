@@ -43,6 +43,14 @@ def compare(
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
     seed: options.Seed = 1,
+    seeds: Annotated[
+        Any,
+        typer.Option(
+            parser=options.seeds("seeds"),
+            metavar=options.SEEDS[0],
+            help=f"Seeds of every probe but equivalence and cost, instead of --seed: {options.SEEDS[1]}.",
+        ),
+    ] = None,
     device: options.Device = "cpu",
     dtype: options.Dtype = "float32",
     generator: options.Generator = "auto",
@@ -50,9 +58,11 @@ def compare(
     results: options.Results = options.RUNS,
     as_json: options.Json = False,
     force: options.Force = False,
+    jobs: options.Jobs = None,
+    cluster: options.Cluster = None,
 ) -> None:
     """Compare operators with baselines by every probe: one table, and one page to send to a co-author."""
-    seconds = _seconds(budget)
+    seconds = budget_seconds(budget)
     options.check_budget(k, keep)
     if page != "none":
         from gradprobe.comparison.page import check_report
@@ -72,8 +82,9 @@ def compare(
         comparison = run(
             op, k, keep=keep, baselines=others, task=vlm, backbone=backbone, weights=weights, weights_key=weights_key,
             image_size=image_size, data=data, class_order=class_order, train_data=train_data, scorer=scorer,
-            layer=layer, loss=loss, seed=seed, device=device, dtype=dtype, generator=generator,
+            layer=layer, loss=loss, seed=seed, seeds=seeds, device=device, dtype=dtype, generator=generator,
             budget=seconds, size=size, results=results, workers=workers, force=force, command=_command(), progress=tell,
+            jobs=jobs, cluster=cluster,
         )  # fmt: skip
     written = None if page == "none" else _written(comparison, Path(page) if page else results / _name(comparison))
     if as_json:
@@ -114,7 +125,12 @@ def _command() -> str:
     return shlex.join(["gradprobe", *(a for a in sys.argv[1:] if a != "--debug")])
 
 
-def _seconds(text: str) -> float:
+def budget_seconds(text: str) -> float:
+    """Return the seconds of a budget as it is typed.
+
+    Raises:
+        UsageError: it is no time.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     if not match or not float(match[1]):
         raise UsageError(f"--budget {text} is not possible; give a time such as --budget 90s, 10m or 2h")

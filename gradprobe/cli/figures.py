@@ -19,11 +19,14 @@ def figures(
     results: Annotated[Path, typer.Option(help="Where new answers are kept.")] = Path("runs"),
     draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; draw what is stored.")] = False,
     trust: options.Trust = None,
+    jobs: options.Jobs = None,
+    cluster: options.Cluster = None,
 ) -> None:
     """Draw the figures of the presets as png and svg; only questions without a stored answer are computed."""
     from gradprobe.cli.progress import bars
     from gradprobe.comparison.drawings import drawings as figures_by_name
     from gradprobe.comparison.experiments import load_experiment, run_experiment
+    from gradprobe.parallel.driver import Crew
     from gradprobe.plotting.style import save_figure
     from gradprobe.store.results import Store
 
@@ -41,8 +44,9 @@ def figures(
             )
     undrawn = []
     for experiment in chosen:
+        stores, crew = [Store(options.COMMITTED), Store(results)], Crew(jobs, cluster)
         with bars() as tell:
-            answers, missing = run_experiment(experiment, [Store(options.COMMITTED), Store(results)], tell, draw_only)
+            answers, missing = run_experiment(experiment, stores, tell, draw_only, crew)
         computed = sum(answer.computed for answer in answers)
         say(f"{experiment.name}: {len(answers) - computed} stored, {computed} computed, {len(missing)} missing")
         for gap in missing:

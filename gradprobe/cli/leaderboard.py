@@ -1,5 +1,7 @@
 """``gradprobe leaderboard``: every operator that has a name, by every probe."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -18,29 +20,42 @@ def leaderboard(
     results: options.Results = options.RUNS,
     draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; show what is stored.")] = False,
     trust: options.Trust = None,
+    jobs: options.Jobs = None,
+    cluster: options.Cluster = None,
 ) -> None:
     """Measure every operator that has a name and is not measured yet, and write the leaderboard."""
     from gradprobe.cli.progress import bars
     from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.comparison.figures import leaderboard as drawn
-    from gradprobe.comparison.leaderboard import comparisons, write
+    from gradprobe.comparison.leaderboard import comparisons, lacking, shares, write
+    from gradprobe.parallel.driver import Crew
     from gradprobe.plotting.style import check_path, save_figure
     from gradprobe.store.results import Store
 
     if figure is not None:
         check_path(figure)
     experiment = load_experiment(preset, options.trusted(trust))
+    stores, crew = [Store(options.COMMITTED), Store(results)], Crew(jobs, cluster)
     with bars() as tell:
-        answers, missing = run_experiment(experiment, [Store(options.COMMITTED), Store(results)], tell, draw_only)
+        answers, missing = run_experiment(experiment, stores, tell, draw_only, crew)
     computed = sum(answer.computed for answer in answers)
     say(f"{len(answers) - computed} answers stored, {computed} computed, {len(missing)} missing")
-    for gap in missing:
-        say(f"  missing: {gap.run.question['probe']} of {gap.run.question['op']}, {gap.run.panel}: {gap.reason}")
+    found = shares(answers, missing)
+    for line in lacking(found):
+        say(f"  {line}")
+    if missing and draw_only:
+        say(f"to go on: {_command()}")
     boards = comparisons(experiment, answers, missing)
     if not boards:
         raise GradprobeError(f"no answers for the baseline {experiment.baseline}; the lines above say why")
-    write(boards, page, data)
+    write(boards, page, data, found)
     say(f"table: {page}")
     say(f"numbers: {data}")
     if figure is not None:
         say(f"figure: {save_figure(drawn(boards), figure)}")
+
+
+def _command() -> str:
+    """Return the command as typed, but for what keeps it from computing."""
+    typed = [argument for argument in sys.argv[1:] if argument not in ("--debug", "--draw-only")]
+    return shlex.join(["gradprobe", *typed])

@@ -50,8 +50,8 @@ class Comparison:
         title: what it is, for people.
         ops: canonical names, the asked ones first, then baselines.
         focus: the operator that all others are compared with.
-        results: by probe, of any of the operators. ``retention`` may hold several seeds, and rankings
-            (``ranked:NAME``); ``equivalence`` holds ``hard+gather``, the reference.
+        results: by probe, of any of the operators. Probes that pool seeds may hold several of each operator;
+            ``retention`` holds rankings too (``ranked:NAME``), ``equivalence`` ``hard+gather``, the reference.
         settings: what all results share.
         command: what makes it again.
         missing: what was not computed and why, a sentence each.
@@ -100,7 +100,7 @@ class Count:
     Attributes:
         compared: those that could be decided.
         decided: those whose interval excludes no difference.
-        few: comparisons of what was trained with fewer than 5 seeds, which cannot be decided.
+        few: comparisons of what was trained, or asked with several seeds, with fewer than 5, which decide nothing.
     """
 
     compared: int
@@ -119,10 +119,11 @@ def rows(comparison: Comparison) -> list[Row]:
     A row has ``op``, ``focus``, ``floor`` (a ranking, with retention alone), ``gradient`` (``yes``, ``none``, None:
     unknown) and ``metrics``, by name: ``value``, ``low``, ``high``; ``difference``, ``difference_low``,
     ``difference_high`` (row less focus; row over focus where the metric is compared by ratio); ``verdict``; ``reason``
-    for a value that is not there; ``seeds`` for what was trained, how many trainings the difference is of
-    (``retention`` also has ``by_seed``). Verdicts are
-    ``higher`` or ``lower`` than the focus where the interval excludes no difference, else ``undecided``, as is whatever
-    was trained with fewer than 5 seeds; None where nothing was compared. That of ``equivalence`` is of its test against
+    for a value that is not there; ``seeds`` for what was trained or asked with several seeds, how many of them the
+    difference is of, and ``by_seed``, the value of each. ``retention`` also has ``trainings`` and ``spread``: the
+    standard deviation over ``seeds``, and the mean standard error over ``images``. Verdicts are ``higher`` or ``lower``
+    than the focus where the interval excludes no difference, else ``undecided``, as is whatever rests on fewer than 5
+    seeds; None where nothing was compared. That of ``equivalence`` is of its test against
     hard top-K: ``equivalent``, ``small gap``, ``different`` or ``undecided``.
 
     Raises:
@@ -191,7 +192,7 @@ def count(table: Sequence[Mapping[str, Any]]) -> Count:
 
 
 def few_seeds(cell: Mapping[str, Any]) -> bool:
-    """Tell whether a cell is of a training with too few seeds to decide anything."""
+    """Tell whether a cell's difference rests on seeds, too few to decide anything."""
     return cell["seeds"] is not None and cell["seeds"] < FEWEST_SEEDS
 
 
@@ -235,13 +236,17 @@ def _row(place: Any, probe: str, results: Sequence[Any], base: Sequence[Any], ev
 
 
 def _alike(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
-    """Tell if two operators were asked the same: all that both questions name is equal, but for operator and seed.
+    """Tell if two operators were asked the same: all that both questions name is equal, but for the operator.
 
-    A ranking has no training, so its question names less; seeds are paired by `over_seeds`.
+    Where seeds are pooled, a seed in common is enough: the probe pairs them. A ranking has no training, so its question
+    names less.
     """
     if not ours or not theirs:
         return False
     a, b = ours[0].question, theirs[0].question
-    free = {"op", "op_code"} | ({"seed", "weights"} if a["probe"] == "retention" else set())
-    free |= {"steps"} if str(a["op"]).startswith(RANKED) else set()
+    free = {"op", "op_code"} | ({"steps"} if str(a["op"]).startswith(RANKED) else set())
+    if getattr(probe_of(a["probe"]).part("compared"), "POOLS_SEEDS", False):
+        if not {each.question.get("seed") for each in ours} & {each.question.get("seed") for each in theirs}:
+            return False
+        free |= {"seed"} | ({"weights"} if str(a.get("weights")).startswith("random:") else set())  # they are its own
     return all(a[name] == b[name] for name in a.keys() & b.keys() - free)

@@ -154,7 +154,8 @@ def lines(experiment: Experiment, done: Sequence[Trial]) -> list[str]:
             ends = f"{number(gap.value)} [{number(gap.low)}, {number(gap.high)}]"
             text.append(f"  {name} less {rules['against']}: {ends}; better: {better(gap)}")
     for name, words in conclusions(experiment, done).items():
-        text.append(f"{name} predicts retention: {words['predicts']}; better than {rules['against']}: {words['better']}")
+        above = f"better than {rules['against']}: {words['better']}"
+        text.append(f"{name} predicts retention: {words['predicts']}; {above}")
     return text
 
 

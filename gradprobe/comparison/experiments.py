@@ -18,6 +18,7 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.files import open_regular
+from gradprobe.parallel.driver import Asked, Crew, answer_all
 from gradprobe.probes import probe_of
 from gradprobe.probes.ask import stored
 from gradprobe.probes.contract import Progress, Resources, check_keys
@@ -26,6 +27,7 @@ from gradprobe.settings import settings_from
 from gradprobe.store.results import Store, key_of
 
 KINDS = {"op": "operator", "scorer": "scorer", "denoiser": "denoiser"}  # fields of a question that name code
+ALONE = Crew()
 REGISTERED = "registered"  # in the place of an operator's name: every one that has a name
 
 
@@ -127,8 +129,9 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
 
 
 def run_experiment(
-    experiment: Experiment, stores: Sequence[Store], progress: Progress | None = None, draw_only: bool = False
-) -> tuple[list[Answer], list[Missing]]:
+    experiment: Experiment, stores: Sequence[Store], progress: Progress | None = None, draw_only: bool = False,
+    crew: Crew = ALONE,
+) -> tuple[list[Answer], list[Missing]]:  # fmt: skip
     """Answer every question of a preset: from the first store that has it, else by running its probe.
 
     Args:
@@ -136,6 +139,7 @@ def run_experiment(
         stores: searched in order; what is computed is saved in the last.
         progress: called with (description, done, of how many).
         draw_only: compute nothing.
+        crew: the processes that answer.
 
     Returns:
         The answers, and the runs that stay without one, each with the reason; one that cannot be answered (no files
@@ -144,9 +148,15 @@ def run_experiment(
     answers: list[Answer] = []
     missing: list[Missing] = []
     tasks, resources = OpenTasks(), Resources(progress=progress)
+    done = _done_by(crew, experiment, stores, progress) if crew.many and not draw_only else {}
     for i, run in enumerate(experiment.runs):
         try:
+            key = key_of(run.question)
+            if reason := done.get(key):
+                raise GradprobeError(reason)
             answer = stored(run.question, stores)
+            if answer is not None and key in done:
+                answer = replace(answer, computed=True)
             if answer is None:
                 if draw_only:
                     raise GradprobeError("not stored; run again without --draw-only to compute it")
@@ -158,6 +168,20 @@ def run_experiment(
         except GradprobeError as error:
             missing.append(Missing(run, str(error)))
     return answers, missing
+
+
+def _done_by(crew: Crew, experiment: Experiment, stores: Sequence[Store], progress: Progress | None) -> dict[str, str]:
+    """Have a crew answer what no store has; return, by key, why one stays without an answer, empty for the others."""
+    asked, reasons = [], {}
+    for run in experiment.runs:
+        if any(store.find(run.question) is not None for store in stores):
+            continue
+        try:
+            asked.append(Asked(run.question, {name: _expand(name, value) for name, value in run.where.items()}))
+            reasons[key_of(run.question)] = ""
+        except GradprobeError as error:
+            reasons[key_of(run.question)] = str(error)
+    return reasons | answer_all(asked, stores, crew, progress)
 
 
 def panels(answers: Sequence[Answer]) -> list[tuple[str, list[Any]]]:

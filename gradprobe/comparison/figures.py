@@ -17,6 +17,7 @@ from gradprobe.errors import UsageError
 from gradprobe.plotting.columns import Row, name_of
 from gradprobe.plotting.style import BLACK, BLUE, GREY, PAGE, VERMILION, look, save_figure
 from gradprobe.probes.metrics import NO_GRADIENT, Metric
+from gradprobe.statistics.ranks import ROUNDED
 
 NAMES, LINE, ENDS = 1.75, 0.175, 1.35  # inches: operators' names, a row, headings and legend
 BEYOND = 0.3  # how far an axis goes beyond its dots for the sake of intervals, as a share of their range
@@ -58,7 +59,7 @@ def leaderboard(comparisons: Sequence[Comparison]) -> Figure:
     """Every operator a row, best retention on top, every metric a column: dots with their 95 % intervals.
 
     A dashed line goes through the focus. Blue and vermilion dots are decided to be better or worse than it, hollow ones
-    are undecided; rankings that need no training stand below a line.
+    are undecided; ticks are the seeds that a dot is the mean of. Rankings that need no training stand below a line.
 
     Args:
         comparisons: one a panel, of the same focus.
@@ -85,8 +86,8 @@ def leaderboard(comparisons: Sequence[Comparison]) -> Figure:
             panel.suptitle(comparison.title, x=0.01, ha="left", fontsize=8.5, fontweight="bold")
         told = (
             f"dashed, black: {comparisons[0].focus}; blue: decided better than it, orange: worse, hollow: undecided or "
-            "fewer than\n5 seeds; black gaps: decided against hard top-K; 95 %, not corrected for their number; "
-            "intervals at an edge go on"
+            "fewer than\n5 seeds; ticks: each seed; black gaps: decided against hard top-K; 95 %, not corrected for "
+            "their number;\nintervals at an edge go on"
         )
         panels[-1].supxlabel(told, x=0.01, ha="left", fontsize=6.5, color=GREY)
         figure.get_layout_engine().set(w_pad=0.02, wspace=0.02)  # type: ignore[union-attr, call-arg]
@@ -95,7 +96,7 @@ def leaderboard(comparisons: Sequence[Comparison]) -> Figure:
 
 def _rank(row: Row) -> tuple[bool, bool, float]:
     kept = row["metrics"]["retention"]["value"]
-    return row["floor"], kept is None, -(kept or 0.0)
+    return row["floor"], kept is None, -round(kept or 0.0, ROUNDED)
 
 
 def _column(axes: Axes, metric: Metric, table: Sequence[Row]) -> None:
@@ -110,6 +111,7 @@ def _column(axes: Axes, metric: Metric, table: Sequence[Row]) -> None:
         colour, face = _paint(metric, cell, row["focus"])
         ends = [cell["value"] if cell[end] is None else cell[end] for end in ("low", "high")]
         axes.plot(ends, [y, y], color=colour, lw=0.8, zorder=1)
+        axes.plot(several := _several(cell), [y] * len(several), "|", ms=4, color=colour, mew=0.5, zorder=1)
         axes.plot(cell["value"], y, "o", ms=3, color=colour, mfc=face, mew=0.8, zorder=2)
         if row["focus"]:
             axes.axvline(cell["value"], color=GREY, lw=0.6, ls=(0, (3, 2)), zorder=0)
@@ -134,6 +136,12 @@ def _column(axes: Axes, metric: Metric, table: Sequence[Row]) -> None:
     axes.spines["left"].set_visible(False)
 
 
+def _several(cell: Row) -> list[float]:
+    """Return the values of several seeds that a value is the mean of; none for one."""
+    each = [value for value in cell.get("by_seed") or () if value is not None]
+    return each if len(each) > 1 else []
+
+
 def _paint(metric: Metric, cell: Row, focus: bool) -> tuple[str, str]:
     """Colour of a dot and of its inside."""
     if focus or cell["verdict"] in ("different", "small gap", "equivalent"):
@@ -145,16 +153,17 @@ def _paint(metric: Metric, cell: Row, focus: bool) -> tuple[str, str]:
 
 
 def _limits(values: np.ndarray, cells: Sequence[Row], logarithmic: bool) -> tuple[float, float]:
-    """Return the ends of an axis that shows all dots, and intervals as far as they do not dwarf them."""
+    """Return the ends of an axis that shows all dots and seeds, and intervals as far as they do not dwarf them."""
     lows, highs = (
         np.array([v if c[end] is None else c[end] for v, c in zip(values, cells, strict=True)], float)
         for end in ("low", "high")
     )
+    values = np.array([*values, *(each for cell in cells for each in _several(cell))])
     if logarithmic:
-        values, lows, highs = np.log(values), np.log(np.maximum(lows, 1e-300)), np.log(highs)
+        values, lows, highs = (np.log(np.maximum(ends, 1e-300)) for ends in (values, lows, highs))
     span = float(np.ptp(values)) or float(np.max(highs - lows)) or abs(float(values[0])) or 1.0
-    low = max(float(lows.min()), float(values.min()) - BEYOND * span) - 0.05 * span
-    high = min(float(highs.max()), float(values.max()) + BEYOND * span) + 0.05 * span
+    low = max(float(min(lows.min(), values.min())), float(values.min()) - BEYOND * span) - 0.05 * span
+    high = min(float(max(highs.max(), values.max())), float(values.max()) + BEYOND * span) + 0.05 * span
     return (float(np.exp(low)), float(np.exp(high))) if logarithmic else (low, high)
 
 

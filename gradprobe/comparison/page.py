@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.comparison.comparison import Comparison, answers_of, compared, few_seeds, probe_rows, rows
-from gradprobe.comparison.tables import LEGEND, TESTED, chance, difference, mark, measured, value, verdict_lines
+from gradprobe.comparison.tables import (
+    LEGEND,
+    TESTED,
+    by_seeds,
+    chance,
+    difference,
+    mark,
+    measured,
+    value,
+    verdict_lines,
+)
 from gradprobe.plotting.columns import Row, name_of, seeds
 from gradprobe.plotting.escape import visible
 from gradprobe.plotting.pages import check_html, write_html
@@ -76,12 +86,21 @@ def check_report(path: Path | str) -> Path:
     return check_html(path)
 
 
-def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
+def environment() -> Any:
+    """Return jinja2's environment; a template that extends `TEMPLATE` has its look, its script and the macro ``sheet``.
+
+    Such a template gives the blocks ``title`` and ``main``.
+    """
     import jinja2
 
     strict: Any = {"autoescape": True, "undefined": jinja2.StrictUndefined, "finalize": _visible}
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **strict)
-    environment.filters["named"] = _named
+    loader = jinja2.FileSystemLoader(TEMPLATE.parent)
+    made = jinja2.Environment(loader=loader, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, **strict)
+    made.filters["named"] = _named
+    return made
+
+
+def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
     operator_rows = rows(comparison)
     shown = measured(operator_rows)
     sections = [
@@ -93,7 +112,8 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
         }
         for probe, place in compared().items()
     ]
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    template = environment().get_template(TEMPLATE.name)
+    return template.render(
         comparison=comparison,
         others=len(comparison.ops) - 1,
         verdicts=verdict_lines(operator_rows, comparison.focus),
@@ -103,6 +123,7 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
         legend=LEGEND.format(focus=comparison.focus),
         tested=TESTED if any(metric.name == "equivalence" for metric in shown) else "",
         metrics=shown,
+        counted={metric.name: by_seeds(operator_rows, metric) for metric in shown},
         sections=[section for section in sections if section["tables"]],
         asked=_asked(comparison),
         answers=_answers(comparison),
@@ -155,6 +176,7 @@ def _summary(operator_rows: Sequence[Row], shown: Sequence[Metric]) -> Table:
                 continue
             says = cell["reason"] or SAYS.get(cell["verdict"], cell["verdict"] or "")
             says += f" with {seeds(cell['seeds'])}" if few_seeds(cell) else ""
+            says = says or mark(cell).strip("()")
             text = _text(value(metric, cell), "" if cell["value"] is None else repr(float(cell["value"])))
             cells.append(replace(text, mark=mark(cell), says=says))
         lines.append(Line(name_of(row), _kind(row), tuple(cells)))

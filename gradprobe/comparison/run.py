@@ -3,9 +3,10 @@
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,9 +16,11 @@ import torch
 from gradprobe.budget import check_k
 from gradprobe.comparison.comparison import Comparison, compared
 from gradprobe.core import AnyOperator, Noise, SelectionOperator, Task, apply, hard_topk
-from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
+from gradprobe.errors import GradprobeError, Notice, UsageError, in_words, nearest
 from gradprobe.files import atomic_write
 from gradprobe.operators import registry
+from gradprobe.parallel.driver import Asked, Crew, answer_all
+from gradprobe.parallel.scheme import check_crew
 from gradprobe.probes import probe_of
 from gradprobe.probes.ask import ask
 from gradprobe.probes.contract import Probe, Progress, Resources, Subject, question_of, tokens_kept
@@ -25,8 +28,9 @@ from gradprobe.probes.cost.compared import GROUP
 from gradprobe.probes.fidelity.compared import LADDER, SIGMAS
 from gradprobe.probes.gradients import score_gradient
 from gradprobe.probes.metrics import Plan
+from gradprobe.ranges import check_number
 from gradprobe.settings import argument, declared, takes
-from gradprobe.store.results import Store
+from gradprobe.store.results import Store, key_of
 from gradprobe.tasks import maker
 from gradprobe.training.workers import one_thread, workers_for
 
@@ -116,6 +120,11 @@ class Arguments:
     weights_key: str | None = argument(None, "Which of the models in a weights file; None: by timm's order.")
     image_size: int | str | tuple[int, int] | None = argument(None, "Pixels, or ``HxW``; None: that of the weights.")
     class_order: str | None = argument(None, "Order of the class folders, ``text`` or ``natural``; None: not said.")
+    seeds: Sequence[int] | None = argument(
+        None, "Seeds that every probe is asked with, but equivalence and cost, which have the first; instead of seed."
+    )
+    jobs: int | None = argument(None, "Processes that answer questions at the same time; None: this one alone.")
+    cluster: str | None = argument(None, "Machines that answer: ``dask://HOST:PORT``, ``ray://HOST:PORT``, ``slurm``.")
 
 
 @takes(Arguments)
@@ -142,14 +151,16 @@ def compare(ops: AnyOperator | Sequence[AnyOperator], given: Arguments) -> Compa
     own = _named(ops)
     named = own | _named([] if given.baselines == "none" else given.baselines, own)
     _check(own, given)
+    given = _seeded(given)
     task, name = _opened(given, None)
     k = tokens_kept(task, given.k, given.keep)
     check_k(k, task.n_tokens)
     size = given.size or _remembered(task, named, k, given)
     training = task if given.train_data is None else _opened(given, given.train_data)[0]
     plan = Plan(task, training, named, k, SIZES[size], given.seed)
-    results, missing = _answered(questions(plan), given)
+    results, missing = _answered(questions(plan, given.seeds), given)
     settings = {"backbone": name, "k": k, "tokens": task.n_tokens, "size": size, "seed": given.seed}
+    settings |= {"seeds": list(given.seeds)} if given.seeds else {}
     settings |= {key: value for key, value in task.question.items() if key not in settings}
     return Comparison(
         title=f"{', '.join(own)}: {name}, K = {k} of {task.n_tokens}",
@@ -162,8 +173,12 @@ def compare(ops: AnyOperator | Sequence[AnyOperator], given: Arguments) -> Compa
     )
 
 
-def questions(plan: Plan) -> list[tuple[Probe, Subject, Any]]:
+def questions(plan: Plan, seeds: Sequence[int] | None = None) -> list[tuple[Probe, Subject, Any]]:
     """Return every question of a comparison, probe by probe: its probe, subject and settings.
+
+    Args:
+        plan: subject of the comparison.
+        seeds: asked by each probe that pools them; None: the plan's, and as many trainings as its size says.
 
     Raises:
         UsageError: too few images, or a number or name that is not possible.
@@ -176,10 +191,14 @@ def questions(plan: Plan) -> list[tuple[Probe, Subject, Any]]:
     every = []
     for name, place in compared().items():
         probe = probe_of(name)
-        asked = place.asked(plan) if hasattr(place, "asked") else plan.each(_defaults(probe, plan))
-        for subject, settings in asked:
-            question_of(probe, subject, settings)  # refuses what is not possible before any work
-            every.append((probe, subject, settings))
+        plans = [plan]
+        if seeds is not None and getattr(place, "POOLS_SEEDS", False):
+            plans = [replace(plan, seed=seed, size=replace(plan.size, seeds=1)) for seed in seeds]
+        for each in plans:
+            asked = place.asked(each) if hasattr(place, "asked") else each.each(_defaults(probe, each))
+            for subject, settings in asked:
+                question_of(probe, subject, settings)  # refuses what is not possible before any work
+                every.append((probe, subject, settings))
     return every
 
 
@@ -193,11 +212,15 @@ def _answered(asked: Sequence[tuple[Probe, Subject, Any]], given: Arguments) -> 
     results: dict[str, list[Any]] = {}
     missing = []
     resources, total = Resources(workers=given.workers, progress=given.progress), len(asked)
+    done = _answered_by_crew(asked, given)
     for number, (probe, subject, settings) in enumerate(asked):
         resources.report(f"all {total} questions", number, total)
         try:
+            if reason := done.get(number):
+                raise GradprobeError(reason)
             coming = [(who, how) for other, who, how in asked[number + 1 :] if other is probe]
-            answer = ask(probe, subject, settings, [Store(given.results)], resources, given.force, coming)
+            force = given.force and number not in done
+            answer = ask(probe, subject, settings, [Store(given.results)], resources, force, coming)
             results.setdefault(probe.name, []).append(answer.result)
         except GradprobeError as error:
             missing.append(f"{probe.name} of {subject.name}: {error}")
@@ -205,7 +228,49 @@ def _answered(asked: Sequence[tuple[Probe, Subject, Any]], given: Arguments) -> 
     return results, missing
 
 
+def _answered_by_crew(asked: Sequence[tuple[Probe, Subject, Any]], given: Arguments) -> dict[int, str]:
+    """Have other processes answer; return, by place, why a question stays without an answer, empty for the others."""
+    crew = Crew(given.jobs, given.cluster)
+    if not crew.many:
+        return {}
+    if given.task is not None and not isinstance(given.task, str):
+        words = "no other process has the open task that was given: its questions are asked one after another"
+        warnings.warn(Notice(f"{words}; name the model instead (backbone=, weights=, data=)"), stacklevel=5)
+        return {}
+    places = {"weights": given.weights, "data": given.data, "train_data": given.train_data, "device": given.device}
+    where = {name: str(value) for name, value in places.items() if value is not None}
+    questions = []
+    for probe, subject, settings in asked:
+        task = subject.task.with_new_scorer(getattr(settings, "seed", 0))  # random weights have the seed in their name
+        questions.append(question_of(probe, replace(subject, task=task), settings))
+    to_ask = [Asked(question, where) for question in questions]
+    reasons = answer_all(to_ask, [Store(given.results)], crew, given.progress, given.force)
+    return {number: reasons.get(key_of(question), "") for number, question in enumerate(questions)}
+
+
+def _seeded(given: Arguments) -> Arguments:
+    """Return the arguments with the first of several seeds as that of the comparison.
+
+    Raises:
+        UsageError: seeds that are no whole numbers, one of them twice, or none.
+    """
+    if given.seeds is None:
+        return given
+    if given.seed != 1:
+        raise UsageError(f"give either --seed {given.seed} or --seeds, not both")
+    seeds: list[Any] = [given.seeds] if isinstance(given.seeds, int | str) else list(given.seeds)
+    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) for seed in seeds):
+        told = f"seeds={in_words(given.seeds)} are not possible"
+        raise UsageError(f"{told}; give whole numbers, such as seeds=range(1, 6)")
+    for seed in seeds:
+        check_number("seeds", seed)
+    if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+        raise UsageError(f"seed {twice[0]} is named twice in seeds={seeds}; name each seed once")
+    return replace(given, seeds=tuple(sorted(seeds)), seed=min(seeds))
+
+
 def _check(own: Mapping[str, Any], given: Arguments) -> None:
+    check_crew(given.jobs, given.cluster)
     if not own:
         raise UsageError("a comparison needs an operator; give --op NAME or --op my_op.py:MyOp")
     if not isinstance(given.backbone, str):
@@ -259,13 +324,14 @@ def _named(
     return named
 
 
-def estimate(size: Size, times: Mapping[str, Times], threads: int) -> float:
+def estimate(size: Size, times: Mapping[str, Times], threads: int, seeds: int | None = None) -> float:
     """Return the seconds that a comparison of this size will take, from what was timed.
 
     Args:
         size: of the comparison.
         times: by operator.
         threads: at work.
+        seeds: number that is asked by every probe that pools them; None: one, and the size's number of trainings.
 
     Example:
         >>> one = {"lapsum+vpnoise": Times(gradient=0.01, forward=0.003, deployed=0.001)}
@@ -273,14 +339,16 @@ def estimate(size: Size, times: Mapping[str, Times], threads: int) -> float:
         True
     """
     s, h = size, next(iter(times.values())).deployed
-    total = len(SIGMAS) * h * (2 * s.draws * s.fidelity_images + len(LADDER) * s.held_out)  # the shared reference
+    scorers, trainings = seeds or 1, seeds or s.seeds
+    # the reference of fidelity is shared by all operators
+    total = scorers * len(SIGMAS) * h * (2 * s.draws * s.fidelity_images + len(LADDER) * s.held_out)
     for t in times.values():
-        total += 2 * s.batches * s.batch_size * t.gradient + s.points * s.line_images * t.forward
-        total += 8 * s.fidelity_images * t.gradient + len(LADDER) * s.held_out * h
+        total += scorers * (2 * s.batches * s.batch_size * t.gradient + s.points * s.line_images * t.forward)
+        total += scorers * (8 * s.fidelity_images * t.gradient + len(LADDER) * s.held_out * h)
         total += s.equivalence_images * t.forward + threads * s.rounds * GROUP * (2 * t.gradient + 4 * t.forward)
         looked_at = 10 * min(256, s.test_images) + s.test_images
-        total += s.seeds * (1.2 * s.steps * s.batch_size * t.gradient + looked_at * h)
-    asked = len(times) * (5 + s.seeds) + 4 * s.seeds
+        total += trainings * (1.2 * s.steps * s.batch_size * t.gradient + looked_at * h)
+    asked = len(times) * (2 + 3 * scorers + trainings) + 4 * trainings
     return 1.3 * total / threads + SETUP * asked
 
 
@@ -293,6 +361,7 @@ def _remembered(task: Task, named: Mapping[str, SelectionOperator], k: int, give
     codes = [registry.code_of(op) for op in named.values()]
     seed, budget = given.seed, given.budget
     metadata = {"ops": list(named), "codes": codes, "k": k, "seed": seed, "budget": budget, "task": task.question}
+    metadata |= {"seeds": list(given.seeds)} if given.seeds else {}
     key = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:12]
     path = Path(given.results) / f"compare-{key}.json"
     try:
@@ -306,8 +375,8 @@ def _remembered(task: Task, named: Mapping[str, SelectionOperator], k: int, give
     for name, op in named.items():
         with suppress(GradprobeError):  # what is wrong with it will be told by the probes
             times[name] = timed(task, op, k, seed, name)
-    threads = workers_for(task, given.workers)
-    told = {name: round(estimate(size, times, threads), 1) for name, size in SIZES.items()} if times else {}
+    threads, count = workers_for(task, given.workers), len(given.seeds) if given.seeds else None
+    told = {name: round(estimate(size, times, threads, count), 1) for name, size in SIZES.items()} if times else {}
     chosen = next((name for name in reversed(SIZES) if told.get(name, budget + 1) <= budget), next(iter(SIZES)))
     atomic_write(path, json.dumps({**metadata, "size": chosen, "estimated_seconds": told}, indent=2).encode())
     return chosen

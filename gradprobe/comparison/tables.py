@@ -1,23 +1,28 @@
 """Comparisons -> tables for the terminal and for documents: each number with its interval, each difference marked."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from gradprobe.comparison.comparison import Comparison, count, few_seeds, metrics, rows
+from gradprobe.comparison.comparison import Comparison, count, metrics, rows
 from gradprobe.plotting.columns import Row, figures, interval, name_of, number, seeds
 from gradprobe.plotting.escape import code_span
-from gradprobe.probes.metrics import NO_GRADIENT, NOT_ASKED, Metric
+from gradprobe.probes.metrics import FEWEST_SEEDS, NO_GRADIENT, NOT_ASKED, Metric
+from gradprobe.probes.metrics import mark as verdict_mark
 
-MARKS = {"higher": "▲", "lower": "▼", "undecided": "·", "different": "≠", "small gap": "≈", "equivalent": "="}
 WIDTHS = (3, 3, 2)  # columns of a table at 80 characters
 LEGEND = (
-    "▲ above, ▼ below {focus}, decided at 95 %; · undecided; · (n seeds): trained with fewer than 5 seeds, which "
-    "decide nothing; none: no gradient; –: not measured or undefined"
+    "▲ above, ▼ below {focus}, decided at 95 %; · undecided; (n seeds): fewer than 5, which decide nothing; none: "
+    "no gradient; –: not measured or undefined"
 )
+SPREAD = "spread seeds / images"
+SPREADS = f"{SPREAD}: standard deviation of retention over seeds, and its mean standard error over a seed's images"
+SAID = {"lower": "above that of", "higher": "below that of", "undecided": "undecided against"}  # of the focus
 TESTED = "gap to hard: = none seen and below the margin, ≈ seen and below it, ≠ seen, · undecided"
 
 
@@ -45,7 +50,7 @@ def summary_lines(comparison: Comparison) -> list[str]:
     shown = measured(operator_rows)
     told = [LEGEND.format(focus=comparison.focus)] if shown else []
     told += [TESTED] if any(metric.name == "equivalence" for metric in shown) else []
-    told += [f"{metric.heading}: {metric.meaning}" for metric in shown]
+    told += [f"{metric.heading}: {metric.meaning}{by_seeds(operator_rows, metric)}" for metric in shown]
     return [*told, chance(operator_rows, comparison.focus), *(f"missing: {gap}" for gap in comparison.missing)]
 
 
@@ -61,7 +66,7 @@ def chance(operator_rows: Sequence[Row], focus: str) -> str:
         'Nothing is compared with lapsum+vpnoise here.'
     """
     counted = count(operator_rows)
-    few = f" {counted.few} of what was trained with fewer than 5 seeds are left undecided." if counted.few else ""
+    few = f" {counted.few} with fewer than 5 seeds are left undecided." if counted.few else ""
     if not counted.compared:
         return f"Nothing is compared with {focus} here.{few}"
     return (
@@ -82,19 +87,19 @@ def verdict_lines(operator_rows: Sequence[Row], focus: str, names: int = 4) -> l
     Example:
         >>> cell = {"verdict": "lower", "seeds": 5, "reason": None}
         >>> verdict_lines([{"op": "a+zero", "floor": False, "metrics": {"retention": cell}}], "b+gather")
-        ['retention of b+gather is above that of a+zero']
+        ['retention of b+gather is above that of a+zero (5 seeds)']
     """
     lines = []
     for metric in metrics():
         cells = {row["op"]: row["metrics"][metric.name] for row in operator_rows if metric.name in row["metrics"]}
         if metric.name == "equivalence":
-            told = [f"{word} for {_listed(ops, names)}" for word, ops in _by_verdict(cells).items()]
+            told = [f"{word} for {_listed(ops, names)}" for (word, _), ops in _by_verdict(cells).items()]
             lines += [f"{metric.heading}: {'; '.join(told)}"] if told else []
             continue
-        said = {"lower": "above that of", "higher": "below that of", "undecided": "undecided against"}
-        verdicts = _by_verdict(cells)
-        said |= {word: f"{word} against" for word in verdicts if word not in said}
-        told = [f"{said[word]} {_listed(verdicts[word], names)}" for word in said if word in verdicts]
+        verdicts, told = _by_verdict(cells), []
+        for verdict, words in SAID.items():
+            for (found, counted), ops in verdicts.items():
+                told += [f"{words} {_listed(ops, names)}{counted}"] if found == verdict else []
         lines += [f"{metric.heading} of {focus} is {'; '.join(told)}"] if told else []
     return lines
 
@@ -108,7 +113,7 @@ def measured(operator_rows: Sequence[Row]) -> list[Metric]:
 def value(metric: Metric, cell: Mapping[str, Any]) -> str:
     """Return a metric with its interval; "none" without gradient, an en dash where there is no number.
 
-    Several seeds without an interval are told one by one.
+    Two to four seeds, which have no interval, are told one by one.
 
     Example:
         >>> by_name = {metric.name: metric for metric in metrics()}
@@ -121,7 +126,11 @@ def value(metric: Metric, cell: Mapping[str, Any]) -> str:
         return "none" if cell["reason"] == NO_GRADIENT else "–"
     each = cell.get("by_seed") or ()
     if cell["low"] is None and len(each) > 1:
-        return f"{number(cell['value'], 3)} ({', '.join(number(x) for x in each)})"
+        if metric.figures:
+            mean, *several = (figures(x, None, None) for x in (cell["value"], *each))
+        else:
+            mean, *several = number(cell["value"], 3), *(number(x) for x in each)
+        return f"{mean} ({', '.join(several)})"
     return _told(metric)(cell["value"], cell["low"], cell["high"])
 
 
@@ -137,30 +146,68 @@ def difference(metric: Metric, cell: Mapping[str, Any]) -> str:
 
 
 def mark(cell: Mapping[str, Any]) -> str:
-    """Return the sign of a cell's verdict, with the number of seeds if they are too few; empty if not compared.
+    """Return the sign of a cell's verdict, with the number of seeds if they are too few, which alone if not compared.
 
     Example:
         >>> mark({"verdict": "lower", "seeds": None}), mark({"verdict": "undecided", "seeds": 1})
         ('▼', '· (1 seed)')
+        >>> mark({"verdict": None, "seeds": None, "trainings": 2}), mark({"verdict": None, "seeds": None})
+        ('(2 seeds)', '')
     """
-    sign = MARKS.get(cell["verdict"] or "", "")
-    return f"{sign} ({seeds(cell['seeds'])})" if sign and few_seeds(cell) else sign
+    if sign := verdict_mark(cell):
+        return sign
+    several = len(cell.get("by_seed") or ())
+    count = cell.get("trainings", several if several > 1 else None)
+    return f"({seeds(count)})" if count and count < FEWEST_SEEDS else ""
 
 
-def summary_markdown(comparison: Comparison) -> str:
-    """All numbers and intervals as one Markdown table, an operator a row, with what its marks mean below it."""
+def spread_text(row: Row) -> str:
+    """Return the spread of an operator's retention over seeds and over images; empty where it was not trained.
+
+    Example:
+        >>> spread_text({"metrics": {"retention": {"spread": {"seeds": 0.29, "images": 0.0158}, "trainings": 3}}})
+        '0.290 / 0.016'
+    """
+    cell = row["metrics"].get("retention", {})
+    if not cell.get("trainings"):
+        return ""
+    return f"{number(cell['spread']['seeds'], 3)} / {number(cell['spread']['images'], 3)}"
+
+
+def by_seeds(operator_rows: Sequence[Row], metric: Metric) -> str:
+    """Return the number of seeds that the differences of a metric are of; empty where they are of one scorer."""
+    cells = [row["metrics"][metric.name] for row in operator_rows if metric.name in row["metrics"]]
+    counts = sorted({cell["seeds"] for cell in cells if cell["seeds"] is not None})
+    if not counts:
+        return ""
+    return f"; compared by {seeds(counts[0]) if len(counts) == 1 else f'{counts[0]} to {seeds(counts[-1])}'}"
+
+
+def summary_markdown(comparison: Comparison, ranks: Mapping[str, str] = MappingProxyType({})) -> str:
+    """All numbers and intervals as one Markdown table, an operator a row, with what its marks mean below it.
+
+    Args:
+        comparison: the operators, compared with its focus.
+        ranks: text of a first column, by operator; empty: there is none.
+    """
     operator_rows = rows(comparison)
-    lines = "\n".join(f"- {line}" for line in summary_lines(comparison))
-    return f"{_markdown(operator_rows, measured(operator_rows), _marked)}\n{lines}\n"
+    columns: dict[str, Callable[[Row], str]] = {"rank": lambda row: ranks.get(row["op"], "–")} if ranks else {}
+    for metric in measured(operator_rows):
+        columns[metric.heading] = partial(_marked, metric)
+        if metric.name == "retention" and any(spread_text(row) for row in operator_rows):
+            columns[SPREAD] = spread_text
+    told = [*([SPREADS] if SPREAD in columns else []), *summary_lines(comparison)]
+    lines = "\n".join(f"- {line}" for line in told)
+    return f"{_markdown(operator_rows, columns)}\n{lines}\n"
 
 
-def _by_verdict(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Names of the operators of each verdict; one of too few seeds names their number."""
-    operators: dict[str, list[str]] = {}
+def _by_verdict(cells: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    """Names of the operators of each verdict and number of seeds that it rests on, in words."""
+    operators: dict[tuple[str, str], list[str]] = {}
     for op, cell in cells.items():
         if cell["verdict"] is not None:
-            few = f" ({seeds(cell['seeds'])})" if few_seeds(cell) else ""
-            operators.setdefault(cell["verdict"] + few, []).append(name_of({"op": op}))
+            counted = "" if cell["seeds"] is None else f" ({seeds(cell['seeds'])})"
+            operators.setdefault((cell["verdict"], counted), []).append(name_of({"op": op}))
     return operators
 
 
@@ -177,8 +224,9 @@ def _told(metric: Metric) -> Callable[[float | None, float | None, float | None]
     return figures if metric.figures else interval
 
 
-def _marked(metric: Metric, cell: Mapping[str, Any]) -> str:
-    return f"{value(metric, cell)} {mark(cell)}".strip()
+def _marked(metric: Metric, row: Row) -> str:
+    cell = row["metrics"].get(metric.name)
+    return f"{value(metric, cell)} {mark(cell)}".strip() if cell else ""
 
 
 def _split(metrics: Sequence[Metric]) -> list[list[Metric]]:
@@ -209,13 +257,9 @@ def _two_lines(metric: Metric, cell: Mapping[str, Any]) -> str:
     return f"{number} {mark(cell) or ' '}" + (f"\n{ends}  " if ends else "")
 
 
-def _markdown(
-    operator_rows: Sequence[Row], metrics: Sequence[Metric], cell: Callable[[Metric, Mapping[str, Any]], str]
-) -> str:
-    lines = [["operator", *(metric.heading for metric in metrics)], [":--", *["--:"] * len(metrics)]]
+def _markdown(operator_rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) -> str:
+    lines = [["operator", *columns], [":--", *["--:"] * len(columns)]]
     for row in operator_rows:
         name = code_span(row["op"]) if not row["floor"] else name_of(row)
-        known = [row["metrics"].get(metric.name) for metric in metrics]
-        texts = [cell(m, c) if c else "" for m, c in zip(metrics, known, strict=True)]
-        lines.append([f"**{name}**" if row["focus"] else name, *texts])
+        lines.append([f"**{name}**" if row["focus"] else name, *(text(row) for text in columns.values())])
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines) + "\n"

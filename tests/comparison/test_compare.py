@@ -42,7 +42,9 @@ def only(monkeypatch, *probes):
     every = compare.questions
     monkeypatch.setattr(
         compare, "questions",
-        lambda plan: [q for q in every(plan) if q[0].name in probes and not q[1].name.startswith("ranked:")],
+        lambda plan, seeds=None: [
+            q for q in every(plan, seeds) if q[0].name in probes and not q[1].name.startswith("ranked:")
+        ],
     )  # fmt: skip
 
 
@@ -219,7 +221,7 @@ def test_a_stopped_comparison_goes_on_where_it_was(place, monkeypatch, asked, cl
         return result(question_of(probe, subject, settings))
 
     monkeypatch.setattr(measure, "measure", measured)
-    monkeypatch.setattr(compare, "questions", lambda plan: [(probe, *each) for each in plan.each(settings)])
+    monkeypatch.setattr(compare, "questions", lambda plan, seeds=None: [(probe, *each) for each in plan.each(settings)])
 
     def stops(what, done, total):
         if (what, done) == ("all 2 questions", 1):
@@ -262,7 +264,7 @@ def test_a_larger_size_takes_longer_and_more_threads_less(times):
 
 
 def test_more_time_buys_a_larger_size_that_fits(place, monkeypatch, clock):
-    monkeypatch.setattr(compare, "questions", lambda plan: [])
+    monkeypatch.setattr(compare, "questions", lambda plan, seeds=None: [])
     budgets = (1.0, 30.0, 200.0, 1e3, 1e5)
     found = [bought(budget) for budget in budgets]
     order = list(SIZES)
@@ -277,7 +279,7 @@ def test_more_time_buys_a_larger_size_that_fits(place, monkeypatch, clock):
 
 
 def test_the_size_is_kept_for_the_same_question_only(place, monkeypatch, clock):
-    monkeypatch.setattr(compare, "questions", lambda plan: [])
+    monkeypatch.setattr(compare, "questions", lambda plan, seeds=None: [])
     assert bought(1e5) == "full"
     monkeypatch.setattr(compare, "timed", lambda *asked: clock.append("slow") or Times(10.0, 10.0, 10.0))
     clock.clear()
@@ -296,7 +298,7 @@ def test_the_size_is_kept_for_the_same_question_only(place, monkeypatch, clock):
 
 
 def test_changed_code_is_timed_again(place, monkeypatch, clock):
-    monkeypatch.setattr(compare, "questions", lambda plan: [])
+    monkeypatch.setattr(compare, "questions", lambda plan, seeds=None: [])
     codes = iter("abb")
     monkeypatch.setattr(compare.registry, "code_of", lambda op: next(codes))
     for _ in range(3):
@@ -307,7 +309,7 @@ def test_changed_code_is_timed_again(place, monkeypatch, clock):
 def test_operators_that_cannot_be_timed_leave_the_smallest_size(place, monkeypatch):
     shrink(monkeypatch)
     monkeypatch.setattr(compare, "SIZES", {"tiny": LEAST, "full": SIZES["full"]})
-    monkeypatch.setattr(compare, "questions", lambda plan: [])
+    monkeypatch.setattr(compare, "questions", lambda plan, seeds=None: [])
     assert compare.compare(["mine.py:Raises"], 58, baselines=[], budget=1e9, workers=1).settings["size"] == "tiny"
 
 
@@ -316,6 +318,56 @@ def test_a_folder_that_cannot_be_written_is_one_line(place, clock):
     with pytest.raises(GradprobeError, match="--results") as caught:
         compare.compare(["scale"], 58, baselines=[], results="taken/runs", workers=1)
     assert "\n" not in str(caught.value)
+
+
+# --- several seeds ---
+
+
+def test_each_probe_that_pools_seeds_is_asked_with_each_of_them_and_the_others_with_the_first():
+    task = classification("scenes", seed=3)
+    plan = Plan(task, task, {SCALE: registry.build("scale")}, 58, SIZES["full"], 3)
+    sharp = "lapsum:tau=0.01+scale"  # its name in equivalence
+    asked = {}
+    for probe, subject, settings in compare.questions(plan, (3, 5, 9)):
+        asked.setdefault((probe.name, subject.name), []).append(settings.seed)
+    pooled = {probe: seeds for (probe, name), seeds in asked.items() if name in (SCALE, sharp)}
+    first = ("equivalence", "cost")
+    assert pooled == {name: [3] if name in first else [3, 5, 9] for name in compared()}
+    assert asked["retention", "ranked:norm"] == [3, 5, 9]
+    alone = [(settings.seed, subject.name) for probe, subject, settings in compare.questions(plan)
+             if probe.name == "coherence" or (probe.name, subject.name) == ("retention", SCALE)]  # fmt: skip
+    assert [seed for seed, _ in alone] == [3, *range(3, 8)]  # without them, as many trainings as the size says
+    one = compare.questions(plan, (3,))
+    assert {question_of(*each)["probe"] for each in one} == set(compared())
+    assert all(question_of(*each) in [question_of(*other) for other in compare.questions(plan)] for each in one)
+
+
+def test_seeds_are_pooled_and_told(place, monkeypatch, run):
+    shrink(monkeypatch)
+    only(monkeypatch, "coherence", "cost")
+    typed = ["--op", "scale", "--k", "58", "--baseline", "gumbel", "--size", "tiny", "--seeds", "2,1"]
+    code, out, _ = run("compare", *typed, "--json", "--page", "none")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["settings"]["seed"], told["settings"]["seeds"]) == (1, [1, 2])
+    asked = sorted((answer["probe"], answer["seed"]) for answer in told["answers"])
+    assert asked == sorted([("coherence", 1), ("coherence", 2), ("cost", 1)] * 2)
+    scale, gumbel = (row["metrics"]["coherence"] for row in told["rows"])
+    assert len(scale["by_seed"]) == len(gumbel["by_seed"]) == 2 and scale["low"] is None
+    assert (gumbel["verdict"], gumbel["seeds"]) == ("undecided", 2)
+
+
+def test_seeds_take_longer_and_their_size_is_remembered_apart(place, monkeypatch, clock):
+    times = {"one": Times(0.01, 0.004, 0.001)}
+    size = SIZES["full"]
+    told = [estimate(size, times, 2, seeds) for seeds in (1, 3, 5)]
+    assert told[0] < told[1] < told[2]
+    assert told[0] < estimate(size, times, 2) < told[2]  # one scorer and 5 trainings
+    monkeypatch.setattr(compare, "questions", lambda plan, seeds=None: [])
+    assert [bought(1e3), bought(1e3, seeds=range(1, 21))] != [bought(1e3)] * 2
+    clock.clear()
+    assert bought(1e3, seeds=range(1, 21)) and clock == []
+    assert bought(1e3, seeds=(1, 2)) and clock
 
 
 # --- few images ---
@@ -347,6 +399,13 @@ def test_python_refuses_what_means_nothing(place):
         compare.compare(["scale"], 58, budget=0)
     with pytest.raises(UsageError, match="--budget nans is not possible"):
         compare.compare(["scale"], 58, budget=float("nan"))
+    for seeds in ([], "1..5", [1, "a"], [True], [1.5]):
+        with pytest.raises(UsageError, match=r"seeds=.* give whole numbers, such as seeds=range\(1, 6\)"):
+            compare.compare(["scale"], 58, seeds=seeds)
+    with pytest.raises(UsageError, match="seed 2 is named twice"):
+        compare.compare(["scale"], 58, seeds=[2, 1, 2])
+    with pytest.raises(UsageError, match="--seeds -1 is not possible"):
+        compare.compare(["scale"], 58, seeds=[1, -1])
 
 
 @pytest.mark.parametrize(
@@ -367,6 +426,10 @@ def test_python_refuses_what_means_nothing(place):
         (["--op", "scale", "--k", "0", "--size", "tiny"], "--k 1 to --k 196"),
         (["--op", "scale", "--k", "197"], "--k 1 to --k 196"),
         (["--op", "scale", "--k", "58", "--workers", "0"], "--workers 0"),
+        (["--op", "scale", "--k", "58", "--seeds", "1,1"], "seed 1 is named twice"),
+        (["--op", "scale", "--k", "58", "--seeds", "5..1"], "a range rises"),
+        (["--op", "scale", "--k", "58", "--seeds", "all"], "--seeds all is not possible"),
+        (["--op", "scale", "--k", "58", "--seeds", "1..5", "--seed", "3"], "give either --seed 3 or --seeds"),
     ],
 )
 def test_a_wrong_input_is_one_line_and_leaves_nothing(run, place, arguments, words):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from compared import MINE, OPS, comparison
@@ -89,6 +90,22 @@ def test_the_page_shows_all_and_asks_the_network_nothing(browser, page, full):
     asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
     assert asked[0] == page.as_uri()
     assert {url.partition(":")[0] for url in asked[1:]} <= {"data"}
+    assert not complaints(browser)
+
+
+def test_seeds_and_both_spreads_of_retention_are_shown(browser, page, full):
+    opened(browser, page)
+    text = browser.find_element("tag name", "main").text
+    assert "compared by 5 seeds" in text
+    tables = browser.find_elements("css selector", "#retention table")
+    (shown,) = (row for row in tables[0].text.splitlines() if row.startswith(GUMBEL))
+    spread = next(row for row in rows(full) if row["op"] == GUMBEL)["metrics"]["retention"]["spread"]
+    assert f" {spread['seeds']:.3f} {spread['images']:.3f} " in shown
+    few = comparison((MINE, GUMBEL), probes=("retention",), floors=())
+    few = replace(few, results={"retention": [r for r in few.results["retention"] if r.question["seed"] < 3]})
+    opened(browser, write_report(few, page.parent / "few.html", {}))
+    marks = [e.get_attribute("textContent") for e in browser.find_elements("css selector", "#summary .mark")]
+    assert marks[0] == "(2 seeds)" and marks[1] == "· (2 seeds)"  # the focus too
     assert not complaints(browser)
 
 

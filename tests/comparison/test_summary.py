@@ -139,6 +139,26 @@ def test_a_training_is_not_decided_by_fewer_than_five_seeds():
     assert (cell["verdict"], cell["seeds"]) == ("undecided", 1)
 
 
+def test_seeds_of_the_start_are_pooled_in_pairs_and_five_decide():
+    def answered(op, signal, seeds):
+        return [coherence(asked(op=op, seed=seed), signal=signal, seed=seed) for seed in seeds]
+
+    for count, marked in ((1, "▼"), (2, "· (2 seeds)"), (5, "▼")):  # one fresh scorer is decided over its batches
+        seeds = range(1, count + 1)
+        pair = only("coherence", answered(MINE, 3.0, seeds) + answered(VPNOISE, 0.1, seeds), (MINE, VPNOISE))
+        focus, cell = (cells(rows(pair), "coherence")[op] for op in (MINE, VPNOISE))
+        assert mark(cell) == marked
+        assert mark(focus) == ("(2 seeds)" if count == 2 else "")
+        assert ("by 5 seeds" in "".join(summary_lines(pair))) == (count == 5)
+        assert ("(5 seeds)" in "".join(verdict_lines(rows(pair), MINE))) == (count == 5)
+        if count > 1:
+            assert cell["by_seed"] == [each.row()["coherence"] for each in answered(VPNOISE, 0.1, seeds)]
+    two = value(next(m for m in METRICS if m.name == "coherence"), {**cell, "low": None, "by_seed": [0.5, None]})
+    assert two.endswith("(0.50, –)")
+    apart = only("coherence", answered(MINE, 3.0, (1, 2)) + answered(VPNOISE, 0.1, (3, 4)), (MINE, VPNOISE))
+    assert cells(rows(apart), "coherence")[VPNOISE]["verdict"] is None  # no seed in common
+
+
 def test_no_interval_decides_nothing():
     pair = [landscape(op=MINE, rows=1), landscape(lambda a, b: 0 * a * b, op=VPNOISE, rows=1)]
     pair[1].losses[:] = pair[1].losses[:, :1]  # never changes: its ratio is 0, and a logarithm has no interval there
@@ -200,9 +220,11 @@ def test_what_no_comparison_can_be_made_of():
         Comparison("a test", (MINE, MINE), MINE, {}, {})
     with pytest.raises(UsageError, match="did you mean 'coherence'"):
         Comparison("a test", OPS, MINE, {"coherense": []}, {})
-    twice = [coherence(asked(op=MINE)), coherence(asked(op=MINE, seed=1))]
-    with pytest.raises(GradprobeError, match=key_of(twice[1].question)):
-        rows(only("coherence", twice, (MINE,)))
+    twice = [cost(MINE), cost(MINE)]
+    with pytest.raises(GradprobeError, match=f"2 answers of cost .*{key_of(twice[1].question)}"):
+        rows(only("cost", twice, (MINE,)))
+    with pytest.raises(GradprobeError, match="a seed in common"):
+        rows(only("coherence", [coherence(asked(op=MINE))] * 2, (MINE,)))
     with pytest.raises(GradprobeError, match="more than their seeds"):
         rows(only("retention", [retained(op=MINE), retained(op=MINE, k=5)], (MINE,)))
 
@@ -257,7 +279,8 @@ def test_lines_explain_marks_metrics_chance_and_what_is_missing(full, table):
     lines = summary_lines(replace(full, missing=("cost of x: no time left",)))
     assert lines[-1] == "missing: cost of x: no time left"
     for metric in METRICS:
-        assert f"{metric.heading}: {metric.meaning}" in lines
+        counted = "; compared by 5 seeds" if metric.name == "retention" else ""
+        assert f"{metric.heading}: {metric.meaning}{counted}" in lines
     assert chance(table, MINE) in lines
     assert f"15 comparisons with {MINE}, {count_of(table).decided} decided" in chance(table, MINE)
     assert "about 0.75 would" in chance(table, MINE)
@@ -288,7 +311,7 @@ def test_differences_have_signs_and_ratios_say_so(table):
 def test_markdown_has_all_numbers(full, table):
     long = summary_markdown(full)
     grid = [line for line in long.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in grid} == {len(METRICS) + 2}
+    assert {line.count("|") for line in grid} == {len(METRICS) + 3}  # the spread beside the metrics
     assert len(grid) == 2 + len(table)
     assert all(value(m, row["metrics"][m.name]) in long for row in table[:3] for m in METRICS)
     assert f"**`{MINE}`**" in long
