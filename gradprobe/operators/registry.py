@@ -107,6 +107,11 @@ def build(spec: "AnyOperator") -> "SelectionOperator":
     )
 
 
+def is_object(spec: str) -> bool:
+    """Return True if an operator was given as an object, so that no other process can build it by its name."""
+    return spec in _objects
+
+
 def part(kind: str, spec: str) -> Any:
     """Return one relaxation, throttle, scorer, denoiser or whole operator by name and fields.
 

@@ -19,6 +19,7 @@ from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.operators.third_party import role_of
 
 PATH = re.compile(r"^(?P<file>[^:]+\.py):(?P<cls>\w+)")  # followed by fields or nothing
+_MODULE = "_gradprobe_user_"  # before a hash of the path
 _trusted: set[Path] = set()  # Python files that the user named in this process
 
 
@@ -51,6 +52,23 @@ def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection
                 f"--trust {shlex.quote(str(file))} (in Python: trust=[{str(file)!r}])"
             )
         _trusted.add(file.resolve())
+
+
+def trusted() -> tuple[Path, ...]:
+    """Return the Python files that the user has named in this process."""
+    return tuple(sorted(_trusted))
+
+
+def trust(files: Collection[Path | str]) -> None:
+    """Trust Python files that the user has named in the process which this one works for."""
+    _trusted.update(Path(file).resolve() for file in files)
+
+
+def forget() -> None:
+    """Forget the Python files that were trusted and imported, so that they are read again."""
+    _trusted.clear()
+    for name in [name for name in sys.modules if name.startswith(_MODULE)]:
+        del sys.modules[name]
 
 
 def all_named(spec: str) -> bool:
@@ -104,7 +122,7 @@ def _module_of(path: Path) -> ModuleType:
         GradprobeError: Its code raised.
     """
     _trusted.add(path.resolve())
-    module_name = f"_gradprobe_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    module_name = f"{_MODULE}{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec and spec.loader

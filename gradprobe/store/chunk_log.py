@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.errors import GradprobeError
+from gradprobe.store.locks import HELD
 
 try:
     import fcntl
@@ -29,9 +30,10 @@ class ChunkLog:
         try:
             if fcntl is not None:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise GradprobeError(f"another process is at work in {folder}; wait for it, or stop it") from None
+        except OSError as error:
+            if error.errno in HELD:  # any other: the file system has no locks
+                self._file.close()
+                raise GradprobeError(f"another process is at work in {folder}; wait for it, or stop it") from None
         self.chunks = self._read(digest)
 
     def beside(self, suffix: str) -> Path:

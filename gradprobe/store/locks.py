@@ -1,11 +1,13 @@
 """Locks between processes, released by the system when their holder ends, however it ends.
 
-Where the system or the file system has no locks, work goes on without them.
+Where the file system has no locks, or none that reach to other machines, each process keeps the pieces of its work in
+a folder of its own: `own_folder`.
 """
 
 import errno
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,7 +22,7 @@ except ImportError:  # not a Unix: nothing keeps two processes from doing the sa
     fcntl = None  # type: ignore[assignment]
 
 LOCK = "lock"  # name of the file that is locked in a folder of work
-_HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
+HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES})
 _ATTEMPTS = 100  # at a lock that others take and release meanwhile
 
 
@@ -29,8 +31,10 @@ class Busy(GradprobeError):
 
 
 @contextmanager
-def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[None]:
+def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[bool]:
     """Keep a piece of work to this process while the block lasts, having found out that its folder can be written.
+
+    Yields True, or False where the file system has no locks: then another process may be in the block too.
 
     Args:
         folder: Folder of the work; made if need be, and then removed afterwards if it is empty.
@@ -42,13 +46,13 @@ def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[None]:
         OSError: The folder cannot be written.
     """
     path = folder / name
-    descriptor, made = _locked(folder, path, work)
+    descriptor, made, locked = _locked(folder, path, work)
     try:
         holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
         os.fsync(descriptor)
-        yield
+        yield locked
     finally:
         path.unlink(missing_ok=True)  # while it is held: who waits for it looks whether it is still there
         os.close(descriptor)
@@ -57,8 +61,77 @@ def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[None]:
                 folder.rmdir()  # if nothing is left in it
 
 
-def _locked(folder: Path, path: Path, work: str) -> tuple[int, bool]:
-    """Return the descriptor of a lock's file that is held and still has its name, and True if the folder is new."""
+@contextmanager
+def own_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder for the pieces of work that nothing keeps to one process; it is removed if it stays empty.
+
+    What a process of this machine that has ended left of the same work is taken over.
+
+    Args:
+        folder: That all processes would share if there were locks, such as ``0123456789ab.partial``.
+
+    Yields:
+        Such as ``0123456789ab.HOST-PID.partial``.
+    """
+    mine = folder.with_name(f"{folder.stem}.{_host()}-{os.getpid()}{folder.suffix}")
+    for attempt in range(_ATTEMPTS):
+        for other in folder.parent.glob(f"{folder.stem}.*{folder.suffix}"):
+            if not mine.exists() and not may_live(other):
+                with suppress(OSError):  # another process took it
+                    other.rename(mine)
+        try:
+            mine.mkdir(parents=True, exist_ok=True)
+            break
+        except FileNotFoundError:  # the folder above was empty and removed meanwhile
+            if attempt + 1 == _ATTEMPTS:
+                raise
+    try:
+        yield mine
+    finally:
+        with suppress(OSError):
+            mine.rmdir()
+
+
+def may_live(own: Path) -> bool:
+    """Return False if the process whose `own_folder` this is has ended; True if that cannot be told from here."""
+    host, _, pid = Path(own.stem).suffix.removeprefix(".").rpartition("-")
+    if host != _host() or not pid.isdecimal() or os.name == "nt":
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's
+        return True
+    return True
+
+
+def reaches(path: Path) -> bool:
+    """Return True if the lock of a file that a process of another machine holds is seen by this one.
+
+    Args:
+        path: File whose lock is held.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        return fcntl is not None and not _flock(descriptor)[0]
+    finally:
+        os.close(descriptor)
+
+
+def _host() -> str:
+    """Return the name of this machine, as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())
+
+
+def _locked(folder: Path, path: Path, work: str) -> tuple[int, bool, bool]:
+    """Return the descriptor of a lock's file that is held and still has its name; whether the folder is new; the lock.
+
+    The last is False where there are no locks.
+    """
     made = False
     for attempt in range(_ATTEMPTS):
         try:
@@ -71,25 +144,26 @@ def _locked(folder: Path, path: Path, work: str) -> tuple[int, bool]:
                 continue
             raise  # a link to nowhere is in the path
         if fcntl is None:
-            return descriptor, made
-        if not _flock(descriptor):
+            return descriptor, made, True  # on Windows pieces stay where the next process finds them
+        free, locked = _flock(descriptor)
+        if not free:
             message = _message(os.pread(descriptor, 1000, 0), work)
             os.close(descriptor)
             raise Busy(message)
         with suppress(FileNotFoundError):
             if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                return descriptor, made
+                return descriptor, made, locked
         os.close(descriptor)
     raise Busy(_message(b"", work))
 
 
-def _flock(descriptor: int) -> bool:
-    """Take a lock that nobody holds; True also where there are no locks."""
+def _flock(descriptor: int) -> tuple[bool, bool]:
+    """Take a lock that nobody holds; return False if somebody does, and False where there are no locks."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        return error.errno not in _HELD
-    return True
+        return error.errno not in HELD, error.errno in HELD
+    return True, True
 
 
 def _message(content: bytes, work: str) -> str:

@@ -19,7 +19,7 @@ from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import FULL, atomic_write, may_exist, write_synced
 from gradprobe.store import archive, older
 from gradprobe.store.leftovers import FORCED, put_away, remove, remove_empty, sweep, temporary
-from gradprobe.store.locks import LOCK, claimed
+from gradprobe.store.locks import LOCK, claimed, own_folder
 from gradprobe.store.record import RUN, SCHEMA, as_json, damaged, key_of, one_line
 from gradprobe.store.zips import described, npy, packed, unpacked
 
@@ -52,9 +52,18 @@ class Entry:
     problem: str = ""
 
 
+class Unwritable(GradprobeError):
+    """Folder of results that cannot be written, or that holds no more."""
+
+
 @dataclass(frozen=True)
 class Store:
     """Folder of results; made when the first one is saved.
+
+    Attributes:
+        root: the folder.
+        apart: keep the pieces of unfinished answers in folders of this process's own, since the file system's locks do
+            not reach to the other machines that write here; see `gradprobe.store.locks.reaches`.
 
     Example:
         >>> store = Store("/nowhere")
@@ -63,6 +72,7 @@ class Store:
     """
 
     root: Path | str = "runs"
+    apart: bool = False
 
     def find(self, question: Mapping[str, Any]) -> Path | None:
         """Return the answer to a question, or None."""
@@ -85,14 +95,17 @@ class Store:
             force: Begin anew, but for pieces of work that was forced too.
 
         Raises:
-            GradprobeError: Another process is at it, or the folder of results cannot be written.
+            Busy: Another process is at it.
+            Unwritable: The folder of results cannot be written.
         """
         partial = self.partial(question)
         words = f"{question.get('op', 'the reference')} (question {key_of(question)} in {self.root})"
         with ExitStack() as held:
             held.callback(remove_empty, partial.parent)
+            held.callback(remove_empty, partial)  # also if it was made by a process that came second
             with _told(self.root):
-                held.enter_context(claimed(partial, words))
+                if self.apart or not held.enter_context(claimed(partial, words)):
+                    partial = held.enter_context(own_folder(partial))
                 if force and not (partial / FORCED).exists():
                     for left in partial.iterdir():
                         if left.name != LOCK:
@@ -272,7 +285,7 @@ def _told(root: Path | str, only: Collection[int] = ()) -> Iterator[None]:
         if only and error.errno not in only:
             raise
         reason = error.strerror or error
-        raise GradprobeError(
+        raise Unwritable(
             f"cannot write to {root}: {reason}; what was stored stays; make room, or name another folder with "
             "--results DIR"
         ) from None
