@@ -54,7 +54,8 @@ def claimed(folder: Path, work: str, name: str = LOCK) -> Iterator[bool]:
         os.fsync(descriptor)
         yield locked
     finally:
-        path.unlink(missing_ok=True)  # while it is held: who waits for it looks whether it is still there
+        if _named(path, descriptor):  # else the folder was removed in the block, and this is the lock of the next one
+            path.unlink(missing_ok=True)  # while it is held: who waits for it looks whether it is still there
         os.close(descriptor)
         if made:
             with suppress(OSError):
@@ -150,11 +151,18 @@ def _locked(folder: Path, path: Path, work: str) -> tuple[int, bool, bool]:
             message = _message(os.pread(descriptor, 1000, 0), work)
             os.close(descriptor)
             raise Busy(message)
-        with suppress(FileNotFoundError):
-            if path.stat().st_ino == os.fstat(descriptor).st_ino:
-                return descriptor, made, locked
+        if _named(path, descriptor):
+            return descriptor, made, locked
         os.close(descriptor)
     raise Busy(_message(b"", work))
+
+
+def _named(path: Path, descriptor: int) -> bool:
+    """Return True if an open file still has its name."""
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _flock(descriptor: int) -> tuple[bool, bool]:

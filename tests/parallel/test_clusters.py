@@ -79,7 +79,8 @@ def test_ray_with_two_workers_one_of_them_killed(named, serial, tmp_path, monkey
     gcs, server = _free_ports(2)
     start = [shutil.which("ray", path=Path(sys.executable).parent), "start", "--head", "--block", "--num-cpus=2"]
     start += ["--object-store-memory=100000000", "--include-dashboard=false", f"--port={gcs}"]
-    start += [f"--temp-dir={tempfile.mkdtemp(prefix='ray-')}"]
+    folder = tempfile.mkdtemp(prefix="ray-")  # a socket's path has to be short
+    start += [f"--temp-dir={folder}"]
     start += [f"--ray-client-server-port={server}", "--disable-usage-stats"]
     with (tmp_path / "ray.log").open("w") as log:
         head = subprocess.Popen(start, stdout=log, stderr=log, start_new_session=True)
@@ -89,6 +90,7 @@ def test_ray_with_two_workers_one_of_them_killed(named, serial, tmp_path, monkey
     finally:
         head.terminate()  # and with it all that it started
         head.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

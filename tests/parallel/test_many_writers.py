@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from stored import asked, result
@@ -50,7 +52,6 @@ def no_locks(monkeypatch):
 @pytest.fixture
 def other(monkeypatch):
     """Work in the name of another process that lives: ``with other(): ...``"""
-    from contextlib import contextmanager
 
     @contextmanager
     def as_process(pid=None):
@@ -74,6 +75,17 @@ def test_with_locks_a_question_is_one_processs_at_a_time(tmp_path):
     with store.working(asked()) as partial:
         assert partial == store.partial(asked())
         with pytest.raises(Busy), store.working(asked()):
+            pass
+
+
+def test_who_ends_does_not_take_away_the_lock_of_the_next_one(tmp_path):
+    folder = tmp_path / "work"
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(claimed(folder, "work"))
+        shutil.rmtree(folder)  # as at the end of a question, and by a sweep
+        second.enter_context(claimed(folder, "work"))
+        first.close()
+        with pytest.raises(Busy), claimed(folder, "work"):
             pass
 
 

@@ -43,6 +43,15 @@ def test_the_same_bytes_with_any_number_of_processes(jobs, serial, tmp_path):
     assert leftovers(tmp_path) == []
 
 
+def test_without_a_crew_the_caller_answers(tmp_path):
+    asked, lines = [Asked(COHERENCE | {"op": GUMBEL}), Asked(RETENTION | {"op": "hard+gather"})], []
+    reasons = answer_all([*asked, asked[0]], [Store(tmp_path)], Crew(), lambda *line: lines.append(line))
+    assert list(reasons) == [key_of(asked[1].question)]
+    assert Store(tmp_path).find(asked[0].question) is not None
+    assert lines[-1] == ("all 2 questions", 2, 2)
+    assert not any(hasattr(line[0], "line") for line in lines)
+
+
 def test_a_killed_worker_is_replaced_and_its_question_goes_on_until_it_has_killed_three(named, tmp_path):
     asked, deadly = [mortal(deaths=1), mortal(seed=1, seconds=1.0), mortal(seed=2)], mortal(deaths=9)
     store = Store(tmp_path / "runs")
