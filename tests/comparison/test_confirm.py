@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from test_predict import ended, started
 
+from gradprobe.advice import measures
 from gradprobe.comparison.confirm import better, conclusion, conclusions, lines, pairs, predicts, trials
 from gradprobe.comparison.confirm_figure import confirm_figure
-from gradprobe.comparison.experiments import Answer, Experiment, Run, load_experiment
+from gradprobe.comparison.experiments import Answer, Experiment, Run, load_experiment, run_experiment
 from gradprobe.comparison.predict import COHERENCE, NAMED, throttle_of
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import at_tau, family
 from gradprobe.plotting.style import save_figure
 from gradprobe.statistics.association import Association
 from gradprobe.statistics.estimates import Estimate
+from gradprobe.store.results import Store
 
 PRESETS = Path(__file__).parents[2] / "experiments"
 PRESET = PRESETS / "predict_confirm.toml"
@@ -159,3 +161,12 @@ def test_units_without_a_measure_leave_it_out():
     assert COHERENCE not in trial.associations
     assert {throttle_of(op) for op in trial.units.operator} == set(THROTTLES)
     assert isinstance(answers[0].result, SimpleNamespace)
+
+
+def test_advice_goes_by_what_the_stored_answers_confirm():
+    preset = load_experiment(PRESET)
+    answers, _ = run_experiment(preset, [Store(PRESETS.parent / "results")], draw_only=True)
+    told = conclusions(preset, trials(preset, answers))
+    names = dict(zip(("fidelity", "descent"), preset.confirm["named"], strict=True))
+    confirmed = [short for short, name in names.items() if told[name]["predicts"] == "confirmed"]
+    assert next(iter(confirmed), None) == measures.CONFIRMED
