@@ -36,6 +36,7 @@ def confirm_figure(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
                     axes.set_axis_off()
                     continue
                 measure_panel(axes, name, trial.units, named)
+                axes.set_xlabel(name, fontsize=6)
                 verdict = predicts(each, rules["p"], rules["useful"]) if name in rules["named"] else "explored"
                 first, _, rest = told(each).partition(", τ")
                 axes.set_title(f"{first}\nτ{rest}; predicts: {verdict}", fontsize=5, fontweight="normal")
