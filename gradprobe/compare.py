@@ -6,7 +6,8 @@ the names that were imported from it.
 
 import sys
 
-from gradprobe.comparison.run import BASELINES, SIZES, Size, Times, compare, estimate
+from gradprobe.comparison.run import BASELINES, compare
+from gradprobe.comparison.sizes import SIZES, Size, Times, estimate
 
 __all__ = ["BASELINES", "SIZES", "Size", "Times", "compare", "estimate"]
 

@@ -1,7 +1,7 @@
 """The smallest comparison, for tests."""
 
 from gradprobe.comparison import run as compare
-from gradprobe.comparison.run import Size
+from gradprobe.comparison.sizes import Size
 from gradprobe.probes.cost import compared as cost
 from gradprobe.probes.fidelity import compared as fidelity
 

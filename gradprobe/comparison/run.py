@@ -15,6 +15,7 @@ import torch
 
 from gradprobe.budget import check_k
 from gradprobe.comparison.comparison import Comparison, compared
+from gradprobe.comparison.sizes import SIZES, Times, estimate
 from gradprobe.core import AnyOperator, Noise, SelectionOperator, Task, apply, hard_topk
 from gradprobe.errors import GradprobeError, Notice, UsageError, in_words, nearest
 from gradprobe.files import atomic_write
@@ -25,7 +26,6 @@ from gradprobe.probes import probe_of
 from gradprobe.probes.ask import ask
 from gradprobe.probes.contract import Probe, Progress, Resources, Subject, question_of, tokens_kept
 from gradprobe.probes.cost.compared import GROUP
-from gradprobe.probes.fidelity.compared import LADDER, SIGMAS
 from gradprobe.probes.gradients import score_gradient
 from gradprobe.probes.metrics import Plan
 from gradprobe.ranges import check_number
@@ -35,58 +35,6 @@ from gradprobe.tasks import maker
 from gradprobe.training.workers import one_thread, workers_for
 
 BASELINES = ("gumbel", "gumbel-softmax", "scale", "vpnoise")
-SETUP = 2.5  # seconds that a question takes beside its work: making the task, storing
-
-
-@dataclass(frozen=True)
-class Size:
-    """Amount of each probe in a comparison.
-
-    Attributes:
-        batches: of coherence.
-        batch_size: images in each, and in a training step.
-        points: of the landscape line.
-        line_images: that its loss is a mean of.
-        fidelity_images: whose gradients are compared.
-        draws: of the smoothed deployed loss.
-        held_out: images that the descent is looked at on.
-        equivalence_images: under random scores.
-        steps: of training.
-        test_images: of retention.
-        seeds: of training.
-        rounds: of timing.
-    """
-
-    batches: int
-    batch_size: int
-    points: int
-    line_images: int
-    fidelity_images: int
-    draws: int
-    held_out: int
-    equivalence_images: int
-    steps: int
-    test_images: int
-    seeds: int
-    rounds: int
-
-
-SIZES = {
-    "tiny": Size(6, 8, 11, 8, 16, 32, 32, 64, 10, 64, 1, 6),
-    "small": Size(12, 8, 21, 16, 32, 64, 64, 256, 30, 256, 2, 9),
-    "medium": Size(16, 16, 41, 32, 64, 128, 256, 512, 60, 512, 2, 9),
-    "large": Size(32, 16, 41, 64, 96, 128, 256, 1024, 100, 1000, 3, 15),
-    "full": Size(64, 16, 81, 64, 192, 256, 256, 2048, 300, 1000, 5, 21),
-}
-
-
-@dataclass(frozen=True)
-class Times:
-    """Seconds an image on one thread: an operator's gradient, its forward pass, and that of the K deployed tokens."""
-
-    gradient: float
-    forward: float
-    deployed: float
 
 
 @dataclass(frozen=True)
@@ -322,34 +270,6 @@ def _named(
             raise UsageError(f"two operators are called {name}; make it a frozen dataclass: its fields are in its name")
         named[name] = operator
     return named
-
-
-def estimate(size: Size, times: Mapping[str, Times], threads: int, seeds: int | None = None) -> float:
-    """Return the seconds that a comparison of this size will take, from what was timed.
-
-    Args:
-        size: of the comparison.
-        times: by operator.
-        threads: at work.
-        seeds: number that is asked by every probe that pools them; None: one, and the size's number of trainings.
-
-    Example:
-        >>> one = {"lapsum+vpnoise": Times(gradient=0.01, forward=0.003, deployed=0.001)}
-        >>> estimate(SIZES["full"], one, 2) > 2 * estimate(SIZES["tiny"], one, 2)
-        True
-    """
-    s, h = size, next(iter(times.values())).deployed
-    scorers, trainings = seeds or 1, seeds or s.seeds
-    # the reference of fidelity is shared by all operators
-    total = scorers * len(SIGMAS) * h * (2 * s.draws * s.fidelity_images + len(LADDER) * s.held_out)
-    for t in times.values():
-        total += scorers * (2 * s.batches * s.batch_size * t.gradient + s.points * s.line_images * t.forward)
-        total += scorers * (8 * s.fidelity_images * t.gradient + len(LADDER) * s.held_out * h)
-        total += s.equivalence_images * t.forward + threads * s.rounds * GROUP * (2 * t.gradient + 4 * t.forward)
-        looked_at = 10 * min(256, s.test_images) + s.test_images
-        total += trainings * (1.2 * s.steps * s.batch_size * t.gradient + looked_at * h)
-    asked = len(times) * (2 + 3 * scorers + trainings) + 4 * trainings
-    return 1.3 * total / threads + SETUP * asked
 
 
 def _remembered(task: Task, named: Mapping[str, SelectionOperator], k: int, given: Arguments) -> str:

@@ -65,7 +65,7 @@ class Plan:
         training: the same with the folder that scorers are trained on, where it is another.
         operators: by canonical name.
         k: K, the tokens kept.
-        size: amount of each probe, a `gradprobe.comparison.run.Size`.
+        size: amount of each probe, a `gradprobe.comparison.sizes.Size`.
         seed: of images, noise and scorer, and the first of the trainings.
     """
 

@@ -13,7 +13,7 @@ from stored import result
 
 from gradprobe.comparison import run as compare
 from gradprobe.comparison.comparison import compared, metrics, rows, to_json
-from gradprobe.comparison.run import SIZES, Times, estimate
+from gradprobe.comparison.sizes import SIZES, Times, estimate
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators import registry
 from gradprobe.probes import probe_of
