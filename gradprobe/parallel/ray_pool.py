@@ -15,6 +15,8 @@ from gradprobe.errors import GradprobeError, brief
 from gradprobe.parallel.calls import Call, Outcome
 from gradprobe.parallel.pools import Pool, outcomes, raised_as_broken
 
+LATE = "Initialization failure from server"  # of a client's own process, for which a busy machine may be too slow
+
 
 @contextmanager
 def open_ray(host: str, port: int, jobs: int | None) -> Iterator[Pool]:
@@ -28,9 +30,7 @@ def open_ray(host: str, port: int, jobs: int | None) -> Iterator[Pool]:
     ours = not ray.is_initialized()
     try:
         if ours:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Ray Client connection timed out", UserWarning)  # told below
-                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            _connect(address)
         there = int(ray.cluster_resources().get("CPU", 0))
     except (OSError, RuntimeError, ValueError, RayError, grpc.RpcError) as error:
         raise GradprobeError(
@@ -43,6 +43,20 @@ def open_ray(host: str, port: int, jobs: int | None) -> Iterator[Pool]:
     finally:
         if ours:
             ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    """Connect as a client; once more where the process that a cluster starts for each client is late."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Ray Client connection timed out", UserWarning)  # the error says so
+        for again in (True, True, False):
+            try:
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+                return
+            except (RuntimeError, ConnectionError) as error:
+                if not again or LATE not in str(error):
+                    raise
+                ray.shutdown()
 
 
 def _asking(most: int, there: int) -> Any:
