@@ -74,6 +74,7 @@ def test_dask_without_workers_is_told(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_ray_with_two_workers_one_of_them_killed(named, serial, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # no token is left in the home folder
+    monkeypatch.setenv("RAY_CLIENT_SERVER_CHECK_CHANNEL_TIMEOUT_S", "120")  # its own 30 are few on a busy machine
     pytest.importorskip("grpc")
     pytest.importorskip("ray")
     gcs, server = _free_ports(2)
