@@ -42,7 +42,7 @@ class Measured:
 
     @property
     def apart(self) -> bool | None:
-        """Whether the interval of the difference excludes 0; None for the first."""
+        """True if the interval of the difference excludes 0; None for the first."""
         return None if self.behind is None else not self.behind.low <= 0 <= self.behind.high
 
 

@@ -40,7 +40,7 @@ class Model:
 
     @property
     def is_open(self) -> bool:
-        """Whether the caller handed over an open task, which no option names."""
+        """True if the caller handed over an open task, which no option names."""
         return self.task is not None and not isinstance(self.task, str)
 
 

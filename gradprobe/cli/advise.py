@@ -34,9 +34,7 @@ def advise(
     ] = True,
     steps: Annotated[int, typer.Option(help="Steps of a training of full length.")] = 100,
     batch_size: Annotated[int, typer.Option(help="Images in a training step.")] = 16,
-    page: Annotated[
-        str | None, typer.Option(help="The .html to write; none for none. Default: a file beside the answers.")
-    ] = None,
+    page: options.Page = None,
     scorer: options.Scorer = "mlp",
     vlm: options.Vlm = None,
     backbone: options.Backbone = "scenes",
@@ -45,7 +43,7 @@ def advise(
     image_size: options.ImageSize = None,
     data: options.Data = None,
     class_order: options.ClassOrder = None,
-    train_data: Annotated[str | None, typer.Option(help="Folder of images to train on; default: --data.")] = None,
+    train_data: options.TrainData = None,
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
     device: options.Device = "cpu",

@@ -25,9 +25,7 @@ def compare(
     ] = None,
     budget: Annotated[str, typer.Option(help="Time it may take, which decides the size: 90s, 10m, 2h.")] = "10m",
     size: Annotated[str | None, typer.Option(help="tiny, small, medium, large or full, instead of --budget.")] = None,
-    page: Annotated[
-        str | None, typer.Option(help="The .html to write; none for none. Default: a file beside the answers.")
-    ] = None,
+    page: options.Page = None,
     probe: Annotated[
         list[str] | None, typer.Option(help="Probe of a Python file, repeatable, beside the others: my_probe.py:PROBE.")
     ] = None,
@@ -39,7 +37,7 @@ def compare(
     image_size: options.ImageSize = None,
     data: options.Data = None,
     class_order: options.ClassOrder = None,
-    train_data: Annotated[str | None, typer.Option(help="Folder of images to train on; default: --data.")] = None,
+    train_data: options.TrainData = None,
     layer: options.Layer = 0,
     loss: options.Loss = "ce",
     seed: options.Seed = 1,

@@ -110,6 +110,10 @@ WeightsKey = Annotated[str | None, typer.Option(help="Which model of that file: 
 ImageSize = Annotated[str | None, typer.Option(help="Pixels, 384 or HxW: 384x288. Default: the size of the weights.")]
 ClassOrder = Annotated[str | None, typer.Option(help="Order of class folders, where it is in doubt: text or natural.")]
 Data = Annotated[str | None, typer.Option(help="Folder of images, or captions for --task; scenes have their own.")]
+TrainData = Annotated[str | None, typer.Option(help="Folder of images to train on; default: --data.")]
+Page = Annotated[
+    str | None, typer.Option(help="The .html to write; none for none. Default: a file beside the answers.")
+]
 Layer = Annotated[int, typer.Option(help="Blocks before the insertion point.")]
 Loss = Annotated[str, typer.Option(help="ce (labels) or kl (to the unpruned output).")]
 Seed = Annotated[int, typer.Option(help="Of images, noise, scorer, directions and training.")]

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from gradprobe.comparison.experiments import Answer, Experiment, panels
 from gradprobe.comparison.predict import told, units_of
-from gradprobe.plotting.columns import number
+from gradprobe.plotting.columns import interval, number
 from gradprobe.statistics.association import Association, Units, associations, difference
 from gradprobe.statistics.estimates import Estimate
 
@@ -151,8 +151,8 @@ def lines(experiment: Experiment, done: Sequence[Trial]) -> list[str]:
             verdict = predicts(each, rules["p"], rules["useful"]) if name in rules["named"] else "explored"
             text.append(f"  {name}: {told(each)}; a throttle left out: ρ >= {number(least)}; predicts: {verdict}")
         for name, gap in trial.differences.items():
-            ends = f"{number(gap.value)} [{number(gap.low)}, {number(gap.high)}]"
-            text.append(f"  {name} less {rules['against']}: {ends}; better: {better(gap)}")
+            told_gap = interval(gap.value, gap.low, gap.high)
+            text.append(f"  {name} less {rules['against']}: {told_gap}; better: {better(gap)}")
     for name, words in conclusions(experiment, done).items():
         above = f"better than {rules['against']}: {words['better']}"
         text.append(f"{name} predicts retention: {words['predicts']}; {above}")

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from gradprobe.comparison.confirm import conclusions, predicts, trials
 from gradprobe.comparison.experiments import Answer, Experiment
 from gradprobe.comparison.predict import measure_panel, told
-from gradprobe.plotting.columns import number
+from gradprobe.plotting.columns import interval
 from gradprobe.plotting.style import GREY, PAGE, look
 
 
@@ -47,8 +47,8 @@ def confirm_figure(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
         text = []
         for trial in done:
             for name, gap in trial.differences.items():
-                ends = f"{number(gap.value)} [{number(gap.low)}, {number(gap.high)}]"
-                text.append(f"{trial.model}: ρ of {name}\n   less that of {rules['against']}: {ends}")
+                told_gap = interval(gap.value, gap.low, gap.high)
+                text.append(f"{trial.model}: ρ of {name}\n   less that of {rules['against']}: {told_gap}")
         for name, verdicts in conclusions(experiment, done).items():
             words = f"prediction {verdicts['predicts']},\n   better than {rules['against']}: {verdicts['better']}"
             text.append(f"{name}: {words}")

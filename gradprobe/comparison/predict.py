@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gradprobe.operators.temperature import family
-from gradprobe.plotting.columns import number
+from gradprobe.plotting.columns import interval, number
 from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, VERMILION, look
 from gradprobe.statistics.association import Association, Units, associations, difference
 from gradprobe.statistics.estimates import Estimate
@@ -144,8 +144,7 @@ def told(association: Association) -> str:
 def _rho(rho: Estimate) -> str:
     if np.isnan(rho.value):
         return "ρ undefined"
-    ends = "" if np.isnan(rho.low) else f" [{number(rho.low)}, {number(rho.high)}]"
-    return f"ρ = {number(rho.value)}{ends}"
+    return f"ρ = {interval(rho.value, rho.low, rho.high)}"
 
 
 def _footnote(units: Units) -> str:
@@ -153,9 +152,7 @@ def _footnote(units: Units) -> str:
         "ρ over operators and seeds; bootstrap over throttle, operator | seed | images; p: whole throttles permuted"
     ]
     for name, each in differences(units).items():
-        lines.append(
-            f"{name} less {COHERENCE}, same operators: {number(each.value)} [{number(each.low)}, {number(each.high)}]"
-        )
+        lines.append(f"{name} less {COHERENCE}, same operators: {interval(each.value, each.low, each.high)}")
     return "\n".join([*lines, "* to be confirmed on other operators, seeds and models; all else explores"])
 
 

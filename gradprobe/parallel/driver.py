@@ -57,7 +57,7 @@ class Crew:
 
     @property
     def many(self) -> bool:
-        """Whether questions are answered by other processes."""
+        """True if other processes answer the questions."""
         return self.jobs is not None or self.cluster is not None
 
 

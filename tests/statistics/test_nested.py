@@ -1,11 +1,12 @@
-"""Means over seeds: by hand, at the edges, and a quick simulation of their coverage (all of it: `test_coverage`)."""
+"""Means over seeds: by hand, at the edges, and a quick simulation of coverage (all: `test_coverage_seeds`)."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm, sem, t
-from test_coverage import holds, intervals_of_seeds, trainings
+from test_coverage import holds
+from test_coverage_seeds import intervals_of_seeds, trainings
 
 from gradprobe.statistics.estimates import Estimate
 from gradprobe.statistics.nested import nested
