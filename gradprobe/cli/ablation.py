@@ -25,6 +25,7 @@ def ablation(
     from gradprobe.comparison.drawings import drawings
     from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.parallel.driver import Crew
+    from gradprobe.plotting.palette import to_palette
     from gradprobe.plotting.style import check_path, save_figure
     from gradprobe.store.results import Store
 
@@ -56,6 +57,6 @@ def ablation(
         for gap in missing[:3]:
             say(f"  missing: {gap.run.question.get('op')} at K = {gap.run.question.get('k')}: {gap.reason}")
     if figure is not None:
-        saved = save_figure(drawings()["ablation"](experiment, answers), figure)
+        saved = to_palette(save_figure(drawings()["ablation"](experiment, answers), figure))
         if not as_json:
             say(f"figure: {saved}")

@@ -27,6 +27,7 @@ def figures(
     from gradprobe.comparison.drawings import drawings as figures_by_name
     from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.parallel.driver import Crew
+    from gradprobe.plotting.palette import to_palette
     from gradprobe.plotting.style import save_figure
     from gradprobe.store.results import Store
 
@@ -57,6 +58,6 @@ def figures(
             continue
         figure = drawings[experiment.figure](experiment, answers)
         for suffix in (".png", ".svg"):
-            say(f"  drawn: {save_figure(figure, out / f'{experiment.name}{suffix}')}")
+            say(f"  drawn: {to_palette(save_figure(figure, out / f'{experiment.name}{suffix}'))}")
     if undrawn:
         raise GradprobeError(f"no answers for {', '.join(undrawn)}, so nothing drawn; the lines above say why")

@@ -29,6 +29,7 @@ def leaderboard(
     from gradprobe.comparison.figures import leaderboard as drawn
     from gradprobe.comparison.leaderboard import comparisons, lacking, shares, write
     from gradprobe.parallel.driver import Crew
+    from gradprobe.plotting.palette import to_palette
     from gradprobe.plotting.style import check_path, save_figure
     from gradprobe.store.results import Store
 
@@ -52,7 +53,7 @@ def leaderboard(
     say(f"table: {page}")
     say(f"numbers: {data}")
     if figure is not None:
-        say(f"figure: {save_figure(drawn(boards), figure)}")
+        say(f"figure: {to_palette(save_figure(drawn(boards), figure))}")
 
 
 def _command() -> str:
