@@ -245,8 +245,17 @@ class Task(Protocol):
         """`losses` and `ranks` from one pass of the frozen model."""
         ...
 
-    def attention(self, batch: Batch) -> Tensor | None:
-        """Return the attention of the unpruned model's class token to each patch, ``(B, N)``; None if it has none."""
+    def attention(self, batch: Batch, query: str = "class") -> Tensor | None:
+        """Return the attention of the unpruned model to each patch, ``(B, N)``; None where it cannot be told.
+
+        Args:
+            batch: images.
+            query: ``class``: of the class token; ``mean``: of all patches on average.
+        """
+        ...
+
+    def project(self, tokens: Tensor) -> Tensor | None:
+        """Return tokens ``(B, M, D)`` as a language model reads them, behind its projector; None without one."""
         ...
 
     def available(self, count: int) -> int:

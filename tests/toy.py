@@ -53,7 +53,10 @@ class Toy:
     def judged(self, selection: Selection, batch: Batch):
         return self.losses(selection, batch), self.ranks(selection, batch)
 
-    def attention(self, batch: Batch):
+    def attention(self, batch: Batch, query="class"):
+        return None
+
+    def project(self, tokens):
         return None
 
     def available(self, count):

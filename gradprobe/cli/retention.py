@@ -47,7 +47,10 @@ Tau = Annotated[
 ]
 Denoiser = Annotated[str, typer.Option(help="Trained with the scorer: token, global or none.")]
 Rankings = Annotated[
-    str | None, typer.Option(help="Beside them: random,norm,class-attention,truth; none. Default: those there are.")
+    str | None,
+    typer.Option(
+        help="Beside them: random,norm,mean-attention,divprune,truth, ...; none. Default: the usual ones there are."
+    ),
 ]
 TrainData = Annotated[str | None, typer.Option(help="Folder to train on; the one of --data without it.")]
 
@@ -89,9 +92,9 @@ def _answer(request: Request, progress: Any) -> list[Any]:
 
 def _rankings(task: Any, text: str | None) -> list[str]:
     """Return the rankings that were asked for, which must be possible, or all that this task allows."""
-    from gradprobe.models.rankings import RANKINGS, rank_scores
+    from gradprobe.models.rankings import RANKINGS, USUAL, rank_scores
 
-    names = list(RANKINGS) if text is None else [] if text == "none" else list(dict.fromkeys(text.split(",")))
+    names = list(USUAL) if text is None else [] if text == "none" else list(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in RANKINGS:
             raise UsageError(f"no ranking is called {name!r}; {nearest(name, RANKINGS)}, or none for none")
@@ -124,7 +127,7 @@ def _tabulate(request: Request) -> list[dict[str, Any]]:
     request.rows, values, first = rows, request.values, request.questions[0]
     if values["data"] is not None and values["train_data"] is None and first.get("task") != "captioning":
         request.warnings.append(SAME)
-    if first["data"] == "pictures":
+    if str(first["data"]).partition(":")[0] in ("pictures", "photos"):
         from gradprobe.data.pictures_text import KINDS
         from gradprobe.probes.retention.view import kind_lines
 

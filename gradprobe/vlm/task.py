@@ -24,6 +24,7 @@ from gradprobe.vlm.model import VLM, open_vlm
 from gradprobe.vlm.picture_source import source_of
 from gradprobe.vlm.sequence import assemble
 from gradprobe.vlm.text import IGNORED, Target, Text, target_of
+from gradprobe.vlm.tower_attention import tower_attention
 from gradprobe.vlm.vision_features import ImageFeatures, cached_features
 
 
@@ -115,8 +116,13 @@ class Captioning:
         """Return `losses` and `ranks`, which read two sequences, one after the other."""
         return self.losses(selection, batch), self.ranks(selection, batch)
 
-    def attention(self, batch: Batch) -> None:
-        """Return None: there is no class token before the projector."""
+    def attention(self, batch: Batch, query: str = "class") -> Tensor | None:
+        """Return the vision tower's attention to each token, see `tower_attention`; None where it cannot be told."""
+        return tower_attention(self.vlm, batch.target.examples, query)
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Return the tokens as the language model reads them."""
+        return self.vlm.project(tokens).to(tokens.dtype)
 
     def available(self, count: int) -> int:
         """Return ``count``, or the number of probe images if there are fewer."""
@@ -186,11 +192,13 @@ class Arguments:
     """Keyword arguments of `captioning`: the names of those of `gradprobe.classification`."""
 
     backbone: str = argument(
-        "scenes-vlm", "``scenes-vlm``, a hub id, or a folder with a model of a known family.", keyword=False
+        "scenes-vlm",
+        "``photos-vlm``, ``scenes-vlm``, a hub id, or a folder with a model of a known family.",
+        keyword=False,
     )
     weights: str | None = argument(None, "Not possible: a model's folder holds them.")
     data: str | None = argument(
-        None, "A ``captions.jsonl`` or a folder of captioned images; None with ``scenes-vlm``: its own pictures."
+        None, "A ``captions.jsonl`` or a folder of captioned images; None with an embedded model: its own pictures."
     )
     train_data: str | None = argument(None, "Not possible: a fixed part of ``data`` is held out for probes.")
     layer: int = argument(0, "0, before the projector.")

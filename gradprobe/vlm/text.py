@@ -55,19 +55,29 @@ class Text:
 
 @dataclass(frozen=True)
 class Target:
-    """Caption of each image and, where there are some, a question and its answer."""
+    """Caption of each image and, where there are some, a question and its answer.
+
+    Attributes:
+        caption: Captions.
+        question: Questions; None where an image has none.
+        examples: The images themselves, for what their features do not tell.
+    """
 
     caption: Text
     question: Text | None
+    examples: tuple[Example, ...] = ()
 
     def __getitem__(self, which: Any) -> "Target":
-        return Target(self.caption[which], None if self.question is None else self.question[which])
+        here = which.cpu() if isinstance(which, Tensor) else which
+        some = tuple(self.examples[i] for i in torch.arange(len(self.examples))[here].tolist()) if self.examples else ()
+        return Target(self.caption[which], None if self.question is None else self.question[which], some)
 
     def joined(self, others: Sequence["Target"]) -> "Target":
         """Return the captions, and the questions where all have them, of this and of others."""
         asked = [target.question for target in (self, *others) if target.question is not None]
         questions = asked[0].joined(asked[1:]) if len(asked) == 1 + len(others) else None
-        return Target(self.caption.joined([other.caption for other in others]), questions)
+        examples = tuple(example for target in (self, *others) for example in target.examples)
+        return Target(self.caption.joined([other.caption for other in others]), questions, examples)
 
 
 def target_of(vlm: VLM, examples: Sequence[Example], images: Sequence[ImageFeatures]) -> Target:
@@ -80,7 +90,8 @@ def target_of(vlm: VLM, examples: Sequence[Example], images: Sequence[ImageFeatu
     """
     caption = _text(vlm, [(e.prompt, e.caption) for e in examples], images)
     queries = [(e.question, e.answer) for e in examples if e.question is not None and e.answer is not None]
-    return Target(caption, _text(vlm, queries, images) if len(queries) == len(examples) else None)
+    asked = _text(vlm, queries, images) if len(queries) == len(examples) else None
+    return Target(caption, asked, tuple(examples))
 
 
 def _text(vlm: VLM, pairs: Sequence[tuple[str, str]], images: Sequence[ImageFeatures]) -> Text:

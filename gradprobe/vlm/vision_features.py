@@ -73,6 +73,19 @@ def _in_passes(vlm: VLM, examples: Sequence[Example], rows: int) -> list[ImageFe
 
 
 def _features(vlm: VLM, examples: Sequence[Example]) -> list[ImageFeatures]:
+    inputs = inputs_of(vlm, examples)
+    with torch.no_grad():
+        features = vlm.vision_features(inputs)
+    own = [{name: inputs[name][i] for name in vlm.family.inputs[1:] if name in inputs} for i in range(len(examples))]
+    return [ImageFeatures(*parts) for parts in zip(features.tokens, features.slots, own, strict=True)]
+
+
+def inputs_of(vlm: VLM, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Return the inputs of the vision tower for images, on the model's device and in its precision.
+
+    Raises:
+        GradprobeError: The processor refuses an image.
+    """
     images = [e.image() if callable(e.image) else e.image for e in examples]
     if all(isinstance(image, np.ndarray) and image.dtype == np.float32 for image in images):
         inputs = {vlm.family.inputs[0]: torch.from_numpy(np.stack(images))}
@@ -84,15 +97,11 @@ def _features(vlm: VLM, examples: Sequence[Example]) -> list[ImageFeatures]:
             _name_refused(vlm.processor, examples, images)
             raise
     weight = next(vlm.model.parameters())
-    inputs = {
+    return {
         name: onto(value, weight.device).to(weight.dtype if value.is_floating_point() else value.dtype)
         for name, value in inputs.items()
         if isinstance(value, Tensor)
     }
-    with torch.no_grad():
-        features = vlm.vision_features(inputs)
-    own = [{name: inputs[name][i] for name in vlm.family.inputs[1:] if name in inputs} for i in range(len(images))]
-    return [ImageFeatures(*parts) for parts in zip(features.tokens, features.slots, own, strict=True)]
 
 
 def _name_refused(processor: Any, examples: Sequence[Example], images: Sequence[Any]) -> None:

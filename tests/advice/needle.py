@@ -86,7 +86,10 @@ class Needle:
     def judged(self, selection: Selection, batch: Batch):
         return self.losses(selection, batch), self.ranks(selection, batch)
 
-    def attention(self, batch: Batch):
+    def attention(self, batch: Batch, query="class"):
+        return None
+
+    def project(self, tokens):
         return None
 
     def available(self, count):

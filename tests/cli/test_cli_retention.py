@@ -31,7 +31,7 @@ def test_it_prints_stores_draws_and_what_it_names_can_be_deployed(run, tmp_path)
     path, k = re.search(r'load_scorer\("(.+)"\)\s+pruned = gp\.prune\(vit, scorer, k=(\d+)\)', out).groups()
     vit = gp.classification("scenes", weights="none").backbone.model
     assert gp.prune(vit, gp.load_scorer(path), k=int(k))(torch.zeros(1, 3, 112, 112)).shape == (1, 10)
-    assert len(list(tmp_path.glob("runs/retention/*.npz"))) == 2 * (2 + 4)
+    assert len(list(tmp_path.glob("runs/retention/*.npz"))) == 2 * (2 + 6)
 
 
 def test_json_is_one_object_and_the_store_answers_again(run):

@@ -30,18 +30,18 @@ def loads(monkeypatch):
 
 def test_operators_budgets_seeds_and_rankings_share_one_open_model(run, loads):
     rows = json.loads(run(*SMALL, "--seeds", "0,1,2")[1])["rows"]
-    assert len(rows) == 2 * (3 + 4) and all(len(row["paths"]) == 3 for row in rows)
+    assert len(rows) == 2 * (3 + 6) and all(len(row["paths"]) == 3 for row in rows)
     assert loads == ["scenes"]
 
 
 def test_a_vision_language_model_is_opened_once(run, loads):
     rows = json.loads(run(*SMALL, "--seeds", "0,1", "--task", "scenes-vlm")[1])["rows"]
-    assert len(rows) == 2 * (3 + 3) and loads == ["scenes-vlm"]
+    assert len(rows) == 2 * (3 + 6) and loads == ["scenes-vlm"]
 
 
 def test_random_weights_are_made_once_a_seed(run, loads):
     rows = json.loads(run(*SMALL, "--seeds", "3,4", "--weights", "none")[1])["rows"]
-    assert len(rows) == 2 * (3 + 4) and loads == ["scenes"] * 2
+    assert len(rows) == 2 * (3 + 6) and loads == ["scenes"] * 2
 
 
 def test_every_recipe_has_rows_of_its_own_and_is_compared_with_the_same_one(run):

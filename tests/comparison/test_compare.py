@@ -100,7 +100,7 @@ def test_every_probe_answers_and_the_first_operator_is_what_others_are_compared_
         assert mine["metrics"][metric.name]["difference"] is None, metric.name
         assert scale["metrics"][metric.name]["difference"] is not None, metric.name
     assert {row["op"] for row in floors} == {
-        f"ranked:{name}" for name in ("random", "norm", "class-attention", "truth")
+        f"ranked:{name}" for name in ("random", "norm", "class-attention", "mean-attention", "divprune", "truth")
     }
     assert "hard+gather" in [result.question["op"] for result in found.results["equivalence"]]
 

@@ -6,7 +6,7 @@ from toy import Toy
 from vits import DEPTH, images_for, vit
 
 from gradprobe.core import Noise, Stream
-from gradprobe.models.attention import class_attention
+from gradprobe.models.attention import last_attention
 from gradprobe.models.backbones import Backbone
 from gradprobe.models.rankings import RANKINGS, rank_scores
 from gradprobe.tasks import classification
@@ -55,7 +55,8 @@ def test_what_a_task_cannot_tell_is_none():
 
 def test_no_ranking_asks_for_a_gradient():
     task, batch = batch_of(1)
-    assert not any(rank_scores(task, name, batch, 0).requires_grad for name in RANKINGS)
+    scores = [rank_scores(task, name, batch, 0) for name in RANKINGS]
+    assert not any(x.requires_grad for x in scores if x is not None)
 
 
 @pytest.mark.parametrize("kind", WITH_CLASS_TOKEN)
@@ -64,7 +65,7 @@ def test_class_attention_is_what_the_unfused_path_multiplies_values_with(kind, l
     model = vit(kind)
     backbone = Backbone.of(model, layer)
     tokens = backbone.embed(images_for(model))
-    scores = class_attention(backbone, tokens)
+    scores = last_attention(backbone, tokens)
     captured = []
     last = model.blocks[-1].attn
     last.fused_attn = False
@@ -73,17 +74,20 @@ def test_class_attention_is_what_the_unfused_path_multiplies_values_with(kind, l
     (probabilities,) = captured  # (B, heads, queries, keys)
     expected = probabilities[:, :, 0, model.num_prefix_tokens :].mean(1)
     torch.testing.assert_close(scores, expected, rtol=1e-9, atol=1e-12)
+    patches = slice(model.num_prefix_tokens, None)
+    of_all = last_attention(backbone, tokens, "mean")
+    torch.testing.assert_close(of_all, probabilities[:, :, patches, patches].mean((1, 2)), rtol=1e-9, atol=1e-12)
     assert scores.shape == (3, backbone.n_tokens) and float(expected.std()) > 1e-4
 
 
 @pytest.mark.parametrize("kind", ["no class token", "registers, average", "map", "differential"])
-def test_a_model_without_class_token_has_no_class_attention(kind):
+def test_a_model_without_class_token_has_no_attention(kind):
     model = vit(kind)
     backbone = Backbone.of(model, 0)
-    assert class_attention(backbone, backbone.embed(images_for(model))) is None
+    assert last_attention(backbone, backbone.embed(images_for(model))) is None
 
 
 def test_after_the_last_block_there_is_no_attention_left():
     model = vit("deit")
     backbone = Backbone.of(model, DEPTH)
-    assert class_attention(backbone, backbone.embed(images_for(model))) is None
+    assert last_attention(backbone, backbone.embed(images_for(model))) is None

@@ -75,7 +75,7 @@ def ranked(
     task: Task, ranking: str, k: int | None = None, *, keep: float | None = None, images: int = IMAGES, seed: int = 0,
     workers: int | None = None, progress: Progress | None = None,
 ) -> RetentionResult:  # fmt: skip
-    """Measure the same for a ranking that needs no training: ``random``, ``norm``, ``class-attention`` or ``truth``.
+    """Measure the same for a ranking that needs no training, such as ``random``, ``divprune`` or ``truth``.
 
     Args:
         task: Frozen model and data; its scorer plays no part.
