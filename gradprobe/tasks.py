@@ -16,8 +16,9 @@ from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
 from gradprobe.data.image_source import FolderSource, ImageSource, SceneSource
 from gradprobe.data.images import Images
 from gradprobe.data.picture_cache import onto
+from gradprobe.embedded.scenes_model import MODELS
 from gradprobe.errors import UsageError, in_words, nearest
-from gradprobe.models.attention import class_attention
+from gradprobe.models.attention import last_attention
 from gradprobe.models.backbones import Backbone, frozen
 from gradprobe.models.loading import load_backbone
 from gradprobe.models.own_models import STATE, own_backbone, own_names, state_fingerprint
@@ -120,9 +121,12 @@ class Classification:
         above = (logits > logits.gather(1, right)).sum(-1)
         return above.masked_fill(logits.isnan().any(-1), logits.shape[-1])
 
-    def attention(self, batch: Batch) -> Tensor | None:
-        """Return the attention of the unpruned model's class token to each patch, ``(B, N)``; None if it has none."""
-        return class_attention(self.backbone, batch.tokens)
+    def attention(self, batch: Batch, query: str = "class") -> Tensor | None:
+        """Return the attention to each patch in the unpruned model's last block, ``(B, N)``; None if it has none."""
+        return last_attention(self.backbone, batch.tokens, query)
+
+    def project(self, tokens: Tensor) -> None:
+        """Return None: the rest of the model reads the tokens as they are."""
 
     def available(self, count: int) -> int:
         """Return ``count``, or the number of probe images if there are fewer."""
@@ -186,14 +190,14 @@ class Arguments:
 
     backbone: str | nn.Module | Backbone = argument(
         "scenes",
-        "``scenes``, a timm model name, or a model of one's own: a timm ``VisionTransformer``, or a `Backbone`, which "
-        "needs ``data``, brings its weights, device and dtype, and is left as found.",
+        "``scenes``, ``photos``, a timm model name, or a model of one's own: a timm ``VisionTransformer``, or a "
+        "`Backbone`, which needs ``data``, brings its weights, device and dtype, and is left as found.",
         keyword=False,
     )
     weights: str | Path | None = argument(
         None, "A safetensors or .pth file, ``none`` for random ones, None for the hub's (or the embedded ones)."
     )
-    data: str | Path | None = argument(None, "A folder of images; None with ``scenes`` means its own scenes.")
+    data: str | Path | None = argument(None, "A folder of images; None with ``scenes`` or ``photos``: their own.")
     train_data: str | Path | None = argument(None, "Another folder, to train scorers on; None: the same.")
     layer: int = argument(0, "Number of blocks before the insertion point.")
     loss: str = argument("ce", "``ce`` or ``kl``.")
@@ -220,7 +224,7 @@ class Arguments:
 
 @takes(Arguments)
 def classification(given: Arguments) -> Classification:
-    """Open a task: a timm vision transformer or the embedded ``scenes`` model, images, and a fresh scorer.
+    """Open a task: a timm vision transformer or an embedded model, images, and a fresh scorer.
 
     Returns:
         The task.
@@ -240,7 +244,7 @@ def classification(given: Arguments) -> Classification:
     built, loss = _opened(given), given.loss
     source = _source(given, built)
     like = next(built.model.parameters())
-    names = _names(given, built)
+    names = _names(given, built, source)
     return Classification(built, source, loss=loss, names=names, **both_trained(names, built.dim, given.seed, like))
 
 
@@ -294,9 +298,9 @@ def _source(given: Arguments, built: Backbone) -> ImageSource:
     if given.train_data is not None and given.data is None:
         raise UsageError("--train-data without --data: name the folder that is tested on with --data DIR")
     if given.data is None:
-        if given.backbone != "scenes":
+        if not isinstance(given.backbone, str) or given.backbone not in MODELS:
             raise UsageError(f"--backbone {given.backbone} needs images: give --data DIR (a folder of photographs)")
-        return SceneSource(device=device)
+        return SceneSource(device=device, pictures=given.backbone)
     folder = replace(built.open_images(given.data, given.class_order), device=device)
     training = None
     if given.train_data is not None:
@@ -307,10 +311,10 @@ def _source(given: Arguments, built: Backbone) -> ImageSource:
     return FolderSource(folder, training)
 
 
-def _names(given: Arguments, built: Backbone) -> dict[str, Any]:
+def _names(given: Arguments, built: Backbone, source: ImageSource) -> dict[str, Any]:
     """Return the names of model, data, scorer and precision in the question."""
     names: dict[str, Any] = {
-        "data": "scenes" if given.data is None else data_fingerprint(given.data),
+        "data": source.fingerprint if isinstance(source, SceneSource) else data_fingerprint(str(given.data)),
         "scorer": label(part("scorer", given.scorer)),
         "backbone": given.backbone,
         "dtype": given.dtype,

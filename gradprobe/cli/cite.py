@@ -9,7 +9,8 @@ from gradprobe.errors import UsageError, nearest
 from gradprobe.probes import probe_of
 
 COMPARE = ("diffprune", "li2018landscape", "salimans2017evolution")
-BACKBONES = {"scenes": ("pedregosa2011scikit",), "deit": ("touvron2021deit",)}  # digits of scikit-learn
+DIGITS = ("pedregosa2011scikit",)  # digits, and two photographs, of scikit-learn
+BACKBONES = {"scenes": DIGITS, "photos": DIGITS, "deit": ("touvron2021deit",)}
 
 
 def cite(

@@ -6,11 +6,12 @@ from hashlib import sha256
 from pathlib import Path
 
 from gradprobe.data.hashes import file_hash, file_hashes
+from gradprobe.embedded.scenes_model import MODELS, scenes_sha256
+from gradprobe.embedded.vlms import embedded_folder
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import open_regular
 
-SCENES_VLM = Path(__file__).parents[1] / "embedded" / "scenes_vlm"
-# Files of a model's folder that do not affect its output: pictures, documents, and the card of scenes-vlm.
+# Files of a model's folder that do not affect its output: pictures, documents, and an embedded model's card.
 _DOCUMENT_SUFFIXES = frozenset({".md", ".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".log"})
 _DOCUMENT_NAMES = ("card.json", "license", "notice")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -20,8 +21,9 @@ def weights_fingerprint(name: str, weights: str | Path | None, seed: int) -> str
     """Return an identifier of a backbone's weights that does not depend on path or machine.
 
     Args:
-        name: Backbone, ``scenes`` or a timm model name.
-        weights: File, ``"none"`` for random weights, None for the hub's (or the shipped ones of ``scenes``).
+        name: Backbone, ``scenes``, ``photos`` or a timm model name.
+        weights: File, ``"none"`` for random weights, None for the hub's (or the shipped ones of an
+            embedded model).
         seed: Seed of random weights.
 
     Returns:
@@ -29,7 +31,7 @@ def weights_fingerprint(name: str, weights: str | Path | None, seed: int) -> str
 
     Raises:
         UsageError: The file cannot be read.
-        GradprobeError: The shipped weights of ``scenes`` cannot be read.
+        GradprobeError: The shipped weights of an embedded model cannot be read.
 
     Example:
         >>> weights_fingerprint("deit_tiny_patch16_224", "none", seed=3)
@@ -41,10 +43,8 @@ def weights_fingerprint(name: str, weights: str | Path | None, seed: int) -> str
         return f"random:{seed}"
     if weights is not None:
         return f"sha256:{file_hash(weights_file(weights))[:16]}"
-    if name == "scenes":
-        from gradprobe.embedded.scenes_model import scenes_sha256
-
-        return f"sha256:{scenes_sha256()[:16]}"
+    if name in MODELS:
+        return f"sha256:{scenes_sha256(MODELS[name])[:16]}"
     return f"hub:{_full_name(name)}"
 
 
@@ -57,7 +57,7 @@ def model_fingerprint(name: str) -> str:
     out.
 
     Args:
-        name: Model, ``scenes-vlm``, a hub id or a folder.
+        name: Embedded model (``photos-vlm``), a hub id or a folder.
 
     Raises:
         GradprobeError: A file of the folder cannot be read.
@@ -66,7 +66,7 @@ def model_fingerprint(name: str) -> str:
         >>> model_fingerprint("llava-hf/llava-1.5-7b-hf")
         'hub:llava-hf/llava-1.5-7b-hf'
     """
-    folder = SCENES_VLM if name == "scenes-vlm" else Path(name)
+    folder = embedded_folder(name) or Path(name)
     return f"sha256:{_folder_hash(folder)[:16]}" if folder.is_dir() else f"hub:{name}"
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from gradprobe.data.images import ImageFolder, Images
+from gradprobe.data.photo_scenes import data_name, drawing
 from gradprobe.data.picture_cache import HOST, Picture, prepared
-from gradprobe.data.scenes import scenes
+from gradprobe.embedded.scenes_model import SCENES
 
 
 class ImageSource(Protocol):
@@ -44,11 +45,23 @@ class SceneSource:
     """Embedded scenes; probes read scenes of held-out digits, training reads scenes of the other digits.
 
     On a CPU drawing a scene takes a tenth of the model's time and less; a GPU would wait, so it keeps them.
+
+    Attributes:
+        skipped: None are passed over.
+        size: Scenes of a seed.
+        device: Device of the model.
+        pictures: ``scenes``, or ``photos`` for scenes on photographs, of held-out regions for probes.
     """
 
     skipped: tuple[str, ...] = ()
     size: int = 1_000_000
     device: torch.device = HOST
+    pictures: str = SCENES
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the data in a question."""
+        return data_name(self.pictures)
 
     def need(self, images: int) -> None:
         """Accept any number of images: scenes never run out."""
@@ -64,19 +77,18 @@ class SceneSource:
     def _take(self, split: str, first: int, size: int) -> Images:
         ids = range(first, first + size)
         if self.device.type == "cpu":
-            images, labels, red = _drawn(split, ids)
+            images, labels, red = self._drawn(split, ids)
         else:
-            keys = [("scene", split, i) for i in ids]
-            kept = prepared(keys, lambda at: zip(*_drawn(split, [ids[i] for i in at]), strict=True), self.device)
+            keys = [(self.pictures, split, i) for i in ids]
+            kept = prepared(keys, lambda at: zip(*self._drawn(split, [ids[i] for i in at]), strict=True), self.device)
             images, labels, red = map(torch.stack, zip(*(each for each in kept if each is not None), strict=True))
         return Images(images, labels, tuple(ids), red)
 
-
-def _drawn(split: str, ids: Sequence[int]) -> Picture:
-    """Return scenes, their labels and the patches that matter."""
-    batch = scenes(split, ids)
-    labels = torch.from_numpy(np.asarray(batch.labels, np.int64))
-    return torch.from_numpy(batch.images), labels, torch.from_numpy(batch.red)
+    def _drawn(self, split: str, ids: Sequence[int]) -> Picture:
+        """Return scenes, their labels and the patches that matter."""
+        batch = drawing(self.pictures)(split, ids)
+        labels = torch.from_numpy(np.asarray(batch.labels, np.int64))
+        return torch.from_numpy(batch.images), labels, torch.from_numpy(batch.red)
 
 
 @dataclass(frozen=True)

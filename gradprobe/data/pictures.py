@@ -4,7 +4,7 @@ A digit covers 2 x 2 patches in one of four colours; pieces on other patches hav
 and questions follow from the list of a picture's objects alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -69,6 +69,24 @@ class Pictures:
     objects: tuple[tuple[Object, ...], ...]
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Handwritten digits of a split.
+
+    Attributes:
+        of_digit: Indices into ``ink``, by digit.
+        ink: ``(S, 16, 16)`` in 0..1.
+        pieces: Every 8 x 8 piece of them, ``(S, 9, 9, 8, 8)``, a view of ``ink``.
+    """
+
+    of_digit: tuple[np.ndarray, ...]
+    ink: np.ndarray
+    pieces: np.ndarray
+
+
+Paint = Callable[[np.random.Generator, Samples, Sequence[Object], np.ndarray], None]
+
+
 def objects_of(split: str, ids: Sequence[int]) -> tuple[tuple[Object, ...], ...]:
     """Return the objects of each picture in raster order, without drawing the picture.
 
@@ -102,15 +120,30 @@ def pictures(split: str, ids: Sequence[int]) -> Pictures:
         >>> bool((both.images[1] == one.images[0]).all()), int(one.relevant.sum()) == 4 * len(one.objects[0])
         (True, True)
     """
+    return composed(split, ids, _paint)
+
+
+def composed(split: str, ids: Sequence[int], paint: Paint) -> Pictures:
+    """Draw pictures with a painter of one's own; objects, labels and rounding to whole bytes are the same for all.
+
+    Args:
+        split: Split, "train" or "heldout".
+        ids: Non-negative integers, one per picture.
+        paint: Function (generator, samples of the split, objects, canvas) that paints into the canvas ``(3, 80, 80)``,
+            with values of at least 0; those above 255 become 255.
+
+    Raises:
+        UsageError: The split is unknown, or an id is negative.
+    """
     generators = _generators(split, ids)
-    bank = _bank(split)
+    samples = samples_of(split)
     canvas = np.empty((len(ids), 3, SIZE, SIZE), dtype=np.float32)
     labels = np.empty((2, len(ids), GRID, GRID), dtype=np.int8)
     labels[0], labels[1] = NO_DIGIT, NO_COLOUR
     layouts = []
     for row, rng in enumerate(generators):
         objects = _layout(rng)
-        _paint(rng, bank, objects, canvas[row])
+        paint(rng, samples, objects, canvas[row])
         for o in objects:
             labels[:, row, o.row : o.row + SIDE, o.column : o.column + SIDE] = [[[o.digit]], [[o.colour]]]
         layouts.append(tuple(sorted(objects)))
@@ -133,15 +166,9 @@ def as_bytes(images: np.ndarray) -> np.ndarray:
     return np.rint((images * STD + MEAN) * 255).astype(np.uint8).transpose(0, 2, 3, 1)
 
 
-@dataclass(frozen=True)
-class _Bank:
-    of_digit: tuple[np.ndarray, ...]  # indices into ink, by digit
-    ink: np.ndarray  # (S, 16, 16) in [0, 1]
-    pieces: np.ndarray  # (S, 9, 9, 8, 8), a view of ink
-
-
 @cache
-def _bank(split: str) -> _Bank:
+def samples_of(split: str) -> Samples:
+    """Return the handwritten digits of a split, enlarged twice."""
     samples = split_samples(split)
     from sklearn.datasets import load_digits
 
@@ -152,7 +179,7 @@ def _bank(split: str) -> _Bank:
     ink = np.clip(1.25 * enlarge @ small @ enlarge.T, 0, 1).astype(np.float32)
     pieces = np.lib.stride_tricks.sliding_window_view(ink, (PATCH, PATCH), axis=(1, 2))
     target = data.target[samples]
-    return _Bank(tuple(np.flatnonzero(target == digit) for digit in range(10)), ink, pieces)
+    return Samples(tuple(np.flatnonzero(target == digit) for digit in range(10)), ink, pieces)
 
 
 def _generators(split: str, ids: Sequence[int]) -> list[np.random.Generator]:
@@ -174,22 +201,43 @@ def _layout(rng: np.random.Generator) -> list[Object]:
     return [Object(*place, digit, colour) for place, digit, colour in zip(places, digits, colours, strict=False)]
 
 
-def _paint(rng: np.random.Generator, bank: _Bank, objects: list[Object], canvas: np.ndarray) -> None:
-    """Paint a picture into ``canvas`` (3, 80, 80), with values 0..255."""
+def strokes(
+    rng: np.random.Generator, samples: Samples, objects: Sequence[Object], clutter: float, disguised: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the digits of a picture, and pieces of digits on other patches.
+
+    Args:
+        rng: Random number generator of the picture.
+        samples: Digits of the split.
+        objects: Digits of the picture.
+        clutter: Share of the other patches that have a piece.
+        disguised: Share of the pieces that have a colour of the digits.
+
+    Returns:
+        Ink ``(80, 80)`` in 0..1, and the colour of each patch ``(10, 10, 3)``, 0..255.
+    """
     cells = GRID * GRID
     ink = np.zeros((SIZE, SIZE), dtype=np.float32)
-    sample, (top, left) = rng.integers(0, len(bank.ink), cells), rng.integers(0, PATCH + 1, (2, cells))
-    present = rng.random(cells) < CLUTTER
-    tint = _RGB[rng.integers(len(COLOURS), len(_RGB), cells)] * rng.uniform(0.8, 1.1, (cells, 1)).astype(np.float32)
-    pieces = bank.pieces[sample, top, left] * present[:, None, None]
+    sample, (top, left) = rng.integers(0, len(samples.ink), cells), rng.integers(0, PATCH + 1, (2, cells))
+    present = rng.random(cells) < clutter
+    hue = rng.integers(len(COLOURS), len(_RGB), cells)
+    if disguised:
+        hue = np.where(rng.random(cells) < disguised, hue - len(COLOURS), hue)
+    tint = _RGB[hue] * rng.uniform(0.8, 1.1, (cells, 1)).astype(np.float32)
+    pieces = samples.pieces[sample, top, left] * present[:, None, None]
     ink.reshape(GRID, PATCH, GRID, PATCH)[:] = pieces.reshape(GRID, GRID, PATCH, PATCH).transpose(0, 2, 1, 3)
     tint = tint.reshape(GRID, GRID, 3)
     edge = SIDE * PATCH
     for o in objects:
-        choice = bank.of_digit[o.digit]
+        choice = samples.of_digit[o.digit]
         y, x = o.row * PATCH, o.column * PATCH
-        ink[y : y + edge, x : x + edge] = bank.ink[choice[rng.integers(len(choice))]]
+        ink[y : y + edge, x : x + edge] = samples.ink[choice[rng.integers(len(choice))]]
         tint[o.row : o.row + SIDE, o.column : o.column + SIDE] = _RGB[o.colour] * np.float32(rng.uniform(0.8, 1.1))
+    return ink, tint
+
+
+def _paint(rng: np.random.Generator, samples: Samples, objects: Sequence[Object], canvas: np.ndarray) -> None:
+    ink, tint = strokes(rng, samples, objects, CLUTTER)
     spread = tint.transpose(2, 0, 1)[:, :, None, :, None]
     np.multiply(ink.reshape(GRID, PATCH, GRID, PATCH), spread, out=canvas.reshape(3, GRID, PATCH, GRID, PATCH))
     canvas += rng.integers(0, NOISE + 1, canvas.shape, dtype=np.uint8)

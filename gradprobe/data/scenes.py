@@ -4,7 +4,7 @@ A scene's class is its red digit. The clutter consists of pieces of digits in th
 that neither brightness nor colour alone identifies the patches that matter; only the whole shape of a digit does.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -48,6 +48,26 @@ class Scenes:
     digit_of: np.ndarray
     colour_of: np.ndarray
     red: np.ndarray
+
+
+@dataclass(frozen=True)
+class Bank:
+    """Handwritten digits of a split, enlarged three times.
+
+    Attributes:
+        digits: Label of each sample, ``(S,)``.
+        ink: ``(S, 30, 30)`` in 0..1.
+        room: Visibility of what is behind a digit, ``(S, 30, 30)`` in 0..1.
+        pieces: Every 12 x 12 piece of them, ``(S, 19, 19, 12, 12)``, a view of ``ink``.
+    """
+
+    digits: np.ndarray
+    ink: np.ndarray
+    room: np.ndarray
+    pieces: np.ndarray
+
+
+Paint = Callable[[np.random.Generator, Bank, int, np.ndarray], None]
 
 
 @cache
@@ -95,7 +115,23 @@ def scenes(split: str, ids: Sequence[int]) -> Scenes:
         >>> bool((one.images[1] == two.images[0]).all()), int(one.red[0].sum()) < 20
         (True, True)
     """
-    bank = _bank(split)
+    return composed(split, ids, bank_of(split), _paint)
+
+
+def composed(split: str, ids: Sequence[int], bank: Bank, paint: Paint) -> Scenes:
+    """Draw scenes with a painter of one's own for what is behind the digits; digits and labels are the same for all.
+
+    Args:
+        split: Split, "train" or "heldout".
+        ids: Non-negative integers, one per scene.
+        bank: Digits of the split.
+        paint: Function (generator, bank, id, canvas) that fills the canvas ``(3, 112, 112)``. It draws two layers of
+            `clutter` from the generator and nothing else: the digits are drawn from it afterwards.
+
+    Raises:
+        UsageError: The split is unknown, or an id is negative.
+    """
+    split_samples(split)  # raises on an unknown split
     if any(i < 0 for i in ids):
         raise UsageError(f"scene id {min(ids)} is negative; ids are whole numbers of at least 0")
     count = len(ids)
@@ -104,7 +140,8 @@ def scenes(split: str, ids: Sequence[int]) -> Scenes:
     ink = np.empty((count, 4, GRID, GRID), dtype=np.float32)
     for row, i in enumerate(ids):
         rng = np.random.Generator(np.random.SFC64([SPLITS[split], int(i)]))
-        digits[row], ink[row] = _draw(rng, bank, images[row])
+        paint(rng, bank, int(i), images[row])
+        digits[row], ink[row] = _digits(rng, bank, images[row])
     images -= MEAN
     images /= STD
     inked = ink.max(axis=1) >= MIN_INK
@@ -114,16 +151,9 @@ def scenes(split: str, ids: Sequence[int]) -> Scenes:
     return Scenes(images, digits[:, 0].copy(), digit_of, colour_of, colour_of == 0)
 
 
-@dataclass(frozen=True)
-class _Bank:
-    digits: np.ndarray  # (S,) label of each sample
-    ink: np.ndarray  # (S, BOX, BOX) in [0, 1]
-    room: np.ndarray  # (S, BOX, BOX) in [0, 1]: visibility of the clutter behind a digit
-    pieces: np.ndarray  # (S, BOX - PIECE + 1, BOX - PIECE + 1, PIECE, PIECE), a view of ink
-
-
 @cache
-def _bank(split: str) -> _Bank:
+def bank_of(split: str) -> Bank:
+    """Return the digits of a split."""
     samples = split_samples(split)
     from sklearn.datasets import load_digits
 
@@ -137,20 +167,23 @@ def _bank(split: str) -> _Bank:
     near = np.lib.stride_tricks.sliding_window_view(near, (3, 3), axis=(1, 2)).max(axis=(3, 4))
     room = 1 - np.clip(4 * enlarge @ near @ enlarge.T, 0, 1).astype(np.float32)
     pieces = np.lib.stride_tricks.sliding_window_view(ink, (PIECE, PIECE), axis=(1, 2))
-    return _Bank(data.target[samples], ink, room, pieces)
+    return Bank(data.target[samples], ink, room, pieces)
 
 
-def _draw(rng: np.random.Generator, bank: _Bank, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a scene into ``canvas``; return the four digits by colour and their ink in each patch."""
+def _paint(rng: np.random.Generator, bank: Bank, _: int, canvas: np.ndarray) -> None:
     canvas[:] = 0
     for _ in range(2):  # two layers of pieces on two grids, so that no grid is visible
-        _clutter(rng, bank, canvas)
+        clutter(rng, bank, canvas)
+
+
+def _digits(rng: np.random.Generator, bank: Bank, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Paint the four digits of a scene; return them by colour, and their ink in each patch."""
     samples = rng.integers(0, len(bank.digits), 4)
     quadrant = rng.permutation(4)  # one digit in each quarter of the scene: they never overlap
     free = SIZE // 2 - BOX + 1
     tops = quadrant // 2 * (SIZE // 2) + rng.integers(0, free, 4)
     lefts = quadrant % 2 * (SIZE // 2) + rng.integers(0, free, 4)
-    colours = _shade(rng, np.arange(4))
+    colours = shaded(rng, np.arange(4))
     ink = np.zeros((4, SIZE, SIZE), dtype=np.float32)
     for colour, (sample, top, left) in enumerate(zip(samples, tops, lefts, strict=True)):
         rows, columns = slice(top, top + BOX), slice(left, left + BOX)
@@ -162,13 +195,13 @@ def _draw(rng: np.random.Generator, bank: _Bank, canvas: np.ndarray) -> tuple[np
     return bank.digits[samples], by_row.reshape(4, GRID, GRID, PATCH).sum(axis=3)
 
 
-def _clutter(rng: np.random.Generator, bank: _Bank, canvas: np.ndarray) -> None:
+def clutter(rng: np.random.Generator, bank: Bank, canvas: np.ndarray) -> None:
     """Paint a layer of coloured pieces of digits over the canvas."""
     count = CELLS * CELLS
     sample = rng.integers(0, len(bank.digits), count)
     # From the middle of the box, since a piece at its edge could have no ink.
     row, column = rng.integers(4, BOX - PIECE - 3, (2, count))
-    colour = _shade(rng, np.searchsorted(_COLOUR_SHARE, rng.random(count) * _COLOUR_SHARE[-1], side="right"))
+    colour = shaded(rng, np.searchsorted(_COLOUR_SHARE, rng.random(count) * _COLOUR_SHARE[-1], side="right"))
     present = rng.random(count, dtype=np.float32) < 0.42
     pieces = bank.pieces[sample, row, column] * present[:, None, None]
     alpha = pieces.reshape(CELLS, CELLS, PIECE, PIECE).transpose(0, 2, 1, 3).reshape(CELLS * PIECE, CELLS * PIECE)
@@ -178,7 +211,7 @@ def _clutter(rng: np.random.Generator, bank: _Bank, canvas: np.ndarray) -> None:
     canvas += alpha[top : top + SIZE, left : left + SIZE] * (tint - canvas)
 
 
-def _shade(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
+def shaded(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
     """Return the RGB of each colour index, slightly varied in hue and brightness."""
     rgb = COLOURS[colour] + rng.uniform(-0.06, 0.06, (len(colour), 3)).astype(np.float32)
     return rgb * rng.uniform(0.85, 1.1, (len(colour), 1)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Embedded model: a small vision transformer that classifies scenes by their red digit, with its weights.
+"""Embedded models: a small vision transformer that classifies scenes by their red digit, with weights for two kinds.
 
 Importing this module imports no torch, so that the path and the hash of the weights are available quickly.
 """
@@ -13,7 +13,9 @@ from gradprobe.files import open_regular
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-WEIGHTS = Path(__file__).with_name("scenes.safetensors")
+SCENES, PHOTOS = "scenes", "photos"  # on black, and on crops of photographs, where operators differ
+MODELS = {name: Path(__file__).with_name(f"{name}.safetensors") for name in (SCENES, PHOTOS)}
+WEIGHTS = MODELS[SCENES]
 CARD = WEIGHTS.with_suffix(".json")
 
 
@@ -40,7 +42,7 @@ def load_scenes_model(weights: Path = WEIGHTS) -> "VisionTransformer":
     """Return the trained model in evaluation mode, float32, on the CPU; torch's random state is restored.
 
     Args:
-        weights: A safetensors file written by ``gradprobe train-scenes``, the shipped one by default.
+        weights: A safetensors file written by ``gradprobe train-scenes``, by default the one for plain scenes.
 
     Raises:
         GradprobeError: The file is missing, unreadable, or of another model.
@@ -57,14 +59,14 @@ def load_scenes_model(weights: Path = WEIGHTS) -> "VisionTransformer":
     try:
         state = {name: tensor.float() for name, tensor in load(data).items()}
     except (SafetensorError, ValueError, KeyError) as error:
-        raise GradprobeError(f"{weights} is not a readable safetensors file ({error}); {_REMEDY}") from None
+        raise GradprobeError(f"{weights} is not a readable safetensors file ({error}); {_remedy(weights)}") from None
     with torch.random.fork_rng(devices=[]):
         model = scenes_model()
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:160]
-        raise GradprobeError(f"{weights} holds the weights of another model ({reason}); {_REMEDY}") from None
+        raise GradprobeError(f"{weights} holds the weights of another model ({reason}); {_remedy(weights)}") from None
     return model.eval()
 
 
@@ -81,7 +83,10 @@ def scenes_sha256(weights: Path = WEIGHTS) -> str:
     return sha256(_read(weights)).hexdigest()
 
 
-_REMEDY = f"install gradprobe again, or make the weights with: gradprobe train-scenes --out {WEIGHTS.parent}"
+def _remedy(weights: Path) -> str:
+    pictures = f"--pictures {PHOTOS} " if Path(weights).name == MODELS[PHOTOS].name else ""
+    command = f"gradprobe train-scenes {pictures}--out {WEIGHTS.parent}"
+    return f"install gradprobe again, or make the weights with: {command}"
 
 
 def _read(weights: Path) -> bytes:
@@ -89,4 +94,6 @@ def _read(weights: Path) -> bytes:
         with open_regular(Path(weights)) as file:
             return file.read()
     except OSError as error:
-        raise GradprobeError(f"cannot read the scenes weights {weights} ({error.strerror}); {_REMEDY}") from None
+        raise GradprobeError(
+            f"cannot read the scenes weights {weights} ({error.strerror}); {_remedy(weights)}"
+        ) from None

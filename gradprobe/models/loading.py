@@ -1,4 +1,4 @@
-"""Backbones by name: the embedded ``scenes``, or timm's models with weights from the hub or a file."""
+"""Backbones by name: the embedded ``scenes`` and ``photos``, or timm's models with weights from the hub or a file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from gradprobe.devices import check_dtype, device_named
+from gradprobe.embedded.scenes_model import MODELS, load_scenes_model, scenes_model
 from gradprobe.errors import GradprobeError, UsageError, brief, nearest, out_of_memory
 from gradprobe.models.backbones import Backbone, check_splittable
 from gradprobe.models.vit_weights import check_size, fill, settings_of, size_of
@@ -30,16 +31,16 @@ def load_backbone(
     weights_key: str | None = None,
     image_size: int | str | tuple[int, int] | None = None,
 ) -> Backbone:
-    """Load a frozen backbone by name: ``scenes``, or any timm ``VisionTransformer``.
+    """Load a frozen backbone by name: ``scenes``, ``photos``, or any timm ``VisionTransformer``.
 
     The head in a file determines the number of classes (0 without a head), its position embedding the image size.
     Checkpoints are unwrapped as `gradprobe.models.weights.read_weights` does; a `Notice` says what was chosen or
     resampled. Torch's random state is restored.
 
     Args:
-        name: Backbone, ``scenes`` or a timm name with or without a tag: ``deit_base_patch16_224.fb_in1k``.
+        name: Backbone, ``scenes``, ``photos`` or a timm name with or without a tag: ``deit_base_patch16_224.fb_in1k``.
         weights: A .safetensors or .pth file, ``"none"`` for random weights, None for the hub's (or the shipped ones
-            of ``scenes``).
+            of an embedded model).
         layer: Number of blocks before the insertion point, 0..depth.
         seed: Seed of random weights.
         device: Torch device.
@@ -67,8 +68,8 @@ def load_backbone(
     check_dtype(dtype, place)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name == "scenes":
-            model: nn.Module = _scenes(weights, weights_key, size)
+        if name in MODELS:
+            model: nn.Module = _scenes(name, weights, weights_key, size)
         else:
             model = _timm(name, weights, weights_key, size)
     backbone = Backbone.of(model.eval().requires_grad_(False), layer, name, autocast=dtype == "bfloat16")
@@ -81,13 +82,12 @@ def load_backbone(
     return backbone
 
 
-def _scenes(weights: str | Path | None, key: str | None, size: tuple[int, int] | None) -> VisionTransformer:
+def _scenes(name: str, weights: str | Path | None, key: str | None, size: tuple[int, int] | None) -> VisionTransformer:
     from gradprobe.data.scenes import MEAN, SIZE, STD
-    from gradprobe.embedded.scenes_model import load_scenes_model, scenes_model
 
     if size not in (None, (SIZE, SIZE)):
-        raise UsageError(f"--image-size is not possible with --backbone scenes, whose images have {SIZE} x {SIZE}")
-    model: Any = load_scenes_model() if weights is None else scenes_model()
+        raise UsageError(f"--image-size is not possible with --backbone {name}, whose images have {SIZE} x {SIZE}")
+    model: Any = load_scenes_model(MODELS[name]) if weights is None else scenes_model()
     # Read by timm for the preprocessing of a folder of images.
     model.pretrained_cfg = {
         "input_size": (3, SIZE, SIZE),
@@ -97,7 +97,7 @@ def _scenes(weights: str | Path | None, key: str | None, size: tuple[int, int] |
         "interpolation": "bicubic",
     }
     if weights not in (None, "none"):
-        fill(model, read_weights(str(weights), model.state_dict(), key), "scenes")
+        fill(model, read_weights(str(weights), model.state_dict(), key), name)
     return model
 
 
@@ -107,7 +107,8 @@ def _timm(name: str, weights: str | Path | None, key: str | None, size: tuple[in
         close = get_close_matches(architecture, timm.list_models(), n=3)
         guess = f"did you mean {', '.join(close)}? " if close else ""
         raise UsageError(
-            f"no backbone is called {name!r}; {guess}possible: scenes, or a name of timm.list_models('*vit*')"
+            f"no backbone is called {name!r}; {guess}possible: {', '.join(MODELS)}, or a name of "
+            "timm.list_models('*vit*')"
         )
     tags = [full.partition(".")[2] for full in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:

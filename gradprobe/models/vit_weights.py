@@ -10,6 +10,7 @@ from timm.layers import to_2tuple
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor
 
+from gradprobe.embedded.scenes_model import MODELS
 from gradprobe.errors import Notice, UsageError, brief
 from gradprobe.models.weights import Weights
 
@@ -103,7 +104,7 @@ def fill(model: VisionTransformer, weights: Weights, name: str) -> None:
     state, own = dict(weights.tensors), model.state_dict()
     _check_patch(state, own, weights.path, name)
     remarks = []
-    if name != "scenes":
+    if name not in MODELS:
         flexible = "flexi" in name  # timm resamples these differently
         resampling: dict[str, Any] = {"interpolation": "bilinear", "antialias": False} if flexible else {}
         try:

@@ -17,7 +17,7 @@ from gradprobe.store.results import key_of
 if TYPE_CHECKING:
     from gradprobe.statistics.estimates import Estimate
 
-GENERATED = ("scenes", "pictures")  # data of which every seed has images of its own
+GENERATED = ("scenes", "photo-scenes", "pictures", "photos")  # data of which every seed has images of its own
 ANY, SIGNED, APART, POSITIVE, SHARE = (
     (-float("inf"), float("inf")), (-1.0, 1.0), (-2.0, 2.0), (0.0, float("inf")), (0.0, 1.0),
 )  # fmt: skip
@@ -160,7 +160,7 @@ def table(results: Sequence[Any], paths: Sequence[Path | None], base: str | None
 
 def shares_images(results: Sequence[Any]) -> bool:
     """Tell whether seeds may have images in common: those of a folder; generated ones are each seed's own."""
-    return len(results) > 1 and results[0].question.get("data") not in GENERATED
+    return len(results) > 1 and str(results[0].question.get("data")).partition(":")[0] not in GENERATED
 
 
 def _place(probe: str) -> Any:

@@ -1,4 +1,4 @@
-"""Training of the embedded scenes model from scratch, and a card of what it can do."""
+"""Training of the embedded scenes models from scratch, and a card of what each can do."""
 
 import json
 import math
@@ -17,15 +17,20 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gradprobe.data.scenes import GRID, MEAN, NO_COLOUR, NO_DIGIT, PATCH, STD, Scenes, scenes
-from gradprobe.embedded.scenes_model import load_scenes_model, scenes_model, scenes_sha256
+from gradprobe.data.photo_scenes import data_name, drawing
+from gradprobe.data.scenes import GRID, MEAN, NO_COLOUR, NO_DIGIT, PATCH, STD, Scenes
+from gradprobe.embedded.scenes_model import MODELS, PHOTOS, SCENES, load_scenes_model, scenes_model, scenes_sha256
+from gradprobe.errors import UsageError, nearest
 from gradprobe.files import atomic_write
 from gradprobe.training.from_scratch import FIRST_ID, Part, Step, Trainer, check_recipe, fresh
 from gradprobe.training.precision import AUTO, autocast
 
 CHECKPOINT = "scenes.checkpoint.safetensors"
-K = 58  # tokens kept on the card: 30 % of N = 196
+K, FEW = 58, 20  # tokens kept on the card: 30 % of N = 196, and 10 %
 PART = 32  # scenes of a part
+Draw = Callable[[str, Sequence[int]], Scenes]
+LIBRARIES = ("torch", "timm", "numpy", "scikit-learn")
+PHOTO_LIBRARIES = ("matplotlib", "pillow")  # photographs, and what decodes them
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Recipe:
     """Everything that the weights depend on, beside the versions of the libraries.
 
     Attributes:
+        pictures: Model, and so the scenes: ``scenes`` on black, ``photos`` on photographs.
         steps: Optimiser steps.
         seed: Seed of the initial weights and of the scenes (ids from ``seed * 10**9`` on).
         batch: Scenes a step; none is seen twice.
@@ -42,6 +48,7 @@ class Recipe:
         save_every: Steps between checkpoints.
     """
 
+    pictures: str = SCENES
     steps: int = 1000
     seed: int = 0
     batch: int = 64
@@ -51,12 +58,19 @@ class Recipe:
     save_every: int = 50
 
     def __post_init__(self) -> None:
+        if self.pictures not in MODELS:
+            raise UsageError(f"--pictures {self.pictures} is not possible; {nearest(self.pictures, MODELS)}")
         check_recipe(self, "steps", "batch", "save_every")
 
     def rate_at(self, step: int) -> float:
         """Return the learning rate of a step."""
         falling = 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps - self.warmup)))
         return self.rate * ((step + 1) / self.warmup if step < self.warmup else falling)
+
+
+def recipe_of(pictures: str, steps: int | None = None, seed: int = 0) -> Recipe:
+    """Return the recipe of an embedded model; by default scenes on photographs are practised three times as long."""
+    return Recipe(pictures, steps=(3000 if pictures == PHOTOS else 1000) if steps is None else steps, seed=seed)
 
 
 class Trainee(nn.Module):
@@ -83,18 +97,19 @@ def trainer(recipe: Recipe) -> Trainer:
     The loss is the cross-entropy of the class plus, from every patch, of the digit and the colour it belongs to.
     """
     model = fresh(Trainee, recipe.seed).to(memory_format=torch.channels_last)
+    draw = drawing(recipe.pictures)
 
     def jobs(step: int, precision: str) -> list[Callable[[], Part]]:
         first = recipe.seed * FIRST_ID + step * recipe.batch
         end = first + recipe.batch
         parts = [range(i, min(i + PART, end)) for i in range(first, end, PART)]
-        return [partial(_part, model, precision, ids, len(ids) / recipe.batch) for ids in parts]
+        return [partial(_part, model, draw, precision, ids, len(ids) / recipe.batch) for ids in parts]
 
     return Trainer(model, recipe, jobs, recipe.rate_at)
 
 
 def train_scenes(recipe: Recipe, out: Path, resume: bool = True, held_out: int = 4000, precision: str = AUTO) -> dict:
-    """Train with a progress bar, and write ``scenes.safetensors`` with its card ``scenes.json``.
+    """Train with a progress bar, and write weights and card: ``scenes.safetensors`` and ``scenes.json``, or ``photos``.
 
     Args:
         recipe: Recipe of the training.
@@ -110,34 +125,42 @@ def train_scenes(recipe: Recipe, out: Path, resume: bool = True, held_out: int =
         UsageError: The checkpoint in ``out`` is of another recipe or precision.
         GradprobeError: The checkpoint cannot be read, or the loss is not finite.
     """
-    training = trainer(recipe)
+    name, training = recipe.pictures, trainer(recipe)
     progress = training.run_with_bar(out / CHECKPOINT, resume, precision, partial(_report, recipe.batch))
     Console(stderr=True).print(f"measuring on {held_out} held-out scenes", highlight=False)
     state = {
-        name: value.detach().half().contiguous()
-        for name, value in training.model.get_submodule("vit").state_dict().items()
+        key: value.detach().half().contiguous()
+        for key, value in training.model.get_submodule("vit").state_dict().items()
     }
-    weights = out / "scenes.safetensors"
+    weights = out / MODELS[name].name
     atomic_write(weights, save(state))
-    accuracy = evaluate(load_scenes_model(weights), held_out)
+    libraries = LIBRARIES + (PHOTO_LIBRARIES if name == PHOTOS else ())
+    model = load_scenes_model(weights)
+    accuracy, of_few = (_rounded(evaluate(model, held_out, name, k)) for k in (K, FEW))
     card = {
-        "model": "scenes",
-        "command": f"gradprobe train-scenes --steps {recipe.steps} --seed {recipe.seed} --precision "
+        "model": name,
+        "data": data_name(name),
+        "command": f"gradprobe train-scenes --pictures {name} --steps {recipe.steps} --seed {recipe.seed} --precision "
         f"{progress['precision']} --out gradprobe/embedded",
         "recipe": asdict(recipe),
         "scenes_seen": recipe.steps * recipe.batch,
         "precision": progress["precision"],
         "seconds": round(progress["seconds"]),
-        "versions": {name: version(name) for name in ("torch", "timm", "numpy", "scikit-learn")},
+        "versions": {library: version(library) for library in libraries},
         "sha256": scenes_sha256(weights),
         "parameters": sum(value.numel() for value in state.values()),
         "held_out_scenes": held_out,
         "k": K,
-        "accuracy": {rule: round(value, 5) for rule, value in accuracy.items()},
+        "accuracy": accuracy,
+        "few": {"k": FEW, "accuracy": of_few},
     }
-    (out / "scenes.json").write_text(json.dumps(card, indent=2) + "\n")
+    (out / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
     (out / CHECKPOINT).unlink()
     return card
+
+
+def _rounded(shares: dict[str, float]) -> dict[str, float]:
+    return {rule: round(share, 5) for rule, share in shares.items()}
 
 
 def _report(batch: int, steps: Sequence[Step]) -> str:
@@ -146,7 +169,9 @@ def _report(batch: int, steps: Sequence[Step]) -> str:
     return f"loss {loss:.3f}, accuracy {accuracy:.3f} in training"
 
 
-def evaluate(model: VisionTransformer, count: int, k: int = K, first: int = 0, batch: int = 100) -> dict[str, float]:
+def evaluate(
+    model: VisionTransformer, count: int, pictures: str = SCENES, k: int = K, first: int = 0, batch: int = 100
+) -> dict[str, float]:
     """Return the accuracy on held-out scenes with all tokens, and with the K that each simple rule keeps.
 
     Rules: ``random``; ``red_first`` (patches of the red digit, then of other digits, then any); ``token_norm`` (largest
@@ -155,6 +180,7 @@ def evaluate(model: VisionTransformer, count: int, k: int = K, first: int = 0, b
     Args:
         model: Scenes model in evaluation mode.
         count: Number of scenes of the "heldout" split.
+        pictures: ``scenes`` or ``photos``.
         k: Patch tokens kept.
         first: First id.
         batch: Scenes at a time.
@@ -166,7 +192,7 @@ def evaluate(model: VisionTransformer, count: int, k: int = K, first: int = 0, b
     with torch.inference_mode():
         for start in range(first, first + count, batch):
             ids = range(start, min(start + batch, first + count))
-            data = scenes("heldout", ids)
+            data = drawing(pictures)("heldout", ids)
             tokens = _embed(model, torch.from_numpy(data.images))
             labels = torch.from_numpy(data.labels)
             logits = {"unpruned": _finish(model, tokens)}
@@ -199,8 +225,8 @@ def _finish(model: VisionTransformer, tokens: Tensor) -> Tensor:
     return model.forward_head(model.norm(model.blocks(tokens)))
 
 
-def _part(model: Trainee, precision: str, ids: range, share: float) -> Part:
-    batch = scenes("train", ids)
+def _part(model: Trainee, draw: Draw, precision: str, ids: range, share: float) -> Part:
+    batch = draw("train", ids)
     images = torch.from_numpy(batch.images).to(memory_format=torch.channels_last)
     labels = torch.from_numpy(batch.labels)
     with autocast(precision):

@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from gradprobe.data import hashes
-from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, model_fingerprint, weights_fingerprint
+from gradprobe.data.fingerprints import data_fingerprint, model_fingerprint, weights_fingerprint
 from gradprobe.data.hashes import cache_folder, file_hash, file_hashes
+from gradprobe.embedded.vlms import VLMS
 from gradprobe.errors import GradprobeError
 from gradprobe.vlm.caption_files import list_captions
 
@@ -89,7 +90,7 @@ DECIDING = (
 @pytest.mark.parametrize("name", DECIDING)
 def test_every_file_that_decides_what_a_model_sees_or_says_counts(tmp_path, name):
     folder = tmp_path / "model"
-    shutil.copytree(SCENES_VLM, folder)
+    shutil.copytree(VLMS["scenes-vlm"], folder)
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"{}")
@@ -105,7 +106,7 @@ def test_every_file_that_decides_what_a_model_sees_or_says_counts(tmp_path, name
 )
 def test_documents_and_other_models_below_do_not_count(tmp_path, name):
     folder = tmp_path / "model"
-    shutil.copytree(SCENES_VLM, folder)
+    shutil.copytree(VLMS["scenes-vlm"], folder)
     before = model_fingerprint(str(folder))
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("new")

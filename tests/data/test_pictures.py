@@ -18,10 +18,10 @@ from gradprobe.data.pictures import (
     PATCH,
     STD,
     Object,
-    _bank,
     as_bytes,
     objects_of,
     pictures,
+    samples_of,
 )
 from gradprobe.data.pictures import COLOURS as HUES
 from gradprobe.data.pictures import DIGITS as NAMES
@@ -72,8 +72,8 @@ def test_splits_and_ids_give_other_pictures_from_other_samples():
     target = load_digits().target
     for split in SPLITS:
         samples = target[split_samples(split)]
-        assert all((samples[rows] == digit).all() for digit, rows in enumerate(_bank(split).of_digit))
-        assert len(_bank(split).ink) == len(samples)
+        assert all((samples[rows] == digit).all() for digit, rows in enumerate(samples_of(split).of_digit))
+        assert len(samples_of(split).ink) == len(samples)
 
 
 def test_objects_have_three_to_five_distinct_digits_that_do_not_overlap():

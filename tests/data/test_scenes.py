@@ -1,4 +1,7 @@
-"""The embedded scenes: what is painted, who may be painted when, and what the shipped model makes of it."""
+"""The embedded scenes: what is painted, who may be painted when, and what the shipped model makes of it.
+
+Training is tried on scenes on photographs too.
+"""
 
 import copy
 import json
@@ -15,11 +18,12 @@ import torch
 from sklearn.datasets import load_digits
 
 import gradprobe.training.train_scenes as module
-from gradprobe.data.scenes import COLOURS, MEAN, NO_COLOUR, NO_DIGIT, STD, _bank, scenes, split_samples
-from gradprobe.embedded.scenes_model import CARD, WEIGHTS, load_scenes_model, scenes_sha256
+from gradprobe.data.photo_scenes import data_name
+from gradprobe.data.scenes import COLOURS, MEAN, NO_COLOUR, NO_DIGIT, STD, bank_of, scenes, split_samples
+from gradprobe.embedded.scenes_model import CARD, MODELS, WEIGHTS, load_scenes_model, scenes_sha256
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.training.checkpoint import Checkpoint
-from gradprobe.training.train_scenes import Recipe, evaluate, trainer
+from gradprobe.training.train_scenes import Recipe, evaluate, recipe_of, trainer
 
 SPLITS = ("train", "heldout")
 
@@ -65,8 +69,8 @@ def test_splits_share_no_sample():
     assert len(train) + len(heldout) == 1797
     target = load_digits().target
     for split in SPLITS:
-        assert np.array_equal(_bank(split).digits, target[split_samples(split)])
-        assert len(_bank(split).ink) == len(split_samples(split))
+        assert np.array_equal(bank_of(split).digits, target[split_samples(split)])
+        assert len(bank_of(split).ink) == len(split_samples(split))
     assert set(target[heldout]) == set(range(10))
 
 
@@ -271,6 +275,20 @@ def test_a_seed_is_a_training(tmp_path):
     assert not equal(weights_after(one), weights_after(other))
 
 
+def test_pictures_are_a_part_of_the_recipe(tmp_path):
+    losses = [next(trainer(replace(TINY, pictures=kind)).run(tmp_path / f"{kind}.safetensors")).loss for kind in MODELS]
+    assert len(set(losses)) == len(MODELS)
+    with pytest.raises(UsageError, match="pictures scenes there, photos here"):
+        next(trainer(replace(TINY, pictures="photos")).run(tmp_path / "scenes.safetensors"))
+
+
+def test_scenes_on_photographs_are_practised_longer_unless_it_is_said():
+    assert recipe_of("photos").steps > recipe_of("scenes").steps == Recipe().steps
+    assert recipe_of("photos", 7, 3) == Recipe("photos", steps=7, seed=3)
+    with pytest.raises(UsageError, match="steps=0"):
+        recipe_of("photos", 0)
+
+
 def test_a_checkpoint_of_another_recipe_is_refused_and_left(tmp_path):
     file = tmp_path / "one.safetensors"
     list(trainer(replace(TINY, steps=1)).run(file))
@@ -283,21 +301,27 @@ def test_a_checkpoint_of_another_recipe_is_refused_and_left(tmp_path):
         list(trainer(TINY).run(file))
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"seed": -1}, {"save_every": 0}])
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 0}, {"seed": -1}, {"save_every": 0}, {"pictures": "phots"}])
 def test_recipes_that_cannot_be_trained(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Recipe(**wrong)
 
 
-def test_the_command_writes_weights_that_load_and_a_card_of_them(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_command_writes_weights_that_load_and_a_card_of_them(kind, tmp_path, monkeypatch):
     from gradprobe.cli.scenes import train_scenes
 
     original = module.train_scenes
     monkeypatch.setattr(module, "train_scenes", lambda *a, **k: original(*a, **k, held_out=8))
     out = tmp_path / "new" / "folder"
-    train_scenes(out=out, steps=1, seed=3)
-    card = json.loads((out / "scenes.json").read_text())
-    assert sorted(path.name for path in out.iterdir()) == ["scenes.json", "scenes.safetensors"]
-    assert card["sha256"] == scenes_sha256(out / "scenes.safetensors")
-    assert card["accuracy"] == pytest.approx(evaluate(load_scenes_model(out / "scenes.safetensors"), 8), abs=1e-5)
+    train_scenes(out=out, pictures=kind, steps=1, seed=3, precision="float32")
+    card, weights = json.loads((out / f"{kind}.json").read_text()), out / f"{kind}.safetensors"
+    assert sorted(path.name for path in out.iterdir()) == [f"{kind}.json", weights.name]
+    assert card["sha256"] == scenes_sha256(weights)
+    for each in (card, card["few"]):
+        measured = evaluate(load_scenes_model(weights), 8, kind, each["k"])
+        assert each["accuracy"] == pytest.approx(measured, abs=1e-5)
+    assert card["k"] > card["few"]["k"] == 20
+    assert f"train-scenes --pictures {kind} --steps 1 --seed 3 --precision float32" in card["command"]
+    assert (card["recipe"]["pictures"], card["data"].partition(":")[0]) == (kind, data_name(kind).partition(":")[0])
     assert (card["recipe"]["steps"], card["recipe"]["seed"], card["held_out_scenes"]) == (1, 3, 8)
