@@ -31,6 +31,7 @@ def drawings() -> dict[str, Drawing]:
         "retention": lambda experiment, answers: retention_figure(panels(answers)),
         "operators": lambda experiment, answers: operators(row_panels(experiment, answers), experiment.paper),
         "predict": lambda experiment, answers: predict([answer.result for answer in answers]),
+        "scaling": _scaling,
     }
 
 
@@ -41,6 +42,14 @@ def _ablation(experiment: Any, answers: Sequence[Any]) -> Any:
 
     rows = variants([answer.result for answer in answers], experiment.paper)
     return ablation_figure(rows, tokens_of(experiment), experiment.title)
+
+
+def _scaling(experiment: Any, answers: Sequence[Any]) -> Any:
+    """Draw Figure A1."""
+    from gradprobe.comparison.scaling import scaling_of
+    from gradprobe.comparison.scaling_figure import scaling_figure
+
+    return scaling_figure(scaling_of(experiment, answers), experiment.title, experiment.claim)
 
 
 def _fig4(experiment: Any, answers: Sequence[Any]) -> Any:
