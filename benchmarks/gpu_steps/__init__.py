@@ -8,6 +8,6 @@ STEPS = (
     Step("c", "probes", "probes over their floor", "gpu_steps.probes_over_floor", bound=100, least=25),
     Step("d", "table4", "Table 4, LLaVA-1.5-7B", "gpu_steps.table4", bound=80, least=25),
     Step("e", "operators", "operators by seeds", "gpu_steps.operators", bound=240, least=20),
-    Step("f", "table5", "Table 5, scenes-vlm", "gpu_steps.table5", bound=120, least=20),
+    Step("f", "table5", "Table 5, photos-vlm", "gpu_steps.table5", bound=120, least=20),
     Step("g", "memory", "memory of a 7B training step", "gpu_steps.memory", bound=60, least=25),
 )

@@ -102,14 +102,18 @@ Rate = Annotated[float, typer.Option("--learning-rate", help="Of that training."
 Scorer = Annotated[str, typer.Option(help="mlp or transformer, with fields: mlp:width=512.")]
 Vlm = Annotated[
     str | None,
-    typer.Option("--task", help="A vision-language model instead of --backbone: scenes-vlm, a hub id or a folder."),
+    typer.Option(
+        "--task", help="A vision-language model instead of --backbone: photos-vlm, scenes-vlm, a hub id or a folder."
+    ),
 ]
-Backbone = Annotated[str, typer.Option(help="scenes (embedded) or a timm vision transformer.")]
+Backbone = Annotated[str, typer.Option(help="scenes or photos (embedded), or a timm vision transformer.")]
 Weights = Annotated[str | None, typer.Option(help="A .safetensors or .pth file, or none for random.")]
 WeightsKey = Annotated[str | None, typer.Option(help="Which model of that file: state_dict, model_ema, teacher, ...")]
 ImageSize = Annotated[str | None, typer.Option(help="Pixels, 384 or HxW: 384x288. Default: the size of the weights.")]
 ClassOrder = Annotated[str | None, typer.Option(help="Order of class folders, where it is in doubt: text or natural.")]
-Data = Annotated[str | None, typer.Option(help="Folder of images, or captions for --task; scenes have their own.")]
+Data = Annotated[
+    str | None, typer.Option(help="Folder of images, or captions for --task; embedded models have their own.")
+]
 TrainData = Annotated[str | None, typer.Option(help="Folder of images to train on; default: --data.")]
 Page = Annotated[
     str | None, typer.Option(help="The .html to write; none for none. Default: a file beside the answers.")

@@ -4,8 +4,8 @@ import typer
 
 from gradprobe.cli.options import checked
 from gradprobe.cli.vlm_cost import cost
+from gradprobe.cli.vlm_embedded import train_photos, train_scenes
 from gradprobe.cli.vlm_generate import generate
-from gradprobe.cli.vlm_scenes import train_scenes
 from gradprobe.cli.vlm_show import show
 from gradprobe.cli.vlm_train import train
 
@@ -20,3 +20,4 @@ vlm.command()(checked(generate))
 vlm.command()(checked(show))
 vlm.command()(checked(cost))
 vlm.command("train-scenes")(checked(train_scenes))
+vlm.command("train-photos")(checked(train_photos))

@@ -11,7 +11,7 @@ from gradprobe.errors import UsageError
 
 
 def cost(
-    model: Annotated[str, typer.Option(help="One of the paper's models by hub id, scenes-vlm, or a folder.")],
+    model: Annotated[str, typer.Option(help="One of the paper's models by hub id, photos-vlm, or a folder.")],
     k: Annotated[str | None, typer.Option(help="Visual tokens kept, e.g. 64,128,192.")] = None,
     ratio: Annotated[str | None, typer.Option(help="The same as shares of N; 0.111 without either.")] = None,
     text_tokens: Annotated[int, typer.Option(help="Length of the prompt, special tokens included.")] = 97,

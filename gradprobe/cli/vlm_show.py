@@ -17,7 +17,9 @@ def show(
         str | None, typer.Option(help="The model, where it lies elsewhere; alone: tokens are ranked by length.")
     ] = None,
     image: Annotated[Path | None, typer.Option(help="An image file.")] = None,
-    picture: Annotated[int | None, typer.Option(help="Instead: a held-out picture of scenes-vlm by number.")] = None,
+    picture: Annotated[
+        int | None, typer.Option(help="Instead: a held-out picture of an embedded model by number.")
+    ] = None,
     k: Annotated[int | None, typer.Option(help="Tokens at each end; the pruner's own without it.")] = None,
     device: options.Device = "cpu",
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; float32 on a CPU.")] = None,
@@ -31,7 +33,7 @@ def show(
     if pruner is None and model is None:
         raise UsageError("give --pruner DIR (a trained pruner), or --model NAME alone to rank tokens by their length")
     if (image is None) == (picture is None):
-        raise UsageError("give either --image FILE or --picture NUMBER (of scenes-vlm)")
+        raise UsageError("give either --image FILE or --picture NUMBER (of scenes-vlm or photos-vlm)")
     if pruner is None and k is None:
         raise UsageError("give --k, the number of tokens at each end, e.g. --k 11")
     pixels = None if image is None else options.opened_image(image)
@@ -94,12 +96,14 @@ def _inputs(vlm: Any, image: Any, picture: int | None) -> tuple[Any, Any]:
         return inputs_of(vlm, [image], getattr(vlm.processor, "image_token", "<image>")), None
     import torch
 
-    from gradprobe.data.pictures import GRID, SIZE, pictures
+    from gradprobe.data.pictures import GRID, SIZE
+    from gradprobe.embedded.vlms import PHOTOS_SIZES
+    from gradprobe.vlm.picture_source import PictureSource
 
     layout = vlm.family.layout(vlm.model.config)
     if (layout.seen, layout.grids) != ((SIZE, SIZE), ((GRID, GRID),)):
-        raise UsageError(f"--picture is of scenes-vlm, which {vlm.name} is not; give --image FILE")
+        raise UsageError(f"--picture is of scenes-vlm and photos-vlm, which {vlm.name} is not; give --image FILE")
     if picture < 0:
         raise UsageError(f"--picture {picture} is not possible; give a whole number of 0 or more")
-    data = pictures("heldout", [picture])
-    return {vlm.family.inputs[0]: torch.from_numpy(data.images)}, data.relevant[0]
+    (example,) = PictureSource(vlm.name in PHOTOS_SIZES.values()).probe(picture, 1, 0)
+    return {vlm.family.inputs[0]: torch.from_numpy(example.image()[None])}, example.relevant

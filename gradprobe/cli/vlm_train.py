@@ -13,7 +13,7 @@ from gradprobe.errors import UsageError
 
 
 def train(
-    model: Annotated[str, typer.Option(help="scenes-vlm (embedded), a hub id, or a folder.")],
+    model: Annotated[str, typer.Option(help="photos-vlm or scenes-vlm (embedded), a hub id, or a folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the pruner, its card, the log and the checkpoint.")],
     data: Annotated[str | None, typer.Option(help="captions.jsonl, or a folder of images with captions.")] = None,
     image_root: Annotated[str | None, typer.Option(help="What paths in a captions file are relative to.")] = None,
@@ -43,6 +43,7 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a scorer by the caption loss of a frozen model, through an operator; stopped, it goes on where it was."""
+    from gradprobe.embedded.vlms import VLMS
     from gradprobe.vlm.training.presets import PRESETS
     from gradprobe.vlm.training.presets import preset as settings_of
     from gradprobe.vlm.training.tracking import check_tracker
@@ -55,11 +56,13 @@ def train(
     changes = {name: value for name, value in fields.items() if value is not None}
     if tau is not None:
         changes["tau_start"], changes["tau_end"] = options.temperatures(tau)
-    name = preset or ("small" if model == "scenes-vlm" else "diffprune")
+    name = preset or ("small" if model in VLMS else "diffprune")
     settings = settings_of(name, changes)
     check_tracker(track)
-    if data is None and model != "scenes-vlm":
-        raise UsageError(f"--model {model} needs captioned images: give --data captions.jsonl or a folder of them")
+    if data is None and model not in VLMS:
+        from gradprobe.vlm.picture_source import check_captions
+
+        check_captions(model, "--model")
     if data is None and image_root is not None:
         raise UsageError("--image-root goes with --data captions.jsonl")
 

@@ -15,8 +15,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, image_files, model_fingerprint
+from gradprobe.data.fingerprints import data_fingerprint, image_files, model_fingerprint
 from gradprobe.data.reader import is_plain
+from gradprobe.embedded.vlms import SCENES, VLMS
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import atomic_write, may_exist
 from gradprobe.store import archive, older
@@ -81,7 +82,7 @@ def fingerprints(data: Sequence[str], models: Sequence[str]) -> dict[str, str]:
     Raises:
         UsageError: There is no such folder or file, or its pictures or classes are read otherwise than before.
     """
-    fingerprints = {older_model_fingerprint(SCENES_VLM): model_fingerprint("scenes-vlm")}
+    fingerprints = {older_model_fingerprint(VLMS[SCENES]): model_fingerprint(SCENES)}
     for name in models:
         if not Path(name).is_dir():
             raise UsageError(f"--model {name} is no folder; models of the hub are named by their ids")

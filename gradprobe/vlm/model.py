@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.devices import check_dtype, cuda_available, device_named
+from gradprobe.embedded.vlms import embedded_folder, training_command
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.models.backbones import frozen
 from gradprobe.models.wrappers import unwrapped
@@ -19,7 +20,6 @@ from gradprobe.vlm.families import family_of
 from gradprobe.vlm.families.base import Family
 from gradprobe.vlm.installed import no_progress_bar, transformers_module
 from gradprobe.vlm.masks import biased_mask
-from gradprobe.vlm.scenes import FOLDER, SCENES
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -305,7 +305,7 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
     """Open a model with its processor, in evaluation mode.
 
     Args:
-        name_or_folder: ``scenes-vlm`` (embedded), a hub id such as ``llava-hf/llava-1.5-7b-hf``, or a folder.
+        name_or_folder: An embedded model (``photos-vlm``), a hub id such as ``llava-hf/llava-1.5-7b-hf``, or a folder.
         device: ``cpu``, ``cuda``, ``cuda:1``, ..., or ``auto`` to spread a large model over all devices.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
 
@@ -323,11 +323,11 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
     place = device_named("cpu" if device == "auto" else device, others=["auto"])
     spread = device == "auto" and cuda_available()
     check_dtype(dtype, torch.device("cuda", 0) if spread else place, "--dtype float16 or float32")
-    embedded = name_or_folder == SCENES
-    folder = FOLDER if embedded else Path(name_or_folder).expanduser()
+    own = embedded_folder(name_or_folder)
+    folder = own or Path(name_or_folder).expanduser()
+    embedded = own is not None
     if embedded and not (folder / "model.safetensors").is_file():
-        remedy = f"make it with gradprobe vlm train-scenes --out {folder}"
-        raise GradprobeError(f"no model.safetensors in {folder}; {remedy}")
+        raise GradprobeError(f"no model.safetensors in {folder}; make it with {training_command(name_or_folder)}")
     looks_local = name_or_folder.startswith((".", "/", "~")) or name_or_folder.count("/") > 1
     if looks_local and not folder.is_dir():
         raise UsageError(f"there is no folder {name_or_folder}; give one that holds config.json, or a hub id")

@@ -1,17 +1,20 @@
-"""Embedded pictures as captioned examples: no files, a caption and one question each."""
+"""Pictures of the embedded models as captioned examples: no files, a caption and one question each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from gradprobe.data.pictures import GRID, SIDE, Object, objects_of, pictures
+from gradprobe.data.photos import fingerprint, photos
+from gradprobe.data.pictures import GRID, SIDE, Object, Pictures, objects_of, pictures
 from gradprobe.data.pictures_text import captions, prompt_of_caption, prompt_of_question, questions
-from gradprobe.errors import UsageError
+from gradprobe.embedded.vlms import PHOTOS_SIZES, VLMS
+from gradprobe.errors import UsageError, nearest
 from gradprobe.vlm.captions import Captions, Example, open_captions
 from gradprobe.vlm.model import VLM
-from gradprobe.vlm.scenes import SCENES
+
+Draw = Callable[[str, Sequence[int]], Pictures]
 
 
 @dataclass(frozen=True)
@@ -20,34 +23,48 @@ class PictureSource:
 
     A picture comes with one question, of the kind ``id % 4``.
 
+    Attributes:
+        on_photos: Pictures on photographs, of held-out regions for probes; else on a plain background.
+        skipped: None are passed over.
+        size: Pictures of a seed.
+
     Example:
         >>> one, two = PictureSource().probe(0, 2, seed=0)
         >>> one.question, one.answer, two.kind
         ('<image> is the blue eight above the yellow six ? answer :', 'yes', 1)
     """
 
+    on_photos: bool = False
     skipped: tuple[str, ...] = ()
     size: int = 1_000_000
-    fingerprint: str = "pictures"
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the data in a question."""
+        return fingerprint() if self.on_photos else "pictures"
 
     def need(self, count: int) -> None:
         """Accept any count: there are always enough pictures."""
 
     def probe(self, start: int, size: int, seed: int) -> list[Example]:
         """Return pictures ``start .. start + size`` of the seed's own million."""
-        return _examples("heldout", range(seed * 1_000_000 + start, seed * 1_000_000 + start + size))
+        return _examples(self._draw, "heldout", range(seed * 1_000_000 + start, seed * 1_000_000 + start + size))
 
     def train(self, start: int, size: int, seed: int) -> list[Example]:
         """Return pictures of the digits that the model was trained on; the pictures themselves are new to it."""
         first = (seed + 1_000) * 1_000_000 + start
-        return _examples("train", range(first, first + size))
+        return _examples(self._draw, "train", range(first, first + size))
+
+    @property
+    def _draw(self) -> Draw:
+        return photos if self.on_photos else pictures
 
 
-def _examples(split: str, ids: Sequence[int]) -> list[Example]:
+def _examples(draw: Draw, split: str, ids: Sequence[int]) -> list[Example]:
     return [
         Example(
             i,
-            partial(_image, split, i),
+            partial(_image, draw, split, i),
             prompt_of_caption(),
             caption,
             prompt_of_question(question.text),
@@ -61,9 +78,9 @@ def _examples(split: str, ids: Sequence[int]) -> list[Example]:
     ]
 
 
-def _image(split: str, i: int) -> np.ndarray:
+def _image(draw: Draw, split: str, i: int) -> np.ndarray:
     """Draw a picture ``(3, 80, 80)``, normalised; late, since its features may be cached."""
-    return pictures(split, [i]).images[0]
+    return draw(split, [i]).images[0]
 
 
 def _relevant(objects: Sequence[Object]) -> np.ndarray:
@@ -75,13 +92,29 @@ def _relevant(objects: Sequence[Object]) -> np.ndarray:
 
 
 def source_of(name: str, data: str | None, vlm: VLM) -> PictureSource | Captions:
-    """Open a captions file or folder, or the embedded pictures of ``scenes-vlm``.
+    """Open a captions file or folder, or the pictures of an embedded model.
 
     Raises:
         UsageError: Another model without data, or data that cannot be used.
     """
     if data is not None:
         return open_captions(data, processor=vlm.processor)
-    if name != SCENES:
-        raise UsageError(f"--task {name} needs captioned images: give --data captions.jsonl or a folder of them")
-    return PictureSource()
+    check_captions(name, "--task")
+    return PictureSource(name in PHOTOS_SIZES.values())
+
+
+def check_captions(name: str, option: str) -> None:
+    """Refuse a model that has no pictures of its own.
+
+    Args:
+        name: The model.
+        option: Option that named it.
+
+    Raises:
+        UsageError: It is not embedded.
+    """
+    if name not in VLMS:
+        raise UsageError(
+            f"{option} {name} needs captioned images: give --data captions.jsonl or a folder of them; the embedded "
+            f"models have their own ({nearest(name, VLMS)})"
+        )

@@ -19,13 +19,13 @@ from gradprobe.vlm.model import VLM, open_vlm
 @pytest.fixture(scope="module")
 def folder_of_a_model(tmp_path_factory):
     """A model of random weights with its processor, as ``save_pretrained`` leaves them."""
-    from gradprobe.vlm.scenes import scenes_processor, scenes_vlm
+    from gradprobe.vlm.embedded import blank_vlm, digits_processor
 
     folder = tmp_path_factory.mktemp("model")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        scenes_vlm().save_pretrained(folder)
-    scenes_processor().save_pretrained(folder)
+        blank_vlm().save_pretrained(folder)
+    digits_processor().save_pretrained(folder)
     return folder
 
 

@@ -20,7 +20,8 @@ from gradprobe.comparison.rekey import (
     rekey,
     rekey_presets,
 )
-from gradprobe.data.fingerprints import SCENES_VLM, data_fingerprint, model_fingerprint
+from gradprobe.data.fingerprints import data_fingerprint, model_fingerprint
+from gradprobe.embedded.vlms import VLMS
 from gradprobe.errors import UsageError
 from gradprobe.store.archive import read_files
 from gradprobe.store.record import key_of
@@ -90,7 +91,7 @@ def test_answers_about_other_files_and_bad_answers_are_left_alone(tmp_path, phot
 
 
 def older_of(known):
-    return next(value for value in known if value != older_model_fingerprint(SCENES_VLM))
+    return next(value for value in known if value != older_model_fingerprint(VLMS["scenes-vlm"]))
 
 
 def test_an_answer_that_is_there_already_is_not_overwritten(tmp_path, photos):
@@ -131,14 +132,13 @@ def test_killed_at_any_step_nothing_is_lost_and_the_same_call_goes_on(tmp_path, 
 
 
 def test_models_and_captions_too(tmp_path, photos):
-    shutil.copytree(SCENES_VLM, tmp_path / "model")
+    shutil.copytree(VLMS["scenes-vlm"], tmp_path / "model")
     (photos / "captions.jsonl").write_text('{"image": "1.png", "caption": "a cat"}\n')
     known = fingerprints([str(photos)], [str(tmp_path / "model")])
     listing = list_captions(photos)
     store = Store(tmp_path / "runs")
-    question = asked(
-        task="captioning", weights=older_model_fingerprint(SCENES_VLM), data=f"{older_captions_fingerprint(listing)}:7"
-    )
+    older = older_model_fingerprint(VLMS["scenes-vlm"])
+    question = asked(task="captioning", weights=older, data=f"{older_captions_fingerprint(listing)}:7")
     store.save(result(question))
     (outcome,) = rekey(tmp_path / "runs", known)
     newer = store.load(outcome.after).question

@@ -9,11 +9,11 @@ from gradprobe.operators.registry import part
 from gradprobe.probes.cost.measure import counted
 from gradprobe.vlm.costs.flops import cost
 from gradprobe.vlm.deploy import Budget, Pruner, load, save
+from gradprobe.vlm.embedded import digits_processor
 from gradprobe.vlm.families import FAMILIES
 from gradprobe.vlm.families.base import TINY_TEXT, TINY_TOKEN, Family, Layout, View
 from gradprobe.vlm.model import open_vlm
 from gradprobe.vlm.ranking import ranking
-from gradprobe.vlm.scenes import scenes_processor
 
 ROWS = [[0], [1, 2], []]
 
@@ -66,7 +66,7 @@ def folder(tmp_path):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         AutoModelForImageTextToText.from_config(Idefics3().tiny()[0]).save_pretrained(tmp_path)
-    scenes_processor().save_pretrained(tmp_path)
+    digits_processor().save_pretrained(tmp_path)
     return str(tmp_path)
 
 

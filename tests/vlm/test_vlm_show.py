@@ -184,14 +184,14 @@ def test_means_are_told_with_the_number_of_tokens():
 def scenes(tmp_path_factory):
     """The embedded model's shape with random weights, and a pruner of it."""
     from gradprobe.vlm.deploy import save
-    from gradprobe.vlm.scenes import scenes_processor, scenes_vlm
+    from gradprobe.vlm.embedded import blank_vlm, digits_processor
 
     folder = tmp_path_factory.mktemp("scenes")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = scenes_vlm()
+        model = blank_vlm()
     model.save_pretrained(folder)
-    scenes_processor().save_pretrained(folder)
+    digits_processor().save_pretrained(folder)
     vlm = VLM.of(model, name=str(folder))
     metadata = {**vlm.metadata, "scorer": "mlp:width=8", "k": 11, "op": "lapsum+vpnoise"}
     return folder, save(tmp_path_factory.mktemp("pruner"), scorer_of(vlm), metadata)

@@ -10,11 +10,11 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from gradprobe.embedded.vlms import VLMS, embedded_folder
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.vlm.families import family_of, published_models
 from gradprobe.vlm.families.base import Layout, Size
 from gradprobe.vlm.installed import transformers_module
-from gradprobe.vlm.scenes import FOLDER, SCENES
 
 # Table 4 of the paper by model and K (0: unpruned): FP16 on one A6000, batch 1, mean of 30 passes; T FLOPs and ms.
 TABLE_4: Mapping[tuple[str, int], Mapping[str, float]] = {
@@ -35,7 +35,7 @@ def config_of(name: str | Path) -> Any:
     """Return the transformers configuration of a model.
 
     Args:
-        name: A hub id of the table, ``scenes-vlm``, or a folder with ``config.json``.
+        name: A hub id of the table, an embedded model, or a folder with ``config.json``.
 
     Raises:
         UsageError: An unknown name, or a model of no known family.
@@ -49,12 +49,12 @@ def config_of(name: str | Path) -> Any:
     if family := families.get(str(name)):
         entries = deepcopy(dict(family.published[str(name)]))  # transformers takes some entries out
         return transformers_module().AutoConfig.for_model(family.name, **entries)
-    if str(name) == SCENES:
-        return _read(FOLDER)
+    if folder := embedded_folder(str(name)):
+        return _read(folder)
     if Path(name).is_dir():
         return _read(Path(name))
     raise UsageError(
-        f"the dimensions of {name} are not known here; {nearest(str(name), [*families, SCENES])}. For another model "
+        f"the dimensions of {name} are not known here; {nearest(str(name), [*families, *VLMS])}. For another model "
         "give a folder with its config.json"
     )
 

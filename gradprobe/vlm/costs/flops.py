@@ -156,7 +156,7 @@ def cost(
     """Count FLOPs and parameters of each part of a VLM, unpruned and with K visual tokens.
 
     Args:
-        model: A hub id of the paper's models, ``scenes-vlm``, or a folder with ``config.json``.
+        model: A hub id of the paper's models, an embedded model, or a folder with ``config.json``.
         k: Numbers of tokens kept.
         ratio: Shares of N kept; without either, 1/9, the paper's strongest pruning.
         text_tokens: Length of the prompt, special tokens included.

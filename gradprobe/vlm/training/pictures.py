@@ -1,4 +1,4 @@
-"""Training of the embedded vision-language model from scratch, in three stages.
+"""Training of the embedded vision-language models from scratch, in three stages.
 
 First, side by side: the tower learns from labels to turn each patch into the words of its object, and the language
 model learns to caption and to answer from the same words in the place of the patches. The tower is done early: the
@@ -18,10 +18,13 @@ import torch
 from timm.layers import build_sincos2d_pos_embed
 from torch import Tensor, nn
 
-from gradprobe.data.pictures import GRID, objects_of, pictures
+from gradprobe.data.photos import photos
+from gradprobe.data.pictures import GRID, Pictures, objects_of, pictures
+from gradprobe.embedded.vlms import SCENES
 from gradprobe.training.from_scratch import FIRST_ID, Part, Trainer, check_recipe, fresh
 from gradprobe.training.precision import autocast
-from gradprobe.vlm.scenes import ID, NOTHING, WIDTH, scenes_vlm
+from gradprobe.vlm.embedded import ID, NOTHING, blank_vlm
+from gradprobe.vlm.training.background import Background, OneWord, Texture
 from gradprobe.vlm.training.pictures_loss import (
     BLUR,
     CELLS,
@@ -29,9 +32,9 @@ from gradprobe.vlm.training.pictures_loss import (
     LATER_QUESTIONS,
     QUESTIONS,
     TEXTS,
-    compounds,
     label_loss,
     lines,
+    targets,
     text_loss,
     truth,
     visual_tokens,
@@ -46,6 +49,7 @@ class Recipe:
     """Everything that the weights depend on, beside the versions of the libraries.
 
     Attributes:
+        model: Embedded model, which decides its shape and pictures, and the tower's target for patches without a digit.
         apart: Steps of the first stage: tower and language model side by side.
         words: Steps of the second stage: the language model alone.
         together: Steps of the third stage: both on pictures.
@@ -61,6 +65,7 @@ class Recipe:
         save_every: Steps between checkpoints.
     """
 
+    model: str = SCENES
     apart: int = 600
     words: int = 2500
     together: int = 1000
@@ -93,15 +98,27 @@ class Recipe:
         return 0.5 * self.rate * falling * min(1.0, (step + 1) / self.warmup)
 
 
-def fresh_model(seed: int) -> Any:
-    """Return the model before training: fixed orthonormal words, whose sums can be read off, and positions as waves."""
+def recipe_of(model: str, seed: int) -> Recipe:
+    """Return the recipe of an embedded model."""
+    if model == SCENES:
+        return Recipe(seed=seed)
+    return Recipe(model, apart=800, words=2300, together=1000, few_from=3100, seed=seed)
+
+
+def drawing(model: str) -> Callable[[str, Sequence[int]], Pictures]:
+    """Return the function (split, ids) that draws the pictures of an embedded model."""
+    return pictures if model == SCENES else photos
+
+
+def fresh_model(name: str, seed: int) -> Any:
+    """Return a model before training: fixed orthonormal words, whose sums can be read off, and positions as waves."""
 
     def make() -> nn.Module:
-        model = scenes_vlm()
+        model = blank_vlm(name)
         with torch.no_grad():
             nn.init.orthogonal_(model.model.language_model.embed_tokens.weight)
             place = model.model.vision_tower.embeddings.position_embedding.weight
-            place[1:] = 0.4 * build_sincos2d_pos_embed([GRID, GRID], dim=WIDTH)
+            place[1:] = 0.4 * build_sincos2d_pos_embed([GRID, GRID], dim=place.shape[1])
         return model
 
     model = fresh(make, seed)
@@ -116,25 +133,43 @@ def trainer(recipe: Recipe) -> Trainer:
     Each step counts ``(2, 4)`` labels of objects' patches (digit, colour, row, column; right and all) and ``(2, 6)``
     words (of four kinds of answers, captions, and which way it is; right and all).
     """
-    model = fresh_model(recipe.seed)
+    model = fresh_model(recipe.model, recipe.seed)
+    table = model.model.language_model.embed_tokens.weight
+    background = OneWord(table) if recipe.model == SCENES else Texture.fitted(table)
+    taught = _Taught(model, drawing(recipe.model), background)
     stages = (0, recipe.apart, recipe.apart + recipe.words)
-    return Trainer(model, recipe, partial(_jobs, model, recipe), recipe.rate_at, (0.9, 0.98), stages)
+    return Trainer(model, recipe, partial(_jobs, taught, recipe), recipe.rate_at, (0.9, 0.98), stages)
 
 
-def _jobs(model: Any, recipe: Recipe, step: int, precision: str) -> list[Callable[[], Part]]:
+@dataclass(frozen=True)
+class _Taught:
+    model: Any
+    draw: Callable[[str, Sequence[int]], Pictures]
+    background: Background
+
+    @property
+    def table(self) -> Tensor:
+        return self.model.model.language_model.embed_tokens.weight
+
+    def part(self, loss: Tensor, *counts: Tensor) -> Part:
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        return Part(torch.autograd.grad(loss, parameters, allow_unused=True), loss.item(), counts)
+
+
+def _jobs(taught: _Taught, recipe: Recipe, step: int, precision: str) -> list[Callable[[], Part]]:
     first = recipe.seed * FIRST_ID + step * max(recipe.tower_batch, 2 * recipe.batch)
     kinds = QUESTIONS if step < recipe.relations_from else LATER_QUESTIONS
     if step < recipe.apart:
         return [
-            partial(_words_part, model, range(first, first + recipe.batch), precision, kinds, 1.0),
-            partial(_labels_part, model, range(first, first + recipe.tower_batch), precision),
+            partial(_words_part, taught, range(first, first + recipe.batch), precision, kinds, 1.0),
+            partial(_labels_part, taught, range(first, first + recipe.tower_batch), precision),
         ]
     if step < recipe.apart + recipe.words:
         halves = _halves(range(first, first + recipe.batch))
-        return [partial(_words_part, model, ids, precision, kinds, len(ids) / recipe.batch) for ids in halves if ids]
+        return [partial(_words_part, taught, ids, precision, kinds, len(ids) / recipe.batch) for ids in halves if ids]
     halves = _halves(range(first, first + 2 * recipe.batch))
     few = step >= recipe.few_from
-    return [partial(_pictures_part, model, ids, precision, kinds, few and i == 0) for i, ids in enumerate(halves)]
+    return [partial(_pictures_part, taught, ids, precision, kinds, few and i == 0) for i, ids in enumerate(halves)]
 
 
 def _halves(ids: range) -> list[range]:
@@ -142,49 +177,44 @@ def _halves(ids: range) -> list[range]:
     return [ids[:middle], ids[middle:]]
 
 
-def _labels_part(model: Any, ids: range, precision: str) -> Part:
+def _labels_part(taught: _Taught, ids: range, precision: str) -> Part:
     """Return the tower's part of the first stage."""
-    batch = pictures("train", ids)
-    table = model.model.language_model.embed_tokens.weight
+    batch = taught.draw("train", ids)
     with autocast(precision):
-        tokens = visual_tokens(model, torch.from_numpy(batch.images))
-    loss, labels = label_loss(tokens, truth(batch.objects), table)
-    return Part(_gradients(loss, model), loss.item(), (labels, torch.zeros(2, len(TEXTS))))
+        tokens = visual_tokens(taught.model, torch.from_numpy(batch.images))
+    loss, labels = label_loss(tokens, truth(batch.objects), taught.table, batch.images, taught.background)
+    return taught.part(loss, labels, torch.zeros(2, len(TEXTS)))
 
 
-def _words_part(model: Any, ids: range, precision: str, kinds: Sequence[str], share: float) -> Part:
+def _words_part(taught: _Taught, ids: range, precision: str, kinds: Sequence[str], share: float) -> Part:
     """Return the language model's part of a step on words in the place of patches."""
     objects = objects_of("train", ids)
     words = truth(objects)
     generator = torch.Generator().manual_seed(ids.start)
     where = _shown(words, FEW, generator)
-    visual = compounds(words.take_along_dim(where[..., None], dim=1), model.model.language_model.embed_tokens.weight)
+    background = taught.background.drawn(len(ids), FEW, generator)
+    visual = targets(words.take_along_dim(where[..., None], dim=1), taught.table, background)
     visual = visual + BLUR * torch.randn(visual.shape, generator=generator)
     with autocast(precision):
-        loss, read = text_loss(model, visual, where, lines(objects, ids, SEED, kinds))
-    return Part(_gradients(share * loss, model), share * loss.item(), (torch.zeros(2, 4), read))
+        loss, read = text_loss(taught.model, visual, where, lines(objects, ids, SEED, kinds))
+    return taught.part(share * loss, torch.zeros(2, 4), read)
 
 
-def _pictures_part(model: Any, ids: range, precision: str, kinds: Sequence[str], few: bool) -> Part:
+def _pictures_part(taught: _Taught, ids: range, precision: str, kinds: Sequence[str], few: bool) -> Part:
     """Return the part of both on some pictures."""
-    batch = pictures("train", ids)
+    batch = taught.draw("train", ids)
     words = truth(batch.objects)
     count = int(np.random.Generator(np.random.SFC64([9, ids.start])).integers(FEW, CELLS)) if few else CELLS
     where = _shown(words, count, torch.Generator().manual_seed(ids.start))
     with autocast(precision):
-        tokens = visual_tokens(model, torch.from_numpy(batch.images))
+        tokens = visual_tokens(taught.model, torch.from_numpy(batch.images))
         visual = tokens.take_along_dim(where[..., None], dim=1)
-        loss, read = text_loss(model, visual, where, lines(batch.objects, ids, SEED, kinds))
-    label, labels = label_loss(tokens, words, model.model.language_model.embed_tokens.weight)
-    loss = (loss + LABELS * label) / 2
-    return Part(_gradients(loss, model), loss.item(), (labels, read))
+        loss, read = text_loss(taught.model, visual, where, lines(batch.objects, ids, SEED, kinds))
+    label, labels = label_loss(tokens, words, taught.table, batch.images, taught.background)
+    return taught.part((loss + LABELS * label) / 2, labels, read)
 
 
 def _shown(words: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Return the patches that are shown, ascending ``(B, count)``: all patches of objects, then any."""
     chance = torch.rand(words.shape[:2], generator=generator)
     return (chance + (words[..., 0] != ID[NOTHING])).topk(count, dim=1).indices.sort(dim=1).values
-
-
-def _gradients(loss: Tensor, model: nn.Module) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)

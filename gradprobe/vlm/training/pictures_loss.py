@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from gradprobe.data.pictures import COLOURS, DIGITS, GRID, SIDE, Object
 from gradprobe.data.pictures_text import COLUMNS, KINDS, ROWS, caption, question
-from gradprobe.vlm.scenes import END, ID, NOTHING, PAD, START
+from gradprobe.vlm.embedded import END, ID, NOTHING, PAD, START
+from gradprobe.vlm.training.background import SHARPNESS, Background
 
 QUESTIONS = (*["relations"] * 2, *["existence"] * 2, *["attributes"] * 3, *["choice"] * 3)
 # Relations come last, with an exercise beside them: the direction itself, before judging a stated one.
@@ -25,8 +26,6 @@ CELLS = GRID * GRID
 FEW = 24  # visual tokens in the first stage: all patches of objects and some of the background
 FIRST_WORDS = tuple(ID[words[0]] for words in (DIGITS, COLOURS, ROWS, COLUMNS))
 GROUPS = tuple(tuple(ID[word] for word in words) for words in (DIGITS, COLOURS, ROWS, COLUMNS))
-SHARPNESS = 8.0  # of the tower's word scores: at the target, where they are 0 and 1, the loss is nearly 0
-BACKGROUND = 0.25  # weight of a patch of no object, since five of six are
 BLUR = 0.05  # noise in each channel of the sum of words (norm 2) in the place of a patch
 Line = tuple[int, str, str]  # index into ``TEXTS``, given text, target text
 _END = ID[END]
@@ -61,10 +60,9 @@ def truth(objects: Sequence[Sequence[Object]]) -> Tensor:
     return torch.from_numpy(words.reshape(len(objects), CELLS, 4))
 
 
-def compounds(words: Tensor, table: Tensor) -> Tensor:
-    """Return the target embedding of each patch: the sum of its four words, or ``NOTHING`` once."""
-    inside = (words[..., :1] != ID[NOTHING]).to(table.dtype)
-    return table[words].sum(dim=-2) * inside + table[ID[NOTHING]] * (1 - inside)
+def targets(words: Tensor, table: Tensor, background: Tensor) -> Tensor:
+    """Return the target embedding of each patch: the sum of its four words, or that of the background ``(B, M, W)``."""
+    return torch.where(words[..., :1] != ID[NOTHING], table[words].sum(dim=-2), background)
 
 
 def lines(
@@ -116,7 +114,7 @@ def text_loss(model: Any, visual: Tensor, where: Tensor, text: Lines) -> tuple[T
 
     Args:
         model: Vision-language model.
-        visual: Visual tokens, ``(B, M, 128)``.
+        visual: Visual tokens, ``(B, M, W)``.
         where: Indices of their patches, ``(B, M)`` ascending.
         text: Captions and questions.
 
@@ -152,15 +150,21 @@ def text_loss(model: Any, visual: Tensor, where: Tensor, text: Lines) -> tuple[T
 
 
 def visual_tokens(model: Any, images: Tensor) -> Tensor:
-    """Return the visual tokens of images after the projector, ``(B, 100, 128)``; as LLaVA, without its hooks."""
+    """Return the visual tokens of images behind the projector, ``(B, 100, W)``; as LLaVA, without its hooks."""
+    return model.model.multi_modal_projector(tower_tokens(model, images))
+
+
+def tower_tokens(model: Any, images: Tensor) -> Tensor:
+    """Return the visual tokens of images before the projector, ``(B, 100, W)``."""
     tower = model.model.vision_tower
     hidden = tower.pre_layrnorm(tower.embeddings(images))
-    hidden = tower.encoder(inputs_embeds=hidden).last_hidden_state[:, 1:]
-    return model.model.multi_modal_projector(hidden)
+    return tower.encoder(inputs_embeds=hidden).last_hidden_state[:, 1:]
 
 
-def label_loss(tokens: Tensor, words: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the loss of visual tokens ``(B, 100, 128)`` against the words of their patches.
+def label_loss(
+    tokens: Tensor, words: Tensor, table: Tensor, images: np.ndarray, background: Background
+) -> tuple[Tensor, Tensor]:
+    """Return the loss of visual tokens ``(B, 100, W)`` against the words of their patches.
 
     Returns:
         Squared distance plus cross-entropy of each of the four words, and right words and all words of objects'
@@ -168,12 +172,13 @@ def label_loss(tokens: Tensor, words: Tensor, table: Tensor) -> tuple[Tensor, Te
     """
     tokens = tokens.float()
     outside = words[..., 0] == ID[NOTHING]
-    weight = torch.where(outside, BACKGROUND, 1.0)
+    weight = torch.where(outside, background.weight, 1.0)
     weight = weight / weight.sum()
-    loss = ((tokens - compounds(words, table)).square().sum(dim=-1) * weight).sum()
+    loss = ((tokens - targets(words, table, background.of(images))).square().sum(dim=-1) * weight).sum()
+    none = background.score(tokens)
     right = []
     for number, group in enumerate(GROUPS):
-        scores = SHARPNESS * tokens @ table[[*group, ID[NOTHING]]].T
+        scores = torch.cat([SHARPNESS * tokens @ table[list(group)].T, none], dim=-1)
         target = torch.where(outside, len(group), words[..., number] - group[0])
         loss = loss + (F.cross_entropy(scores.transpose(1, 2), target, reduction="none") * weight).sum()
         right.append((scores.argmax(dim=-1) == target)[~outside].sum())

@@ -120,7 +120,7 @@ PRESETS = {
             tau_steps=200,
             save_every=50,
         ),
-        "for scenes-vlm on a CPU: narrower, 400 steps, tau fallen after 200, a rate of 1e-3",
+        "for the embedded models on a CPU: narrower, 400 steps, tau fallen after 200, a rate of 1e-3",
     ),
 }
 

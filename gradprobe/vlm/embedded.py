@@ -1,14 +1,12 @@
-"""Shape and processor of the embedded model ``scenes-vlm``: a small LLaVA that reads pictures of handwritten digits."""
+"""Shapes and processor of the embedded models: small LLaVAs that read pictures of handwritten digits."""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from gradprobe.data.pictures import GRID, MEAN, PATCH, SIZE, STD
 from gradprobe.data.pictures_text import IMAGE, WORDS
+from gradprobe.embedded.vlms import PHOTOS, SCENES
 
-SCENES = "scenes-vlm"
-FOLDER = Path(__file__).parents[1] / "embedded" / "scenes_vlm"
-WIDTH, LAYERS, HEADS = 128, 4, 4
 PAD, START, END, NOTHING = "<pad>", "<s>", "</s>", "<nothing>"
 CHAT = (  # template of a question
     "{% for message in messages %}{% for part in message['content'] %}"
@@ -19,29 +17,61 @@ VOCABULARY = (PAD, START, END, NOTHING, IMAGE, *WORDS)
 ID = {word: i for i, word in enumerate(VOCABULARY)}
 
 
-def scenes_vlm() -> Any:
-    """Make the model with random weights: CLIP's tower and Llama, 128 wide and 4 layers deep each; 1.6 M parameters.
+@dataclass(frozen=True)
+class Shape:
+    """Shape of an embedded model: CLIP's tower and Llama.
+
+    Attributes:
+        width: Width of both.
+        vision_layers: Layers of the tower.
+        text_layers: Layers of the language model.
+        heads: Attention heads of both.
+        expansion: Width of the hidden layers of feed-forward networks, in widths.
+    """
+
+    width: int = 128
+    vision_layers: int = 4
+    text_layers: int = 4
+    heads: int = 4
+    expansion: int = 3
+
+
+SHAPES = {  # 1.6 M parameters, then 1.6, 0.5 and 5 M
+    SCENES: Shape(),
+    PHOTOS: Shape(),
+    f"{PHOTOS}-small": Shape(width=96, vision_layers=3, text_layers=3, expansion=2),
+    f"{PHOTOS}-large": Shape(width=192, vision_layers=6, text_layers=6, heads=6),
+}
+
+
+def blank_vlm(name: str = SCENES) -> Any:
+    """Make an embedded model with random weights.
+
+    Args:
+        name: Key of `SHAPES`.
 
     Example:
-        >>> model = scenes_vlm()
+        >>> model = blank_vlm()
         >>> model.config.image_seq_length
         100
     """
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+    shape = SHAPES[name]
     vision = CLIPVisionConfig(
-        hidden_size=WIDTH,
-        intermediate_size=3 * WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
+        hidden_size=shape.width,
+        intermediate_size=shape.expansion * shape.width,
+        projection_dim=shape.width,
+        num_hidden_layers=shape.vision_layers,
+        num_attention_heads=shape.heads,
         image_size=SIZE,
         patch_size=PATCH,
         hidden_act="gelu",
     )
     text = LlamaConfig(
-        vocab_size=len(VOCABULARY), hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=512, tie_word_embeddings=True,
+        vocab_size=len(VOCABULARY), hidden_size=shape.width, intermediate_size=shape.expansion * shape.width,
+        num_hidden_layers=shape.text_layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
+        max_position_embeddings=512, tie_word_embeddings=True,
         pad_token_id=ID[PAD], bos_token_id=ID[START], eos_token_id=ID[END],
     )  # fmt: skip
     config = LlavaConfig(
@@ -57,11 +87,11 @@ def scenes_vlm() -> Any:
     return LlavaForConditionalGeneration(config)
 
 
-def scenes_processor() -> Any:
+def digits_processor() -> Any:
     """Make the processor: one token a word, and pictures to pixels.
 
     Example:
-        >>> scenes_processor().tokenizer.tokenize("is there a red seven ?")
+        >>> digits_processor().tokenizer.tokenize("is there a red seven ?")
         ['is', 'there', 'a', 'red', 'seven', '?']
     """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
