@@ -22,13 +22,16 @@ def test_nothing_of_transformers_is_imported_before_it_is_asked_for():
     assert told.strip() == "[]"
 
 
-def test_coherence(run):
-    code, out, _ = run("coherence", *ASKED, "--batches", "3", "--batch-size", "4", "--json")
+@pytest.mark.parametrize(("model", "data"), [("scenes-vlm", "pictures"), ("photos-vlm", "photos")])
+def test_coherence(run, model, data):
+    asked = [model if word == "scenes-vlm" else word for word in ASKED]
+    code, out, _ = run("coherence", *asked, "--batches", "3", "--batch-size", "4", "--json")
     answer = json.loads(out)
-    assert code == 0 and answer["settings"]["task"] == "captioning" and answer["settings"]["backbone"] == "scenes-vlm"
+    told = answer["settings"]
+    assert code == 0 and (told["task"], told["backbone"], told["data"]) == ("captioning", model, data)
     assert [row["op"] for row in answer["rows"]] == ["gumbel-ste+gather", "lapsum+vpnoise"]
     assert all(np.isfinite(row["coherence"]) for row in answer["rows"])
-    again = run("coherence", *ASKED, "--batches", "3", "--batch-size", "4")[1]
+    again = run("coherence", *asked, "--batches", "3", "--batch-size", "4")[1]
     assert again.count("from the store") == 2  # the question holds all that decides the answer
 
 

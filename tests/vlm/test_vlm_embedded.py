@@ -1,7 +1,9 @@
 """The embedded vision-language models: their files, what they can do, and how they are trained."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,6 +112,28 @@ def test_what_the_card_says_can_be_measured_again(vlm, card):
             assert abs(shares[name] - card["accuracy"][rule][name]) < 0.12, (rule, name)
     for name, value in token_diversity(vlm.model, drawing(vlm.name)).items():
         assert value == pytest.approx(card["diversity"][name], rel=1e-2, abs=1e-3)
+
+
+def test_the_table_of_the_documentation_is_the_cards():
+    """Retention, mean of the kinds, and coverage: recomputed from the accuracies of the two cards."""
+    text = Path("docs/photos-vlm.md").read_text()
+    rows = dict(re.findall(r"^\| ([aDto][^|]+) \| ([\d. |%]+) \|$", text, re.MULTILINE))
+    shown = {name: [float(cell.strip(" %")) for cell in cells.split("|")] for name, cells in rows.items()}
+    rules = {
+        "at random": "random", "DivPrune": "divprune", "the most attended": "attention", "those of digits": "relevant",
+        "the longest before the projector": "norm", "the longest behind it": "longest",
+        "the shortest behind it": "shortest", "one of each digit": "one_each",
+    }  # fmt: skip
+    accuracy = {name: json.loads((VLMS[name] / "card.json").read_text())["accuracy"] for name in (PHOTOS, SCENES)}
+
+    def retention(model, rule):
+        return 100 * np.mean([accuracy[model][rule][kind] / accuracy[model]["unpruned"][kind] for kind in KINDS])
+
+    for name, rule in rules.items():
+        *kept, covered, plain = shown[name]
+        assert kept == pytest.approx([retention(PHOTOS, f"{rule}_{k}") for k in BUDGETS], abs=0.06)
+        assert covered == pytest.approx(100 * accuracy[PHOTOS][f"{rule}_11"]["covered"], abs=0.51)
+        assert plain == pytest.approx(retention(SCENES, f"{rule}_11"), abs=0.06)
 
 
 def test_it_opens_with_plain_transformers(vlm):

@@ -69,8 +69,8 @@ class Texture:
     """Whitened pixels of the patch itself, in directions that no word uses.
 
     ``t = length * normalise((x - mean) A diag(dev)^-power) Q``, of pixels x ``(192,)``, the first principal axes A of
-    the patches of training pictures, their deviations, and orthonormal Q orthogonal to all words. Without such a
-    target, on photographs too, the tower turns every patch without a digit into nearly the same token.
+    the patches of training pictures, their deviations, and orthonormal Q orthogonal to all words. Towers that were
+    trained without such a target turned patches of photographs without a digit into nearly the same token.
 
     Attributes:
         mean: ``(192,)``.
