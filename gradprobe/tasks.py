@@ -190,14 +190,14 @@ class Arguments:
 
     backbone: str | nn.Module | Backbone = argument(
         "scenes",
-        "``scenes``, ``photos``, a timm model name, or a model of one's own: a timm ``VisionTransformer``, or a "
+        "``scenes``, a timm model name, or a model of one's own: a timm ``VisionTransformer``, or a "
         "`Backbone`, which needs ``data``, brings its weights, device and dtype, and is left as found.",
         keyword=False,
     )
     weights: str | Path | None = argument(
         None, "A safetensors or .pth file, ``none`` for random ones, None for the hub's (or the embedded ones)."
     )
-    data: str | Path | None = argument(None, "A folder of images; None with ``scenes`` or ``photos``: their own.")
+    data: str | Path | None = argument(None, "A folder of images; None with ``scenes`` means its own scenes.")
     train_data: str | Path | None = argument(None, "Another folder, to train scorers on; None: the same.")
     layer: int = argument(0, "Number of blocks before the insertion point.")
     loss: str = argument("ce", "``ce`` or ``kl``.")

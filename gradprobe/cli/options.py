@@ -106,7 +106,7 @@ Vlm = Annotated[
         "--task", help="A vision-language model instead of --backbone: photos-vlm, scenes-vlm, a hub id or a folder."
     ),
 ]
-Backbone = Annotated[str, typer.Option(help="scenes or photos (embedded), or a timm vision transformer.")]
+Backbone = Annotated[str, typer.Option(help="scenes (embedded) or a timm vision transformer.")]
 Weights = Annotated[str | None, typer.Option(help="A .safetensors or .pth file, or none for random.")]
 WeightsKey = Annotated[str | None, typer.Option(help="Which model of that file: state_dict, model_ema, teacher, ...")]
 ImageSize = Annotated[str | None, typer.Option(help="Pixels, 384 or HxW: 384x288. Default: the size of the weights.")]

@@ -47,7 +47,7 @@ class Arguments:
     task: Task | str | None = argument(
         None, "An open task, or the name of a vision-language model, instead of a backbone."
     )
-    backbone: str = argument("scenes", "``scenes``, ``photos`` or a timm vision transformer.")
+    backbone: str = argument("scenes", "``scenes`` or a timm vision transformer.")
     weights: str | None = argument(None, "A file, or ``none``; None: the backbone's own.")
     data: str | None = argument(None, "Folder of images; None: the backbone's own.")
     train_data: str | None = argument(None, "Folder that retention trains on; None: ``data``.")

@@ -84,9 +84,10 @@ def scenes_sha256(weights: Path = WEIGHTS) -> str:
 
 
 def _remedy(weights: Path) -> str:
-    pictures = f"--pictures {PHOTOS} " if Path(weights).name == MODELS[PHOTOS].name else ""
-    command = f"gradprobe train-scenes {pictures}--out {WEIGHTS.parent}"
-    return f"install gradprobe again, or make the weights with: {command}"
+    if Path(weights).name == MODELS[PHOTOS].name:
+        command = f"gradprobe train-scenes --pictures {PHOTOS} --out {WEIGHTS.parent}"
+        return f"these weights do not come with gradprobe yet; make them with: {command}"
+    return f"install gradprobe again, or make the weights with: gradprobe train-scenes --out {WEIGHTS.parent}"
 
 
 def _read(weights: Path) -> bytes:
