@@ -161,7 +161,7 @@ def test_scenes_that_are_kept_do_not_take_the_place_of_others():
 
 def test_weights_that_are_not_there_say_how_to_make_them(tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, PHOTOS, tmp_path / "photos.safetensors")
-    with pytest.raises(GradprobeError, match="make the weights with: gradprobe train-scenes --pictures photos --out"):
+    with pytest.raises(GradprobeError, match="make them with: gradprobe train-scenes --pictures photos --out"):
         gp.classification(PHOTOS)
     shutil.copy(WEIGHTS, tmp_path / "photos.safetensors")
     assert gp.classification(PHOTOS).question["weights"] == gp.classification(SCENES).question["weights"]
