@@ -51,8 +51,8 @@ docs: .venv/installed  ## write the tables of built-in operators into docs/opera
 floor: .venv-floor/installed  ## the demo, every probe and the quick tests with the lowest versions of all dependencies
 	cd .venv-floor && WORKERS=$(WORKERS) ../tests/floor.sh
 
-figures: .venv/installed  ## draw every figure of experiments/ into figures/, computing only what is missing
-	$(BIN)/gradprobe figures
+figures: .venv/installed  ## draw every figure of experiments/ from stored answers; gradprobe figures computes the rest
+	$(BIN)/gradprobe figures --draw-only
 
 bench: .venv/developing  ## speed, side by side with peers and with the bare forward pass
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -1,5 +1,6 @@
 """``gradprobe figures``: draw the presets in experiments/, answering what is not stored yet."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -50,9 +51,9 @@ def figures(
             answers, missing = run_experiment(experiment, stores, tell, draw_only, crew)
         computed = sum(answer.computed for answer in answers)
         say(f"{experiment.name}: {len(answers) - computed} stored, {computed} computed, {len(missing)} missing")
-        for gap in missing:
-            panel = " ".join(gap.run.panel.split())
-            say(f"  missing: {gap.run.question.get('op')} in {panel}: {gap.reason}")
+        gaps = Counter((gap.run.question.get("op"), " ".join(gap.run.panel.split()), gap.reason) for gap in missing)
+        for (op, panel, reason), count in gaps.items():
+            say(f"  missing: {f'{count} of ' if count > 1 else ''}{op} in {panel}: {reason}")
         if not answers:
             undrawn.append(experiment.name)
             continue
