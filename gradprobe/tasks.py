@@ -301,14 +301,12 @@ def _source(given: Arguments, built: Backbone) -> ImageSource:
         if not isinstance(given.backbone, str) or given.backbone not in MODELS:
             raise UsageError(f"--backbone {given.backbone} needs images: give --data DIR (a folder of photographs)")
         return SceneSource(device=device, pictures=given.backbone)
-    folder = replace(built.open_images(given.data, given.class_order), device=device)
-    training = None
-    if given.train_data is not None:
-        training = replace(built.open_images(given.train_data, given.class_order), device=device)
-    for each in (folder, training):
-        if given.loss == "ce" and each is not None:
-            each.need_labels()
-    return FolderSource(folder, training)
+    named = [data for data in (given.data, given.train_data) if data is not None]
+    folders = [replace(built.open_images(data, given.class_order), device=device) for data in named]
+    if given.loss == "ce":
+        for folder in folders:
+            folder.need_labels()
+    return FolderSource(*folders)
 
 
 def _names(given: Arguments, built: Backbone, source: ImageSource) -> dict[str, Any]:
@@ -319,10 +317,8 @@ def _names(given: Arguments, built: Backbone, source: ImageSource) -> dict[str, 
         "backbone": given.backbone,
         "dtype": given.dtype,
     }
-    if isinstance(given.backbone, str):
-        names["weights"] = weights_fingerprint(given.backbone, given.weights, given.seed)
-    else:
-        names |= own_names(built)
+    own = {} if isinstance(given.backbone, str) else own_names(built)
+    names |= own or {"weights": weights_fingerprint(str(given.backbone), given.weights, given.seed)}
     if given.train_data is not None:
         names["train_data"] = data_fingerprint(given.train_data)
     names |= generator_name(given.generator, next(built.model.parameters()).device)

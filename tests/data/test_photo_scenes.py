@@ -31,7 +31,7 @@ def pixels(data):
 
 
 def redness(data):
-    """How much red a patch has that is no other channel's, ``(B, 196)``."""
+    """Red of each patch above its other channels, ``(B, 196)``."""
     image = pixels(data)
     red = np.clip(image[:, 0] - np.maximum(image[:, 1], image[:, 2]), 0, None)
     return red.reshape(-1, GRID, PATCH, GRID, PATCH).mean((2, 4)).reshape(len(image), -1)
