@@ -64,7 +64,8 @@ def test_a_killed_worker_is_replaced_and_its_question_goes_on_until_it_has_kille
 
 
 def test_a_training_whose_worker_is_killed_ends_as_if_nothing_had_happened(tmp_path):
-    asked = [Asked(RETENTION | {"op": VPNOISE, "steps": 12}), Asked(COHERENCE | {"op": GUMBEL})]
+    long = {"op": VPNOISE, "steps": 100}  # seconds, so that its beats are seen on a machine that is slow to look
+    asked = [Asked(RETENTION | long), Asked(COHERENCE | {"op": GUMBEL})]
     pids, root = [], tmp_path / "runs"
 
     def kill_one(description, done, of):
