@@ -1,7 +1,5 @@
 """Scenes on photographs: the digits of the plain scenes, regions apart, red that is no digit, and the task on them."""
 
-import json
-import math
 import shutil
 from dataclasses import fields
 from types import SimpleNamespace
@@ -17,7 +15,7 @@ from gradprobe.data.image_source import SceneSource
 from gradprobe.data.photo_scenes import HALO, data_name, drawing, photo_scenes
 from gradprobe.data.photos import BANDS, regions
 from gradprobe.data.scenes import GRID, MEAN, PATCH, SIZE, STD, scenes
-from gradprobe.embedded.scenes_model import MODELS, PHOTOS, SCENES, WEIGHTS, load_scenes_model, scenes_sha256
+from gradprobe.embedded.scenes_model import MODELS, PHOTOS, SCENES, WEIGHTS, load_scenes_model
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes.seeds import GENERATED, shares_images
 from gradprobe.training.train_scenes import evaluate
@@ -174,33 +172,3 @@ def test_other_backbones_need_images_and_a_wrong_name_is_told_both():
         gp.classification("phtos")
     with pytest.raises(UsageError, match="--image-size is not possible with --backbone photos"):
         gp.classification(PHOTOS, weights="none", image_size=224)
-
-
-# The model
-
-
-@pytest.fixture(scope="module")
-def card():
-    path = MODELS[PHOTOS].with_suffix(".json")
-    if not path.exists():
-        pytest.skip("photos is not trained yet")
-    return json.loads(path.read_text())
-
-
-def test_the_model_is_as_good_as_required(card):
-    accuracy, few = card["accuracy"], card["few"]["accuracy"]
-    assert card["held_out_scenes"] >= 2000 and card["few"]["k"] == 20
-    assert accuracy["unpruned"] == few["unpruned"] >= 0.97
-    assert few["random"] <= 0.5 and few["pixel_norm"] <= 0.5
-    assert few["red_first"] >= 0.97 * few["unpruned"]
-    assert MODELS[PHOTOS].stat().st_size <= 5_000_000
-
-
-def test_the_card_speaks_of_the_shipped_weights(card):
-    assert card["sha256"] == scenes_sha256(MODELS[PHOTOS])
-    count, model = 100, load_scenes_model(MODELS[PHOTOS])
-    for each in (card, card["few"]):
-        measured = evaluate(model, count, PHOTOS, each["k"], first=card["held_out_scenes"])
-        for rule, stated in each["accuracy"].items():
-            error = math.sqrt(stated * (1 - stated) * (1 / count + 1 / card["held_out_scenes"]))
-            assert abs(measured[rule] - stated) < 4 * error + 1 / count, rule
