@@ -127,7 +127,7 @@ def _tabulate(request: Request) -> list[dict[str, Any]]:
     request.rows, values, first = rows, request.values, request.questions[0]
     if values["data"] is not None and values["train_data"] is None and first.get("task") != "captioning":
         request.warnings.append(SAME)
-    if str(first["data"]).partition(":")[0] in ("pictures", "photos"):
+    if len(set(request.results[0].kind.tolist())) > 1:
         from gradprobe.data.pictures_text import KINDS
         from gradprobe.probes.retention.view import kind_lines
 

@@ -30,7 +30,7 @@ def train_photos(
     precision: Precision = "auto",
     restart: Restart = False,
 ) -> None:
-    """Train the embedded photos-vlm from nothing (40 minutes on 2 cores); stopped, it goes on."""
+    """Train the embedded photos-vlm from nothing (medium: 50 minutes on 2 cores); stopped, it goes on."""
     if size not in PHOTOS_SIZES:
         raise UsageError(f"--size {size} is not possible; {nearest(size, PHOTOS_SIZES)}")
     _train(PHOTOS_SIZES[size], out, seed, precision, restart)
