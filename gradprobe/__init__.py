@@ -48,32 +48,46 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `_HOME` finds th
     from gradprobe.probes.fidelity.measure import fidelity as fidelity
     from gradprobe.probes.fidelity.reference import reference as reference
     from gradprobe.probes.landscape.measure import landscape as landscape
+    from gradprobe.probes.retention.measure import ranked as ranked
     from gradprobe.probes.retention.measure import retention as retention
+    from gradprobe.selectors.plan import plan_of as plan_of
     from gradprobe.store.results import Store as Store
     from gradprobe.tasks import classification as classification
     from gradprobe.testing import check_operator as check_operator
+    from gradprobe.testing import check_selector as check_selector
     from gradprobe.training.train import Recipe as Recipe
+    from gradprobe.view import Kept as Kept
+    from gradprobe.view import Selector as Selector
+    from gradprobe.view import SelectorAbout as SelectorAbout
+    from gradprobe.view import Unavailable as Unavailable
+    from gradprobe.view import View as View
 
 _HOME = {
     "About": "operator_info",
-    "advise": "advice.run",
-    "axis": "landscapes.planes",
     "Backbone": "models.backbones",
     "Batch": "core",
     "GradprobeError": "errors",
+    "Kept": "view",
     "Noise": "core",
     "Operator": "core",
     "Recipe": "training.train",
     "Relaxation": "core",
     "Selection": "core",
     "SelectionOperator": "core",
+    "Selector": "view",
+    "SelectorAbout": "view",
     "Store": "store.results",
     "Task": "core",
     "Throttle": "core",
     "Tokens": "core",
+    "Unavailable": "view",
     "UsageError": "errors",
+    "View": "view",
+    "advise": "advice.run",
+    "axis": "landscapes.planes",
     "build": "operators.registry",
     "check_operator": "testing",
+    "check_selector": "testing",
     "classification": "tasks",
     "coherence": "probes.coherence.measure",
     "compare": "comparison.run",
@@ -88,8 +102,10 @@ _HOME = {
     "line": "landscapes.planes",
     "load_scorer": "models.scorer_file",
     "pca_directions": "landscapes.directions",
+    "plan_of": "selectors.plan",
     "plane": "landscapes.planes",
     "prune": "models.deploy",
+    "ranked": "probes.retention.measure",
     "reference": "probes.fidelity.reference",
     "retention": "probes.retention.measure",
     "soft_topk": "operators.softtopk",

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from gradprobe.noise import Noise as Noise
 from gradprobe.noise import Stream as Stream
 from gradprobe.operator_info import About
 from gradprobe.operator_info import joined as joined_about
+from gradprobe.view import Drop, Grid, Positions, View
 
 
 @dataclass(frozen=True)
@@ -245,17 +247,34 @@ class Task(Protocol):
         """`losses` and `ranks` from one pass of the frozen model."""
         ...
 
-    def attention(self, batch: Batch, query: str = "class") -> Tensor | None:
-        """Return the attention of the unpruned model to each patch, ``(B, N)``; None where it cannot be told.
+    @property
+    def layers(self) -> int | None:
+        """Number of layers of the language model that reads the tokens; None without one."""
+        ...
+
+    def view(self, batch: Batch, noise: Noise) -> View:
+        """Return the images as selectors see them, on a stream of noise."""
+        ...
+
+    def reading(self, drops: Sequence[Drop], positions: Positions, seed: int) -> "Task":
+        """Return the task whose language model reads fewer tokens from some layers on.
 
         Args:
-            batch: images.
-            query: ``class``: of the class token; ``mean``: of all patches on average.
+            drops: ascending layers, each with a selector and the number of tokens that it leaves.
+            positions: position ids of the tokens that are kept: ``keep``, the original ones, or ``compact``.
+            seed: of the selectors' noise.
+
+        Raises:
+            UsageError: there is no language model, or it cannot.
         """
         ...
 
-    def project(self, tokens: Tensor) -> Tensor | None:
-        """Return tokens ``(B, M, D)`` as a language model reads them, behind its projector; None without one."""
+    def picture(self, seed: int) -> tuple[tuple[np.ndarray, Grid], ...]:
+        """Return the pictures that the tokens of a seed's first probe image cover; () where they cover none.
+
+        Returns:
+            Pixels as people see them, ``(H, W, 3)`` in [0, 1], with rows and columns of tokens, in the tokens' order.
+        """
         ...
 
     def available(self, count: int) -> int:

@@ -47,6 +47,7 @@ SEED = 2**31 - 1
 POSITIVE = Range(0, 1e9, whole=False, above=True)
 SHARE = Range(0, 1, whole=False, above=True)
 RANGES: Mapping[str, Range] = {
+    "average": Range(0, COUNT, whole=False, above=True),
     "batch-size": Range(1, COUNT),
     "batches": Range(3, COUNT),
     "budget": Range(0, 1e8, whole=False, above=True),

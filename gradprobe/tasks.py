@@ -1,14 +1,17 @@
 """Tasks by name, and classification: a frozen vision transformer, a scorer and images."""
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from gradprobe.core import Batch, Selection, Tokens
@@ -16,16 +19,19 @@ from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
 from gradprobe.data.image_source import FolderSource, ImageSource, SceneSource
 from gradprobe.data.images import Images
 from gradprobe.data.picture_cache import onto
+from gradprobe.data.pixels import displayed
 from gradprobe.embedded.scenes_model import MODELS
 from gradprobe.errors import UsageError, in_words, nearest
-from gradprobe.models.attention import last_attention
+from gradprobe.models.attention import tower_of
 from gradprobe.models.backbones import Backbone, frozen
+from gradprobe.models.fresh import both_trained, freshly_trained
 from gradprobe.models.loading import load_backbone
 from gradprobe.models.own_models import STATE, own_backbone, own_names, state_fingerprint
-from gradprobe.noise import GENERATORS, HOST, PHILOX
+from gradprobe.noise import GENERATORS, HOST, PHILOX, Noise
 from gradprobe.operators.registry import label, part
 from gradprobe.settings import argument, takes
 from gradprobe.training.memory import halving
+from gradprobe.view import Drop, Grid, Positions, View
 
 TASKS = {  # the part of a question that says what kind of task it is about -> what makes it
     "classification": "gradprobe.tasks:classification",
@@ -58,6 +64,7 @@ class Classification:
     loss: str
     names: Mapping[str, Any]
     denoiser: nn.Module | None = None
+    layers: ClassVar[None] = None
 
     @property
     def n_tokens(self) -> int:
@@ -121,12 +128,25 @@ class Classification:
         above = (logits > logits.gather(1, right)).sum(-1)
         return above.masked_fill(logits.isnan().any(-1), logits.shape[-1])
 
-    def attention(self, batch: Batch, query: str = "class") -> Tensor | None:
-        """Return the attention to each patch in the unpruned model's last block, ``(B, N)``; None if it has none."""
-        return last_attention(self.backbone, batch.tokens, query)
+    def view(self, batch: Batch, noise: Noise) -> View:
+        """Return the images as selectors see them; there is no projector."""
+        tower = partial(tower_of, self.backbone, batch.tokens)
+        grids = self.backbone.grids
+        return View(noise, batch.tokens.patches, make_tower=tower, grids=grids, relevant=batch.relevant)
 
-    def project(self, tokens: Tensor) -> None:
-        """Return None: the rest of the model reads the tokens as they are."""
+    def reading(self, drops: Sequence[Drop], positions: Positions, seed: int) -> "Classification":
+        """Refuse: no language model reads the tokens.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError(f"{self.backbone.name} has no language model in which tokens could be dropped or renumbered")
+
+    def picture(self, seed: int) -> tuple[tuple[np.ndarray, Grid], ...]:
+        """Return a seed's first probe image as people see it, with rows and columns of patches; () without a grid."""
+        config = resolve_model_data_config(self.backbone.model)
+        image = displayed(self.source.probe(0, 1, seed).images.cpu(), config["mean"], config["std"])[0]
+        return tuple((image, grid) for grid in self.backbone.grids)
 
     def available(self, count: int) -> int:
         """Return ``count``, or the number of probe images if there are fewer."""
@@ -365,36 +385,3 @@ def generator_name(generator: str, device: torch.device) -> dict[str, str]:
         raise UsageError(f"--generator {generator} is not possible; {nearest(generator, (AUTO, *GENERATORS))}")
     chosen = (HOST if device.type == "cpu" else PHILOX) if generator == AUTO else generator
     return {} if chosen == HOST else {"generator": chosen}
-
-
-def freshly_trained(
-    names: Mapping[str, Any], dim: int, seed: int, like: Tensor, scorer: str | None, denoiser: str | None
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a task's names and its two trained parts, both fresh; other ones where they are named.
-
-    Args:
-        names: of the task.
-        dim: D.
-        seed: of both.
-        like: whose dtype and device they get.
-        scorer: name and fields; None: that of the names.
-        denoiser: likewise; ``none`` for none.
-    """
-    changed = {kind: label(part(kind, name)) for kind, name in (("scorer", scorer), ("denoiser", denoiser)) if name}
-    known = {name: value for name, value in {**names, **changed}.items() if (name, value) != ("denoiser", "none")}
-    return known, both_trained(known, dim, seed, like)
-
-
-def both_trained(names: Mapping[str, Any], dim: int, seed: int, like: Tensor) -> dict[str, Any]:
-    """Return a fresh ``scorer`` and, where a task's names have one, ``denoiser`` for tokens of width ``dim``.
-
-    Args:
-        names: of a task; each kind's name and fields.
-        dim: D.
-        seed: of both.
-        like: whose dtype and device they get.
-    """
-    made = {kind: part(kind, names.get(kind, "none")).make(dim, seed) for kind in ("scorer", "denoiser")}
-    return {
-        kind: None if each is None else each.to(device=like.device, dtype=like.dtype) for kind, each in made.items()
-    }

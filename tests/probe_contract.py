@@ -22,11 +22,12 @@ SMALL = {  # the least that each probe measures in a test
     "reference": {"images": 3, "held_out": 3, "draws": 32, "sigmas": (1.0,), "ladder": (0.01,)},
     "equivalence": {"images": 6},
     "retention": {"steps": 2, "batch_size": 4, "images": 8},
+    "ranking": {"steps": 2, "batch_size": 4, "images": 8},
     "cost": {"images": 2, "rounds": 6},
 }
 TIMED = {"cost": ("unpruned", "backward", "scorer", "operator", "operator_backward", "training", "deployed")}
-TRAINS = ("retention",)  # an operator without a gradient is an error there
-POISONED = {"retention": 10_001}  # an image that it trains on; accuracies have no losses
+TRAINS = ("retention", "ranking")  # an operator without a gradient is an error there
+POISONED = {"retention": 10_001, "ranking": 10_001}  # an image that it trains on; what is deployed has no losses
 K = 4
 
 

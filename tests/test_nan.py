@@ -13,7 +13,7 @@ from toy import Toy
 import gradprobe as gp
 from gradprobe.core import Batch, Noise, Operator, hard_topk, top_k, top_k_mask
 from gradprobe.errors import GradprobeError
-from gradprobe.models.rankings import RANKINGS, rank_scores
+from gradprobe.models.rankings import Selecting
 from gradprobe.operators.registry import RELAXATIONS, THROTTLES, build, names, part, registered
 from gradprobe.probes.landscape.measure import landscape
 
@@ -150,9 +150,8 @@ def test_rankings_without_a_scorer_refuse_it():
     patches = batch.tokens.patches.clone()
     patches[1, 2] = torch.nan
     spoilt = Batch(batch.ids, type(batch.tokens)(batch.tokens.prefix, patches), batch.target)
-    assert "norm" in RANKINGS
     with pytest.raises(GradprobeError, match="image 2 of 3"):
-        hard_topk(patches, rank_scores(Toy(), "norm", spoilt, 0), 3)
+        Selecting.of(Toy(), "norm", 3).choose(spoilt)
 
 
 @pytest.mark.parametrize("op", ["hard+gather", "lapsum+gather", "lapsum+zero", "lapsum+attention", "vpnoise", "scale"])

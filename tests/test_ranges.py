@@ -64,7 +64,7 @@ def test_a_network_larger_than_any_memory_is_refused_before_it_is_made(name):
 
 @pytest.mark.parametrize("k", [1.5, math.nan, 0, -1, True, "5"])
 def test_a_pruner_keeps_whole_numbers_of_tokens(k):
-    from gradprobe.vlm.deploy import Budget
+    from gradprobe.vlm.budgets import Budget
 
     with pytest.raises(UsageError):
         Budget(k=k)

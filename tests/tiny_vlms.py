@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import torch
 
 from gradprobe.operators.registry import part
-from gradprobe.vlm.deploy import Budget, Pruner
+from gradprobe.vlm.budgets import Budget
 from gradprobe.vlm.families import FAMILIES as KNOWN
 from gradprobe.vlm.families import family_of
 from gradprobe.vlm.families.base import TINY_TOKEN as IMAGE
 from gradprobe.vlm.families.base import Layout
 from gradprobe.vlm.model import VLM
+from gradprobe.vlm.pruner import Pruner
 
 FAMILIES = tuple(KNOWN)
 SPEC = "mlp:width=8"  # of the scorer of `pruner`
@@ -20,11 +21,14 @@ PAD, BOS = 0, 1
 SIZES = ((28, 28), (56, 40), (20, 90))  # height and width of pictures; a LLaVA sees squares whatever they are
 
 
-def tiny(family: str, seed: int = 0) -> VLM:
+def tiny(family: str, seed: int = 0, layers: int = 2) -> VLM:
     """A model of a family with random parameters, large enough that attention is far from uniform; no processor."""
     from transformers import AutoModelForImageTextToText
 
     config, _ = family_of(family, family).tiny()
+    config.text_config.num_hidden_layers = layers
+    if getattr(config.text_config, "layer_types", None):
+        config.text_config.layer_types = ["full_attention"] * layers
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)

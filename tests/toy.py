@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gradprobe.core import Batch, Selection, Tokens
+from gradprobe.view import View
 
 
 def _scorer(dim: int, seed: int) -> nn.Module:
@@ -28,6 +29,7 @@ class Toy:
     skipped = ()
     generator = "host"
     denoiser = None
+    layers = None
 
     @property
     def question(self):
@@ -53,11 +55,11 @@ class Toy:
     def judged(self, selection: Selection, batch: Batch):
         return self.losses(selection, batch), self.ranks(selection, batch)
 
-    def attention(self, batch: Batch, query="class"):
-        return None
+    def view(self, batch: Batch, noise):
+        return View(noise, batch.tokens.patches, relevant=batch.relevant)
 
-    def project(self, tokens):
-        return None
+    def picture(self, seed):
+        return ()
 
     def available(self, count):
         return count

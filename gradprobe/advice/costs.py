@@ -127,7 +127,7 @@ def _forward(task: Task, operator: Any, k: int, batch: Batch, name: str, threads
 def _deployment(task: Task, k: int, seed: int, threads: int) -> tuple[float, float]:
     """Return the seconds of a test image with K tokens, and with all, loaded and embedded."""
     count = task.available(IMAGES)
-    deployment = Deployment(task, k, "scorer", lambda batch: task.scorer(batch.tokens.patches), threads)
+    deployment = Deployment.of_scorer(task, k, "scorer", threads)
     started = time.perf_counter()
     (test,) = task.batches(1, count, seed)
     loading = time.perf_counter() - started

@@ -12,7 +12,7 @@ from gradprobe.advice.model import Model, on_training_images, opened, places
 from gradprobe.advice.plan import FLOORS, Plan
 from gradprobe.advice.schedule import Rung
 from gradprobe.errors import GradprobeError
-from gradprobe.models.rankings import rank_scores
+from gradprobe.models.rankings import fault_of
 from gradprobe.probes.contract import Ranking, Subject
 from gradprobe.probes.fidelity import PROBE as FIDELITY
 from gradprobe.probes.fidelity import REFERENCE
@@ -84,7 +84,7 @@ class Asking:
         """Return the results of the rankings that the task allows, one a seed, on the images of the last rung."""
         rung, total = self.plan.rungs[-1], self.plan.total
         (one,) = self.task.batches(1, 1, self.seeds[0])
-        names = [name for name in FLOORS if rank_scores(self.task, name, one, self.seeds[0]) is not None]
+        names = [name for name in FLOORS if fault_of(self.task, name, self.k, one) is None]
         asked = [
             Question(RETENTION, Subject(self.task, Ranking(name), self.k), settings, places(self.model))
             for name in names

@@ -14,6 +14,7 @@ from gradprobe.cli.advise import advise
 from gradprobe.cli.check import check
 from gradprobe.cli.cite import cite
 from gradprobe.cli.commands import Commands
+from gradprobe.cli.compact import compact
 from gradprobe.cli.compare import compare
 from gradprobe.cli.equivalence import equivalence
 from gradprobe.cli.fidelity import fidelity
@@ -24,6 +25,7 @@ from gradprobe.cli.operators import listing
 from gradprobe.cli.options import checked
 from gradprobe.cli.output import say
 from gradprobe.cli.probe import command
+from gradprobe.cli.ranking import ranking
 from gradprobe.cli.rekey import rekey
 from gradprobe.cli.retention import retention
 from gradprobe.cli.scenes import train_scenes
@@ -69,6 +71,7 @@ app.command()(checked(command(probe_of("curvature"))))
 app.command()(checked(fidelity))
 app.command()(checked(equivalence))
 app.command()(checked(retention))
+app.command()(checked(ranking))
 app.command()(checked(command(probe_of("cost"))))
 app.command()(checked(check))
 app.command()(checked(cite))
@@ -78,6 +81,7 @@ app.command()(checked(leaderboard))
 app.command()(checked(ablation))
 app.command()(checked(figures))
 app.command("train-scenes")(checked(train_scenes))
+app.command()(checked(compact))
 app.command(hidden=True)(checked(rekey))
 app.add_typer(vlm)
 

@@ -1,4 +1,4 @@
-"""``gradprobe cite``: BibTeX entries of operators, probes and models."""
+"""``gradprobe cite``: BibTeX entries of operators, selectors, probes and models."""
 
 from typing import Annotated, Any
 
@@ -15,24 +15,37 @@ BACKBONES = {"scenes": DIGITS, "photos": DIGITS, "deit": ("touvron2021deit",)}
 
 def cite(
     op: Annotated[list[str] | None, typer.Option(help="Operator to cite, repeatable.")] = None,
+    select: Annotated[
+        list[str] | None, typer.Option(help="Selector or plan to cite, divprune;fastv@8, repeatable.")
+    ] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Probe to cite, repeatable.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Model to cite: scenes, deit_tiny_patch16_224, ...")] = None,
 ) -> None:
-    """Print the BibTeX entries of operators, probes and a model, each once, in order."""
-    if not op and not probe and not backbone:
-        raise UsageError("nothing to cite; give --op vpnoise, --probe landscape, --backbone scenes, or several of them")
+    """Print the BibTeX entries of operators, selectors, probes and a model, each once, in order."""
+    if not op and not select and not probe and not backbone:
+        raise UsageError(
+            "nothing to cite; give --op vpnoise, --select divprune, --probe landscape, --backbone scenes, or several "
+            "of them"
+        )
     for name in probe or []:
         if name != "compare":
             probe_of(name)  # refuses an unknown one
 
+    from gradprobe.core import Operator
+    from gradprobe.operator_info import about_of
     from gradprobe.operators import registry
+    from gradprobe.selectors.plan import plan_of
+    from gradprobe.view import SelectorAbout
 
     entries: list[str] = []
-    from gradprobe.core import Operator
-
     for operator in map(registry.build, op or []):
         for part in (operator.relaxation, operator.throttle) if isinstance(operator, Operator) else (operator,):
-            entries += _entries(registry.label(part), part)
+            entries += _entries(registry.label(part), about_of(part), "gradprobe.About(formula, gradient, cite=...)")
+    for plan in map(plan_of, select or []):
+        for name, selector in {stage.name: stage.selector for stage in plan.stages}.items():
+            about = getattr(selector, "about", None)
+            about = about if isinstance(about, SelectorAbout) else None
+            entries += _entries(name, about, "gradprobe.view.SelectorAbout(formula, source, cite)")
     for name in probe or []:
         cited = COMPARE if name == "compare" else probe_of(name).cites
         entries += _known(cited, f"probe {name}")
@@ -41,13 +54,10 @@ def cite(
     say_lines("\n".join(dict.fromkeys(entries)).removesuffix("\n"))
 
 
-def _entries(name: str, part: Any) -> list[str]:
-    """Return the entries that a part declares, by key or in full."""
-    from gradprobe.operator_info import about_of
-
-    about = about_of(part)
+def _entries(name: str, about: Any, declaration: str) -> list[str]:
+    """Return the entries that a part or selector declares, by key or in full."""
     if about is None:
-        say(f"{name} declares no source: give it `about = gradprobe.About(formula, gradient, cite=...)`", err=True)
+        say(f"{name} declares no source: give it `about = {declaration}`", err=True)
         return []
     return _known(about.cite, name)
 

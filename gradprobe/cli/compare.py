@@ -23,6 +23,10 @@ def compare(
         list[str] | None,
         typer.Option(help="Baseline, repeatable; none for none. Default: gumbel, gumbel-softmax, scale, vpnoise."),
     ] = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(help="Selectors or plan without training, repeatable, beside the usual rankings: fastv@2."),
+    ] = None,
     budget: Annotated[str, typer.Option(help="Time it may take, which decides the size: 90s, 10m, 2h.")] = "10m",
     size: Annotated[str | None, typer.Option(help="tiny, small, medium, large or full, instead of --budget.")] = None,
     page: options.Page = None,
@@ -82,7 +86,7 @@ def compare(
             image_size=image_size, data=data, class_order=class_order, train_data=train_data, scorer=scorer,
             layer=layer, loss=loss, seed=seed, seeds=seeds, device=device, dtype=dtype, generator=generator,
             budget=seconds, size=size, results=results, workers=workers, force=force, command=_command(), progress=tell,
-            jobs=jobs, cluster=cluster,
+            select=select or (), jobs=jobs, cluster=cluster,
         )  # fmt: skip
     written = None if page == "none" else _written(comparison, Path(page) if page else results / _name(comparison))
     if as_json:

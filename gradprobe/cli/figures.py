@@ -25,7 +25,9 @@ def figures(
 ) -> None:
     """Draw the figures of the presets as png and svg; only questions without a stored answer are computed."""
     from gradprobe.cli.progress import bars
+    from gradprobe.cli.screen import Screen
     from gradprobe.comparison.drawings import drawings as figures_by_name
+    from gradprobe.comparison.drawings import reports
     from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.parallel.driver import Crew
     from gradprobe.plotting.palette import to_palette
@@ -50,15 +52,20 @@ def figures(
         with bars() as tell:
             answers, missing = run_experiment(experiment, stores, tell, draw_only, crew)
         computed = sum(answer.computed for answer in answers)
-        say(f"{experiment.name}: {len(answers) - computed} stored, {computed} computed, {len(missing)} missing")
+        counted = f"{len(answers) - computed} stored, {computed} computed, {len(missing)} missing"
+        say(f"{experiment.name}: {counted if experiment.runs else 'from the configuration alone'}")
         gaps = Counter((gap.run.question.get("op"), " ".join(gap.run.panel.split()), gap.reason) for gap in missing)
         for (op, panel, reason), count in gaps.items():
             say(f"  missing: {f'{count} of ' if count > 1 else ''}{op} in {panel}: {reason}")
-        if not answers:
+        if not answers and experiment.runs:
             undrawn.append(experiment.name)
             continue
         figure = drawings[experiment.figure](experiment, answers)
         for suffix in (".png", ".svg"):
             say(f"  drawn: {to_palette(save_figure(figure, out / f'{experiment.name}{suffix}'))}")
+        if name is not None and (report := reports().get(experiment.figure)):
+            console = Screen()
+            for part in report(experiment, answers):
+                console.print(part)
     if undrawn:
         raise GradprobeError(f"no answers for {', '.join(undrawn)}, so nothing drawn; the lines above say why")

@@ -8,7 +8,8 @@ import typer
 
 from gradprobe.cli import options
 from gradprobe.cli.probe import Request, command, labelled
-from gradprobe.errors import UsageError, nearest
+from gradprobe.cli.retention_plans import layer_lines, plans_asked, tokens_read
+from gradprobe.errors import UsageError
 from gradprobe.probes.contract import Ranking, Subject, question_of
 from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
 from gradprobe.settings import RANKED
@@ -49,7 +50,15 @@ Denoiser = Annotated[str, typer.Option(help="Trained with the scorer: token, glo
 Rankings = Annotated[
     str | None,
     typer.Option(
-        help="Beside them: random,norm,mean-attention,divprune,truth, ...; none. Default: the usual ones there are."
+        help="Beside them: selectors and plans without training, divprune,fastv@2, ...; none. Default: the usual."
+    ),
+]
+Average = Annotated[
+    Any,
+    typer.Option(
+        parser=options.swept("average", float, "33,22,11"),
+        metavar="<number,...>",
+        help="Tokens that a layer of the language model reads on average, instead of --k.",
     ),
 ]
 TrainData = Annotated[str | None, typer.Option(help="Folder to train on; the one of --data without it.")]
@@ -58,28 +67,36 @@ TrainData = Annotated[str | None, typer.Option(help="Folder to train on; the one
 def _prepare(request: Request) -> None:
     """Keep 20 tokens unless told otherwise, and train once with each temperature schedule."""
     values = request.values
-    if values["k"] is None and values["keep"] is None:
+    if values["average"] is not None:
+        if values["k"] is not None or values["keep"] is not None:
+            raise UsageError("give one of --k, --keep and --average (tokens that a layer reads on average)")
+        values["k"] = tuple(dict.fromkeys(max(1, round(each)) for each in values["average"]))
+    elif values["k"] is None and values["keep"] is None:
         values["k"] = (K,)
-    request.settings = [
-        replace(each, tau_start=first, tau_end=last) for each in request.settings for first, last in values["tau"]
+    settings = [
+        replace(each, tau_start=first, tau_end=last, positions="keep")
+        for each in request.settings
+        for first, last in values["tau"]
     ]
+    request.settings = list(dict.fromkeys(settings))
 
 
 def _answer(request: Request, progress: Any) -> list[Any]:
     """Check all questions, then answer them seed by seed: the operators at each budget, and then the rankings."""
     images = request.task.available(IMAGES)
     request.settings = [replace(s, images=images) if s.images is None else s for s in request.settings]
-    rankings = [Ranking(name) for name in _rankings(request.task, request.values["rankings"])]
+    values = request.values
+    plans = plans_asked(request.task, values["rankings"], request.budgets, values["average"])
     questions: list[tuple[Any, int, RetentionSettings]] = []
     for seed in dict.fromkeys(settings.seed for settings in request.settings):
         trained = [settings for settings in request.settings if settings.seed == seed]
         counts = dict.fromkeys(settings.images for settings in trained)
         questions += [(op, k, s) for k in request.budgets for op in request.operators.values() for s in trained]
         questions += [
-            (ranking, k, RetentionSettings(steps=0, images=count, seed=seed))
-            for ranking in rankings
-            for k in request.budgets
+            (Ranking(plan.label), plan.k, RetentionSettings(steps=0, images=count, seed=seed, positions=positions))
+            for plan in plans
             for count in counts
+            for positions in values["positions"]
         ]
     for operator, k, settings in questions:
         question_of(PROBE, Subject(request.task, operator, k), settings)
@@ -88,25 +105,6 @@ def _answer(request: Request, progress: Any) -> list[Any]:
         request.task = request.task.with_new_scorer(settings.seed)  # random weights are made once a seed
         answers.append(request.ask(operator, k, settings, progress, coming=questions[i + 1 :]))
     return answers
-
-
-def _rankings(task: Any, text: str | None) -> list[str]:
-    """Return the rankings that were asked for, which must be possible, or all that this task allows."""
-    from gradprobe.models.rankings import RANKINGS, USUAL, rank_scores
-
-    names = list(USUAL) if text is None else [] if text == "none" else list(dict.fromkeys(text.split(",")))
-    for name in names:
-        if name not in RANKINGS:
-            raise UsageError(f"no ranking is called {name!r}; {nearest(name, RANKINGS)}, or none for none")
-    if not names:
-        return []
-    (one,) = task.batches(1, 1, 0)
-    possible = [name for name in names if rank_scores(task, name, one, 0) is not None]
-    if text is not None and possible != names:
-        lacking = ", ".join(name for name in names if name not in possible)
-        known = ", ".join([*possible, "none"])
-        raise UsageError(f"--rankings {lacking} is not possible with this model and images; possible: {known}")
-    return possible
 
 
 def _tabulate(request: Request) -> list[dict[str, Any]]:
@@ -125,6 +123,9 @@ def _tabulate(request: Request) -> list[dict[str, Any]]:
     bases = [group for group in groups if group[0].question["op"] == request.base]
     rows = [over_seeds(group, _base_of(group, bases), [paths[id(r)] for r in group]) for group in groups]
     request.rows, values, first = rows, request.values, request.questions[0]
+    for row in rows:
+        row |= tokens_read(request.task, row["op"], row["k"])
+    request.notes += layer_lines(rows)
     if values["data"] is not None and values["train_data"] is None and first.get("task") != "captioning":
         request.warnings.append(SAME)
     if len(set(request.results[0].kind.tolist())) > 1:
@@ -181,6 +182,7 @@ retention = command(
         "tau": (Tau, TAU),
         "denoiser": (Denoiser, "none"),
         "rankings": (Rankings, None),
+        "average": (Average, None),
         "train_data": (TrainData, None),
     },
     replaced={

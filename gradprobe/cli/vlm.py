@@ -6,6 +6,7 @@ from gradprobe.cli.options import checked
 from gradprobe.cli.vlm_cost import cost
 from gradprobe.cli.vlm_embedded import train_photos, train_scenes
 from gradprobe.cli.vlm_generate import generate
+from gradprobe.cli.vlm_search import search
 from gradprobe.cli.vlm_show import show
 from gradprobe.cli.vlm_train import train
 
@@ -19,5 +20,6 @@ vlm.command()(checked(train))
 vlm.command()(checked(generate))
 vlm.command()(checked(show))
 vlm.command()(checked(cost))
+vlm.command()(checked(search))
 vlm.command("train-scenes")(checked(train_scenes))
 vlm.command("train-photos")(checked(train_photos))

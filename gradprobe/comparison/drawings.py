@@ -6,6 +6,7 @@ from typing import Any
 from gradprobe.comparison.experiments import panels, row_panels
 
 Drawing = Callable[[Any, Sequence[Any]], Any]
+Report = Callable[[Any, Sequence[Any]], list[Any]]  # tables and lines
 SHOWN = ("hard", "hard+zero", "scale:tau=0.01", "vpnoise:tau=0.01", "vpnoise:tau=0.1", "vpnoise")
 
 
@@ -18,6 +19,7 @@ def drawings() -> dict[str, Drawing]:
     from gradprobe.probes.coherence.figure import fig1c, operators
     from gradprobe.probes.fidelity.figure import fidelity_panels
     from gradprobe.probes.landscape.figure import fig2
+    from gradprobe.probes.ranking.figure import ranking_figure
     from gradprobe.probes.retention.figure import retention_figure
 
     return {
@@ -28,11 +30,19 @@ def drawings() -> dict[str, Drawing]:
         "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),
         "fidelity": lambda experiment, answers: fidelity_panels(row_panels(experiment, answers)),
         "fig4": _fig4,
+        "ranking": lambda experiment, answers: ranking_figure([a.result for a in answers], experiment.title),
         "retention": lambda experiment, answers: retention_figure(panels(answers)),
         "operators": lambda experiment, answers: operators(row_panels(experiment, answers), experiment.paper),
         "predict": lambda experiment, answers: predict([answer.result for answer in answers]),
         "scaling": _scaling,
+        "selectors": _selectors,
+        "cost_table": _cost_table,
     }
+
+
+def reports() -> dict[str, Report]:
+    """Return, by name of a figure, what `gradprobe figures NAME` prints beside it."""
+    return {"selectors": _selector_report, "cost_table": _cost_report}
 
 
 def _ablation(experiment: Any, answers: Sequence[Any]) -> Any:
@@ -50,6 +60,41 @@ def _scaling(experiment: Any, answers: Sequence[Any]) -> Any:
     from gradprobe.comparison.scaling_figure import scaling_figure
 
     return scaling_figure(scaling_of(experiment, answers), experiment.title, experiment.claim)
+
+
+def _selectors(experiment: Any, answers: Sequence[Any]) -> Any:
+    """Draw Table 1, 2 or 3."""
+    from gradprobe.comparison.selector_costs import table_and_costs
+    from gradprobe.comparison.selector_figure import selector_figure
+
+    table, spent, reason = table_and_costs(experiment, answers)
+    return selector_figure(table, spent, experiment.title, experiment.claim, reason)
+
+
+def _selector_report(experiment: Any, answers: Sequence[Any]) -> list[Any]:
+    from gradprobe.comparison.selector_costs import table_and_costs
+    from gradprobe.comparison.selector_text import terminal_table, text_of
+    from gradprobe.comparison.selector_verdicts import verdicts
+
+    table, spent, reason = table_and_costs(experiment, answers)
+    text = text_of(table, spent, reason)
+    return [terminal_table(text), *text.notes, *verdicts(table, experiment.baseline)]
+
+
+def _cost_table(experiment: Any, answers: Sequence[Any]) -> Any:
+    """Draw Table 4."""
+    from gradprobe.comparison.cost_table import cost_rows
+    from gradprobe.comparison.cost_table_figure import cost_table_figure
+
+    return cost_table_figure(cost_rows(experiment), experiment.title, experiment.claim)
+
+
+def _cost_report(experiment: Any, answers: Sequence[Any]) -> list[Any]:
+    from gradprobe.comparison.cost_table import cost_rows, verdicts
+    from gradprobe.comparison.cost_table_figure import terminal_table
+
+    rows = cost_rows(experiment)
+    return [terminal_table(rows), *verdicts(rows)]
 
 
 def _fig4(experiment: Any, answers: Sequence[Any]) -> Any:

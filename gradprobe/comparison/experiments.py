@@ -26,9 +26,10 @@ from gradprobe.probes.opened import OpenTasks, answered
 from gradprobe.settings import settings_from
 from gradprobe.store.results import Store, key_of
 
-KINDS = {"op": "operator", "scorer": "scorer", "denoiser": "denoiser"}  # fields of a question that name code
+KINDS = {"op": "operator", "scorer": "scorer", "denoiser": "denoiser", "scores": "plan"}  # fields of a question that name code
 ALONE = Crew()
 REGISTERED = "registered"  # in the place of an operator's name: every one that has a name
+CONFIGURED = ("cost_table",)  # figures of configurations alone, whose presets ask nothing
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Experiment:
         runs: every question, in the order of the file.
         confirm: what was fixed before the questions were asked, where the preset is a test; see
             `gradprobe.comparison.confirm`.
+        table: the model that a table is about, and its columns; see `gradprobe.comparison.selector_table`.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Experiment:
     paper: tuple[dict[str, Any], ...]
     runs: tuple[Run, ...]
     confirm: Mapping[str, Any] = field(default_factory=dict)
+    table: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
 
     Args:
         path: a TOML file with ``title``, ``figure``, ``claim``, ``baseline``, ``[[paper]]``, ``[confirm]``,
-            ``[where]``, ``[question]`` and ``[[run]]`` (``panel``, ``where`` and fields that override).
+            ``[table]``, ``[where]``, ``[question]`` and ``[[run]]`` (``panel``, ``where`` and fields that override);
+            the last two are left out where the figure is one of `CONFIGURED`.
         trust: Python files that it may name and that may run.
 
     Raises:
@@ -102,8 +106,9 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
             preset = tomllib.loads(file.read().decode("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the preset {path}: {error}") from None
-    kinds = {"title": str, "figure": str, "claim": str, "baseline": str, "question": dict, "run": list}
-    optional = {"paper": list, "where": dict, "confirm": dict}
+    kinds: dict[str, type[Any]] = {"title": str, "figure": str, "claim": str, "baseline": str}
+    optional: dict[str, type[Any]] = {"paper": list, "where": dict, "confirm": dict, "table": dict}
+    kinds |= {} if preset.get("figure") in CONFIGURED else {"question": dict, "run": list}
     for name in preset:
         if name not in kinds | optional:
             raise UsageError(f"{path} has an unknown key {name!r}: {nearest(name, kinds | optional)}")
@@ -112,9 +117,10 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
         if not isinstance(value, kind) or (kind is list and not all(isinstance(table, dict) for table in value)):
             what = "text" if kind is str else f"[[{name}]] tables" if kind is list else f"a [{name}] table"
             raise UsageError(f"{path} needs {name!r} as {what}; see experiments/fig1c_coherence.toml")
-    for table in (preset["question"], *preset["run"]):
+    asked = preset.get("run", [])
+    for table in (preset.get("question", {}), *asked):
         _check_names(table, path, trust)
-    runs = [run for table in preset["run"] for run in _runs(table, preset)]
+    runs = [run for table in asked for run in _runs(table, preset)]
     try:
         keys = [(run.panel, key_of(run.question)) for run in runs]
     except UsageError as error:
@@ -124,8 +130,9 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
             raise UsageError(f"{path} asks the same question twice in panel {run.panel!r}: {json.dumps(run.question)}")
         _check_settings(run.question, path)
     head = {name: preset[name] for name in ("title", "figure", "claim", "baseline")}
-    paper, confirm = tuple(preset.get("paper", [])), preset.get("confirm", {})
-    return Experiment(name=path.stem, paper=paper, runs=tuple(runs), confirm=confirm, **head)
+    paper = tuple(preset.get("paper", []))
+    others = {name: preset.get(name, {}) for name in ("confirm", "table")}
+    return Experiment(name=path.stem, paper=paper, runs=tuple(runs), **others, **head)
 
 
 def run_experiment(

@@ -19,6 +19,7 @@ from gradprobe.comparison.sizes import SIZES, Times, estimate
 from gradprobe.core import AnyOperator, Noise, SelectionOperator, Task, apply, hard_topk
 from gradprobe.errors import GradprobeError, Notice, UsageError, in_words, nearest
 from gradprobe.files import atomic_write
+from gradprobe.models.rankings import fault_of
 from gradprobe.operators import registry
 from gradprobe.parallel.driver import Asked, Crew, answer_all
 from gradprobe.parallel.scheme import check_crew
@@ -29,6 +30,7 @@ from gradprobe.probes.cost.compared import GROUP
 from gradprobe.probes.gradients import score_gradient
 from gradprobe.probes.metrics import Plan
 from gradprobe.ranges import check_number
+from gradprobe.selectors.plan import plan_of
 from gradprobe.settings import argument, declared, takes
 from gradprobe.store.results import Store, key_of
 from gradprobe.tasks import maker
@@ -71,6 +73,9 @@ class Arguments:
     seeds: Sequence[int] | None = argument(
         None, "Seeds that every probe is asked with, but equivalence and cost, which have the first; instead of seed."
     )
+    select: Sequence[str] = argument(
+        (), "Selectors and plans without training, such as ``fastv@2``, beside the usual rankings."
+    )
     jobs: int | None = argument(None, "Processes that answer questions at the same time; None: this one alone.")
     cluster: str | None = argument(None, "Machines that answer: ``dask://HOST:PORT``, ``ray://HOST:PORT``, ``slurm``.")
 
@@ -105,7 +110,7 @@ def compare(ops: AnyOperator | Sequence[AnyOperator], given: Arguments) -> Compa
     check_k(k, task.n_tokens)
     size = given.size or _remembered(task, named, k, given)
     training = task if given.train_data is None else _opened(given, given.train_data)[0]
-    plan = Plan(task, training, named, k, SIZES[size], given.seed)
+    plan = Plan(task, training, named, k, SIZES[size], given.seed, _selectors(task, k, given.select))
     results, missing = _answered(questions(plan, given.seeds), given)
     settings = {"backbone": name, "k": k, "tokens": task.n_tokens, "size": size, "seed": given.seed}
     settings |= {"seeds": list(given.seeds)} if given.seeds else {}
@@ -119,6 +124,19 @@ def compare(ops: AnyOperator | Sequence[AnyOperator], given: Arguments) -> Compa
         command=given.command,
         missing=tuple(missing),
     )
+
+
+def _selectors(task: Task, k: int, select: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of plans that are possible on a task.
+
+    Raises:
+        UsageError: one is not, with the reason.
+    """
+    (one,) = task.batches(1, 1, 0)
+    for text in select:
+        if (fault := fault_of(task, text, k, one)) is not None:
+            raise UsageError(f"--select: {fault}")
+    return tuple(dict.fromkeys(plan_of(text).label for text in select))
 
 
 def questions(plan: Plan, seeds: Sequence[int] | None = None) -> list[tuple[Probe, Subject, Any]]:

@@ -1,4 +1,6 @@
-"""Attention to the patches in the last block of an unpruned vision transformer."""
+"""Attention within an unpruned vision transformer, as selectors read it."""
+
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Attention, Block
@@ -6,33 +8,36 @@ from torch import Tensor
 
 from gradprobe.core import Tokens
 from gradprobe.models.backbones import Backbone
+from gradprobe.view import Tower, TowerLayer, Unavailable
 
 
-def last_attention(backbone: Backbone, tokens: Tokens, query: str = "class") -> Tensor | None:
-    """Return the attention to each patch in the last block, mean over heads ``(B, N)``.
+def tower_of(backbone: Backbone, tokens: Tokens) -> Tower:
+    """Return queries and keys of the first block behind the insertion point and of the last one.
 
-    All patches pass through the model, without gradient. None for a model without class token or with another kind of
-    attention. Source: of the class token, the ranking of FasterVLM and EViT.
+    All patches pass through the model, without gradient.
 
     Args:
         backbone: Model, split at the insertion point.
         tokens: Tokens at the insertion point.
-        query: ``class``: of the class token; ``mean``: of all patches on average.
+
+    Raises:
+        Unavailable: There is no block left, or its attention is of another kind.
     """
-    model = backbone.model
-    last = model.blocks[-1]
-    if type(last) is not Block or not model.has_class_token or backbone.layer == len(model.blocks):
-        return None
-    attn = last.attn
-    if type(attn) is not Attention:
-        return None
+    blocks: Any = backbone.model.blocks[backbone.layer :]
+    if len(blocks) == 0:
+        raise Unavailable("the tokens are selected behind the last block: there is no attention left to rank them by")
+    if not all(type(block) is Block and type(block.attn) is Attention for block in (blocks[0], blocks[-1])):
+        raise Unavailable(f"the attention of {backbone.name} cannot be told: its blocks are not timm's usual ones")
     with torch.no_grad(), backbone.running():
         x = torch.cat([tokens.prefix, tokens.patches], 1)
-        x = last.norm1(model.blocks[backbone.layer : -1](x))
-        heads = (len(x), x.shape[1], 3, attn.num_heads, attn.head_dim)
-        q, key, _ = attn.qkv(x).reshape(heads).permute(2, 0, 3, 1, 4)
-        rows = slice(0, 1) if query == "class" else slice(model.num_prefix_tokens, None)
-        q, key = attn.q_norm(q[:, :, rows]), attn.k_norm(key)
-        attention = (q @ key.mT * attn.scale).softmax(-1)
-        attention = attention[:, :, 0].mean(1) if query == "class" else attention.mean((1, 2))
-    return attention[:, model.num_prefix_tokens :].to(tokens.patches.dtype)
+        first = _layer(backbone, blocks[0], x, tokens)
+        return Tower(last=_layer(backbone, blocks[-1], blocks[:-1](x), tokens), first=first)
+
+
+def _layer(backbone: Backbone, block: Any, x: Tensor, tokens: Tokens) -> TowerLayer:
+    attn, model = block.attn, backbone.model
+    x = block.norm1(x)
+    heads = (len(x), x.shape[1], 3, attn.num_heads, attn.head_dim)
+    q, k, _ = attn.qkv(x).reshape(heads).permute(2, 0, 3, 1, 4)
+    q, k = (each.transpose(1, 2).flatten(2).to(tokens.patches.dtype) for each in (attn.q_norm(q), attn.k_norm(k)))
+    return TowerLayer(q, k, attn.num_heads, int(model.num_prefix_tokens), bool(model.has_class_token))

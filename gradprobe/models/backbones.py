@@ -84,6 +84,12 @@ class Backbone:
             )
         return cls(name, vit, layer, vit.patch_embed.num_patches, vit.embed_dim, autocast)
 
+    @property
+    def grids(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of the patches; () where they are not laid out in a grid."""
+        rows, columns = getattr(self.model.patch_embed, "grid_size", (0, 0))
+        return ((rows, columns),) if rows * columns == self.n_tokens else ()
+
     def embed(self, images: Tensor) -> Tokens:
         """Return the tokens of images ``(B, 3, H, W)`` at the insertion point, without gradient.
 

@@ -37,12 +37,34 @@ DENOISERS = {
     "global": "gradprobe.models.denoisers:Global",
     "none": "gradprobe.models.denoisers:Nothing",
 }
+SELECTORS = {
+    "random": "gradprobe.selectors.random:Random",
+    "norm": "gradprobe.selectors.norm:Norm",
+    "projected-norm": "gradprobe.selectors.norm:ProjectedNorm",
+    "downsample": "gradprobe.selectors.downsample:Downsample",
+    "class-attention": "gradprobe.selectors.attention:ClassAttention",
+    "mean-attention": "gradprobe.selectors.attention:MeanAttention",
+    "divprune": "gradprobe.selectors.divprune:DivPrune",
+    "zoo": "gradprobe.selectors.zoo:Zoo",
+    "visionzip": "gradprobe.selectors.visionzip:VisionZip",
+    "holov": "gradprobe.selectors.holov:HoloV",
+    "prunesid": "gradprobe.selectors.prunesid:PruneSID",
+    "hired": "gradprobe.selectors.hired:HiRED",
+    "cdpruner": "gradprobe.selectors.cdpruner:CDPruner",
+    "fastv": "gradprobe.selectors.fastv:FastV",
+    "pyramiddrop": "gradprobe.selectors.pyramiddrop:PyramidDrop",
+    "sparsevlm": "gradprobe.selectors.sparsevlm:SparseVLM",
+    "dart": "gradprobe.selectors.dart:DART",
+    "scored": "gradprobe.models.scored:Scored",
+    "truth": "gradprobe.selectors.truth:Truth",
+}
 TABLES = {
     "relaxation": RELAXATIONS,
     "throttle": THROTTLES,
     "operator": ALIASES,
     "scorer": SCORERS,
     "denoiser": DENOISERS,
+    "selector": SELECTORS,
 }
 
 

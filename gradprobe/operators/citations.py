@@ -1,4 +1,6 @@
-"""BibTeX entries of operators and probes, by key."""
+"""BibTeX entries of operators, probes and selectors, by key."""
+
+from gradprobe.operators.selector_citations import SELECTORS
 
 BIBTEX = {
     "diffprune": r"""
@@ -279,4 +281,5 @@ BIBTEX = {
   journal = {Journal of Machine Learning Research},
 }
 """,
+    **SELECTORS,
 }

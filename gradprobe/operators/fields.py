@@ -9,15 +9,20 @@ from typing import Any
 from gradprobe.errors import GradprobeError, UsageError, nearest
 
 
+FLAG = "true"  # value of a field that is named alone
+
+
 def split(spec: str) -> tuple[str, dict[str, str]]:
     """Split a name from its fields.
 
     Raises:
-        UsageError: There is no name, or something other than ``field=value``.
+        UsageError: There is no name, or something other than ``field=value`` or ``field``, which is ``field=true``.
 
     Example:
         >>> split("lapsum:tau=0.3"), split("my_ops.py:Mine:width=2,tau=1")
         (('lapsum', {'tau': '0.3'}), ('my_ops.py:Mine', {'width': '2', 'tau': '1'}))
+        >>> split("zoo:exact")
+        ('zoo', {'exact': 'true'})
     """
     match = re.match(r"^(?P<name>[^:]+\.py:\w+|[^:]+)(?::(?P<fields>.*))?$", spec)
     if not match:
@@ -27,9 +32,9 @@ def split(spec: str) -> tuple[str, dict[str, str]]:
     fields: dict[str, str] = {}
     for item in filter(None, (match["fields"] or "").split(",")):
         key, equals, value = item.partition("=")
-        if not equals or not value:
+        if not key.strip() or (equals and not value):
             raise UsageError(f"{spec!r}: fields are written field=value,field=value; got {item!r}")
-        fields[key.strip()] = value.strip()
+        fields[key.strip()] = value.strip() if equals else FLAG
     return match["name"].strip(), fields
 
 
@@ -78,7 +83,7 @@ def make(cls: Any, fields: dict[str, str], spec: str) -> Any:
 
 
 def changed(thing: Any) -> str:
-    """Return the fields of a dataclass object that differ from their defaults, in order.
+    """Return the fields of a dataclass object that differ from their defaults, in order; not those left out of ``==``.
 
     Example:
         >>> from gradprobe.operators.relaxations.lapsum import LapSum
@@ -87,8 +92,12 @@ def changed(thing: Any) -> str:
     """
     if not dataclasses.is_dataclass(thing):
         return ""
-    values = {f.name: (getattr(thing, f.name), f.default) for f in dataclasses.fields(thing)}
-    return ",".join(f"{name}={text(value)}" for name, (value, default) in values.items() if value != default)
+    values = {f.name: (getattr(thing, f.name), f.default) for f in dataclasses.fields(thing) if f.compare}
+    return ",".join(
+        name if value is True else f"{name}={text(value)}"
+        for name, (value, default) in values.items()
+        if value != default
+    )
 
 
 def text(value: Any) -> str:
@@ -118,5 +127,6 @@ def _value(text: str, hint: Any, typed: str) -> Any:
     if str in types:
         return text
     raise UsageError(
-        f"{typed} is not possible; it must be {' or '.join(getattr(each, '__name__', str(each)) for each in types)}"
+        f"{typed} is not possible; it must be {' or '.join(getattr(each, '__name__', str(each)) for each in types)}, "
+        "written field=value"
     )

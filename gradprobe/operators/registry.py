@@ -134,6 +134,8 @@ def part(kind: str, spec: str) -> Any:
     method = "make" if kind in ("scorer", "denoiser") else "__call__"
     if not callable(getattr(thing, method, None)):
         raise GradprobeError(f"{spec!r} is no {kind}: {type(thing).__name__} has no {method}; {_remedy(kind, name)}")
+    if kind == "selector" and (role := role_of(thing)) not in ("selector", "none"):
+        raise UsageError(f"{name} is called as {role}s are; a selector is called with (view, k)")
     return thing
 
 
@@ -161,7 +163,7 @@ def _find(kind: str, name: str) -> Any:
     elif name in TABLES[kind] and kind != "operator":
         return built_in.load(kind, name)
     elif name.endswith(".py"):
-        refuse_bare(Path(name))
+        refuse_bare(Path(name), "selector" if kind == "selector" else "operator")
     elif name in packages.plugins(kind):
         code = packages.load(kind, name)
     else:
@@ -206,6 +208,8 @@ def _whole(operator: Any, name: str) -> Any:
     role = role_of(operator)
     if role == "none":
         raise UsageError(f"{name} cannot be called with (patches, scores, k, noise), as an operator is")
+    if role == "selector":
+        raise UsageError(f"{name} is a selector, called with (view, k), and no operator; see --select and --rankings")
     if role != "operator":
         other, joined = ("throttle", f"{name}+gather") if role == "relaxation" else ("relaxation", f"lapsum+{name}")
         python = "gp.Operator(relaxation, throttle)"

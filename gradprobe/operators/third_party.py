@@ -1,4 +1,4 @@
-"""Role of a third party's operator, and the hash of its code."""
+"""Role of a third party's operator or selector, and the hash of its code."""
 
 import functools
 import hashlib
@@ -10,18 +10,19 @@ from pathlib import Path
 from types import CodeType
 from typing import Any, Literal
 
-Role = Literal["operator", "relaxation", "throttle", "none"]
+Role = Literal["operator", "relaxation", "throttle", "selector", "none"]
 
 
 def role_of(thing: Any) -> Role:
     """Return the role of an object, function or class (once instantiated), from the signature of its call.
 
     ``(patches, scores, k, noise)`` is an operator's, ``(patches, weights, k, noise)`` a throttle's and ``(scores, k,
-    noise)`` a relaxation's signature. A call without a readable signature counts as an operator's.
+    noise)`` a relaxation's signature. ``(view, k)`` is a selector's; since many functions take two arguments, the
+    first must be called ``view`` or the second ``k``. A call without a readable signature counts as an operator's.
 
     Example:
-        >>> role_of(lambda scores, k, noise: scores)
-        'relaxation'
+        >>> role_of(lambda scores, k, noise: scores), role_of(lambda view, k: view)
+        ('relaxation', 'selector')
     """
     call, own = (getattr(thing, "__call__", None), (None,)) if inspect.isclass(thing) else (thing, ())  # noqa: B004
     if not callable(call) or (inspect.isclass(thing) and not any("__call__" in vars(c) for c in thing.__mro__)):
@@ -30,12 +31,16 @@ def role_of(thing: Any) -> Role:
         signature = inspect.signature(call)
     except (TypeError, ValueError):
         return "operator"
+    names = list(signature.parameters)[len(own) :]
+    if names[:1] == ["view"] and _takes(signature, *own, 0, 0):
+        return "selector"
     if _takes(signature, *own, 0, 0, 0, noise=0):
-        names = list(signature.parameters)[len(own) :]
         return "throttle" if names[1:2] == ["weights"] else "operator"
     if _takes(signature, *own, 0, 0, 0, 0):  # a throttle's noise is passed by position
         return "throttle"
-    return "relaxation" if _takes(signature, *own, 0, 0, 0) else "none"
+    if _takes(signature, *own, 0, 0, 0):
+        return "relaxation"
+    return "selector" if names[1:2] == ["k"] and _takes(signature, *own, 0, 0) else "none"
 
 
 def parts_of(thing: Any) -> list[Any]:

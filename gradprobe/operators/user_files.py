@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.operators.third_party import role_of
+from gradprobe.settings import RANKED
 
 PATH = re.compile(r"^(?P<file>[^:]+\.py):(?P<cls>\w+)")  # followed by fields or nothing
 _MODULE = "_gradprobe_user_"  # before a hash of the path
@@ -27,7 +28,8 @@ def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection
     """Refuse a name read from a file if it is a path of Python code that the user has not named.
 
     Args:
-        kind: Kind of the name: ``operator``, ``scorer``, ...; an operator's may have two parts.
+        kind: Kind of the name: ``operator``, ``scorer``, ``plan``, ...; an operator's may have two parts, or be a plan
+            of selectors after ``ranked:``, and a plan has a part for each stage.
         spec: Name and fields; anything but text passes.
         read_from: File, or another description of the origin, for the error.
         trust: Python files that may run, besides those that the user has named in this process.
@@ -41,7 +43,7 @@ def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection
     """
     if not isinstance(spec, str):
         return
-    for name in spec.split("+", 1) if kind == "operator" else [spec]:
+    for name in _parts(kind, spec):
         named = name.partition(":")[0].strip()
         if not named.endswith(".py"):
             continue
@@ -52,6 +54,13 @@ def check_trusted(kind: str, spec: Any, read_from: Path | str, trust: Collection
                 f"--trust {shlex.quote(str(file))} (in Python: trust=[{str(file)!r}])"
             )
         _trusted.add(file.resolve())
+
+
+def _parts(kind: str, spec: str) -> list[str]:
+    if kind == "operator" and spec.startswith(RANKED):
+        kind, spec = "plan", spec.removeprefix(RANKED)
+    separator = {"operator": "+", "plan": ";"}.get(kind)
+    return [spec] if separator is None else [name.strip() for name in spec.split(separator)]
 
 
 def trusted() -> tuple[Path, ...]:
@@ -101,8 +110,12 @@ def from_file(path: Path, attribute: str, called: bool = True) -> Any:
     return thing
 
 
-def refuse_bare(path: Path) -> NoReturn:
+def refuse_bare(path: Path, *kinds: str) -> NoReturn:
     """Refuse a Python file without the name of a class in it, and list the names that can be typed.
+
+    Args:
+        path: Python file.
+        kinds: Kinds that are asked for, ``operator``, ``selector`` or both.
 
     Raises:
         UsageError: Always.
@@ -110,8 +123,10 @@ def refuse_bare(path: Path) -> NoReturn:
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; name a Python file and a class in it: my_ops.py:MyOperator")
-    if not (names := _names_in(_module_of(path), path)):
-        raise UsageError(f"{path} defines no operator: a class or function called with (patches, scores, k, noise)")
+    if not (names := _names_in(_module_of(path), path, kinds)):
+        calls = {"operator": "(patches, scores, k, noise)", "selector": "(view, k)"}
+        wanted = " and no ".join(f"{kind}: a class or function called with {calls[kind]}" for kind in kinds)
+        raise UsageError(f"{path} defines no {wanted}")
     raise UsageError(f"{path} is a file; name what is meant in it: {', '.join(names)}")
 
 
@@ -136,15 +151,17 @@ def _module_of(path: Path) -> ModuleType:
     return sys.modules[module_name]
 
 
-def _names_in(module: ModuleType, path: Path | str) -> list[str]:
-    """List the operators, relaxations and throttles that a file defines, as they are typed, in the file's order."""
-    templates = {"operator": "{}", "relaxation": "{}+gather", "throttle": "lapsum+{}"}
+def _names_in(module: ModuleType, path: Path | str, kinds: Collection[str]) -> list[str]:
+    """List the operators, their parts and the selectors that a file defines, as they are typed, in the file's order."""
+    templates = {"operator": {"operator": "{}", "relaxation": "{}+gather", "throttle": "lapsum+{}"}}
+    templates["selector"] = {"selector": "{}"}
+    roles = {role: template for kind in kinds for role, template in templates[kind].items()}
     names = []
     for name, value in vars(module).items():
         if getattr(value, "__module__", None) != module.__name__ or name.startswith("_"):
             continue
-        if (inspect.isclass(value) or inspect.isfunction(value)) and (role := role_of(value)) != "none":
-            names.append(templates[role].format(f"{path}:{name}"))
+        if (inspect.isclass(value) or inspect.isfunction(value)) and (role := role_of(value)) in roles:
+            names.append(roles[role].format(f"{path}:{name}"))
     return names
 
 

@@ -17,6 +17,7 @@ BUILT_IN = {  # name -> where its `Probe` is declared
     "reference": "gradprobe.probes.fidelity:REFERENCE",
     "equivalence": "gradprobe.probes.equivalence:PROBE",
     "retention": "gradprobe.probes.retention:PROBE",
+    "ranking": "gradprobe.probes.ranking:PROBE",
     "cost": "gradprobe.probes.cost:PROBE",
 }
 _named: dict[str, Probe] = {}  # probes of Python files that the user named in this process

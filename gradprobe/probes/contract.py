@@ -30,7 +30,7 @@ OWN = ("probe", "op", "op_code", "probe_code", "k")  # and those of the subject
 
 @dataclass(frozen=True)
 class Ranking:
-    """A ranking of tokens that needs no training, by its name in `gradprobe.models.rankings.RANKINGS`."""
+    """Selection that needs no training, by the label of its plan (`gradprobe.selectors.plan`), such as ``fastv@2``."""
 
     name: str
 

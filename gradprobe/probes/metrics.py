@@ -67,6 +67,7 @@ class Plan:
         k: K, the tokens kept.
         size: amount of each probe, a `gradprobe.comparison.sizes.Size`.
         seed: of images, noise and scorer, and the first of the trainings.
+        selectors: labels of plans without training, beside the usual rankings.
     """
 
     task: Any
@@ -75,6 +76,7 @@ class Plan:
     k: int
     size: Any
     seed: int
+    selectors: tuple[str, ...] = ()
 
     def each(self, settings: Any) -> list[tuple[Any, Any]]:
         """Return the same question of every operator."""

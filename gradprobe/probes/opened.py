@@ -110,10 +110,9 @@ def operator_of(question: Mapping[str, Any]) -> Any:
     Raises:
         UsageError: an unknown name, or a path that is not trusted.
     """
+    registry.check_trusted("plan", question.get("scores"), ORIGIN)
     if "op" not in question:
         return None
     name = str(question["op"])
-    if name.startswith(RANKED):
-        return Ranking(name.removeprefix(RANKED))
     registry.check_trusted("operator", name, ORIGIN)
-    return registry.build(name)
+    return Ranking(name.removeprefix(RANKED)) if name.startswith(RANKED) else registry.build(name)

@@ -1,1 +1,1 @@
-"""Selections of visual tokens that need no training, as functions of the tokens."""
+"""Selectors of visual tokens, one a file, and plans of them."""

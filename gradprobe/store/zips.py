@@ -46,20 +46,24 @@ def digest(members: Mapping[str, bytes]) -> str:
     return total.hexdigest()
 
 
-def packed(run: Mapping[str, Any], members: Mapping[str, bytes], files: Mapping[str, bytes]) -> bytes:
-    """Return the contents of an answer's file, its record first; nothing in it is dated or compressed.
+def packed(
+    run: Mapping[str, Any], members: Mapping[str, bytes], files: Mapping[str, bytes], small: bool = False
+) -> bytes:
+    """Return the contents of an answer's file, its record first; nothing in it is dated.
 
     Args:
         run: Record; its checksums are computed here.
         members: The npy files of its arrays.
         files: Other files, neither called ``run.json`` nor ending with ``.npy``.
+        small: Compress the arrays; the bytes then depend on the version of zlib. Their checksum does not.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in {RUN: sealed({**run, "sha256": digest(members)}), **members, **files}.items():
             entry = zipfile.ZipInfo(name)  # dated 1980
             entry.create_system = 3  # else it names the operating system
-            archive.writestr(entry, content)
+            method = zipfile.ZIP_DEFLATED if small and name in members else zipfile.ZIP_STORED
+            archive.writestr(entry, content, method, 9)
     return buffer.getvalue()
 
 
@@ -81,10 +85,10 @@ def read_first(file: IO[bytes]) -> bytes:
 
 
 def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
-    """Open a zip without compressed members.
+    """Open a zip in which at most arrays are compressed.
 
     Raises:
-        ValueError: It has some, or two of one name, or is not whole.
+        ValueError: Other members are, or two have one name, or it is not whole.
     """
     file.seek(max(0, file.seek(0, os.SEEK_END) - _END))
     end = file.read()
@@ -94,8 +98,10 @@ def open_zip(file: IO[bytes]) -> zipfile.ZipFile:
         raise ValueError("its table of contents is too long")
     archive = zipfile.ZipFile(file)
     entries = archive.infolist()
-    if any(e.compress_type != zipfile.ZIP_STORED or e.file_size != e.compress_size for e in entries):
-        raise ValueError("it is compressed")
+    for e in entries:
+        stored = e.compress_type == zipfile.ZIP_STORED and e.file_size == e.compress_size
+        if not stored and not (e.compress_type == zipfile.ZIP_DEFLATED and e.filename.endswith(".npy")):
+            raise ValueError("it is compressed")
     if len({entry.filename for entry in entries}) < len(entries):
         raise ValueError("it holds a name twice")
     return archive
@@ -117,7 +123,13 @@ def read_members(archive: zipfile.ZipFile, about: Mapping[str, Any]) -> dict[str
         raise ValueError(f"it holds {', '.join(there)[:100]}, not the arrays of run.json")
     if any(size > sizes[name] + _SLACK for name, size in there.items()):
         raise ValueError("it has more bytes than its arrays")
-    return {name: archive.read(name) for name in there}
+    return {name: _inflated(archive, name, size) for name, size in there.items()}
+
+
+def _inflated(archive: zipfile.ZipFile, name: str, size: int) -> bytes:
+    """Return a member of at most the size that its zip states; a longer one takes no memory."""
+    with archive.open(name) as file:
+        return file.read(size + 1)  # of a given length, so that no more is inflated at a time
 
 
 def unpacked(members: Mapping[str, bytes], about: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -45,11 +46,7 @@ def check_operator(op: AnyOperator, *, name: str | None = None) -> None:
     Example:
         >>> check_operator("lapsum+scale")
     """
-    findings = examine(op)
-    if failed := [f for f in findings if f.status == "failed"]:
-        title = name or _subject(op).name
-        lines = [f"{title} breaks {len(failed)} of {len(findings)} properties", *map(str, failed)]
-        raise BrokenContract("\n  ".join(lines))
+    refuse_broken(name or _subject(op).name, examine(op))
 
 
 def examine(op: AnyOperator, *, progress: Callable[[str, int, int], None] | None = None) -> tuple[Finding, ...]:
@@ -84,9 +81,9 @@ def examine(op: AnyOperator, *, progress: Callable[[str, int, int], None] | None
         dtypes = _callable_in(subject)
         for title, name, each in questions:
             if dtypes or name in ("call", "inputs"):
-                findings.append(_finding(title, PROPERTIES[name], replace(each, dtypes=dtypes)))
+                findings.append(finding_of(title, PROPERTIES[name], replace(each, dtypes=dtypes)))
             else:
-                findings.append(Finding(title, "skipped", _promise(PROPERTIES[name]), told="it cannot be called"))
+                findings.append(Finding(title, "skipped", promise_of(PROPERTIES[name]), told="it cannot be called"))
             if progress is not None:
                 progress(subject.name, len(findings), len(questions))
     return tuple(findings)
@@ -110,8 +107,31 @@ def _callable_in(subject: Subject) -> tuple[torch.dtype, ...]:
     return tuple(dtypes)
 
 
-def _finding(name: str, look: properties.Property, subject: Subject) -> Finding:
-    promise = _promise(look)
+def refuse_broken(name: str, findings: tuple[Finding, ...]) -> None:
+    """Raise if a property of the contract does not hold.
+
+    Args:
+        name: Name in the error.
+        findings: Findings of an examination.
+
+    Raises:
+        BrokenContract: The text gives each failed property's input, observation, promise and remedy.
+    """
+    if failed := [f for f in findings if f.status == "failed"]:
+        lines = [f"{name} breaks {len(failed)} of {len(findings)} properties", *map(str, failed)]
+        raise BrokenContract("\n  ".join(lines))
+
+
+def finding_of(name: str, look: Callable[[Any], str], subject: Any, shape: str = SHAPE) -> Finding:
+    """Examine one property, whatever the subject does meanwhile to global state.
+
+    Args:
+        name: Name of the property.
+        look: Function of the subject; its docstring begins with the promise.
+        subject: Subject of the examination.
+        shape: Remedy where the returned object cannot even be read.
+    """
+    promise = promise_of(look)
     try:
         with surroundings.surroundings_kept():
             return Finding(name, "passed", promise, told=look(subject))
@@ -121,8 +141,9 @@ def _finding(name: str, look: properties.Property, subject: Subject) -> Finding:
         return Finding(name, "skipped", promise, told=skipped.message, remedy=skipped.remedy)
     except Exception as error:  # the returned object cannot even be read
         message = f"looking at it raised {type(error).__name__}: {' '.join(str(error).split())}"
-        return Finding(name, "failed", promise, "normal", message, SHAPE)
+        return Finding(name, "failed", promise, "normal", message, shape)
 
 
-def _promise(look: properties.Property) -> str:
+def promise_of(look: Callable[[Any], str]) -> str:
+    """Return the promise with which a property's docstring begins."""
     return (look.__doc__ or "").splitlines()[0].rstrip(".")

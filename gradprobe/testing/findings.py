@@ -96,7 +96,7 @@ class Subject:
         except Exception as error:
             for part in case.parts():
                 self(part)
-            raise Broken(case.describe(), _in_words(error, self.name), SHAPE) from error
+            raise Broken(case.describe(), error_text(error, self.name), SHAPE) from error
 
     def gradient(self, total: Tensor, case: Case) -> Tensor:
         """Return the gradient with respect to the scores, zero without a graph.
@@ -109,7 +109,7 @@ class Subject:
         try:
             return torch.autograd.grad(total, case.scores, allow_unused=True, materialize_grads=True)[0]
         except Exception as error:
-            message = f"its backward {_in_words(error, self.name)}"
+            message = f"its backward {error_text(error, self.name)}"
             raise Broken(case.describe(), message, "mend the backward; torch.autograd.gradcheck helps") from error
 
     def declared(self) -> About:
@@ -163,7 +163,7 @@ def first_row(wrong: Tensor) -> int | None:
     return int(rows.int().argmax()) if bool(rows.any()) else None
 
 
-def _in_words(error: Exception, name: str) -> str:
+def error_text(error: Exception, name: str) -> str:
     """Describe an error, with the line of the operator's own code."""
     cause = error.__cause__ or error
     if isinstance(cause, GradprobeError):

@@ -36,9 +36,9 @@ def inputs_untouched(subject: Subject) -> str:
 def surroundings_untouched(subject: Subject) -> str:
     """Global random numbers (torch, numpy, Python), grad mode, default dtype and threads are left as they were."""
     case = normal_case().leaf()
-    before = _surroundings()
+    before = global_state()
     subject.gradient(subject(case).tokens.sum(), case)
-    for what, value in _surroundings().items():
+    for what, value in global_state().items():
         if value != before[what]:
             remedy = KEYED if "random" in what else "change no global setting inside an operator"
             raise Broken(case.describe(), f"it changes {what}", remedy)
@@ -61,7 +61,8 @@ def surroundings_kept() -> Iterator[None]:
         torch.set_grad_enabled(grad)
 
 
-def _surroundings() -> dict[str, object]:
+def global_state() -> dict[str, object]:
+    """Return the settings and random states that an operator must leave alone, by name."""
     state = np.random.get_state(legacy=False)  # noqa: NPY002, it is the global one that must not move
     assert isinstance(state, dict)
     return {

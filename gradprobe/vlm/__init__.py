@@ -11,20 +11,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # as in gradprobe/__init__.py
+    from gradprobe.vlm.budgets import Budget as Budget
     from gradprobe.vlm.captions import open_captions as open_captions
     from gradprobe.vlm.costs.flops import cost as cost
-    from gradprobe.vlm.deploy import Budget as Budget
-    from gradprobe.vlm.deploy import Pruner as Pruner
+    from gradprobe.vlm.costs.plans import plan_cost as plan_cost
     from gradprobe.vlm.deploy import load as load
     from gradprobe.vlm.model import VLM as VLM
     from gradprobe.vlm.model import open_vlm as open_vlm
+    from gradprobe.vlm.pruner import Pruner as Pruner
     from gradprobe.vlm.task import captioning as captioning
     from gradprobe.vlm.task import task_of as task_of
     from gradprobe.vlm.training.train import fit as fit
 
 _HOME = {
-    "Budget": "deploy",
-    "Pruner": "deploy",
+    "Budget": "budgets",
+    "Pruner": "pruner",
     "VLM": "model",
     "captioning": "task",
     "cost": "costs.flops",
@@ -32,6 +33,7 @@ _HOME = {
     "load": "deploy",
     "open_captions": "captions",
     "open_vlm": "model",
+    "plan_cost": "costs.plans",
     "task_of": "task",
 }
 __all__ = sorted(_HOME)

@@ -1,163 +1,21 @@
-"""Deployment: a vision-language model that reads only the tokens that a scorer keeps, and the scorer's files."""
+"""Deployment: inputs of a prompt with images, and the files of a trained scorer."""
 
 from collections.abc import Collection, Mapping
 from collections.abc import Sequence as Several
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gradprobe.core import top_k
 from gradprobe.devices import cuda_available, device_named, supports_bfloat16
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.models.backbones import frozen
 from gradprobe.models.scorer_file import load_scorer, save_scorer, scorer_path
-from gradprobe.ranges import check_numbers
-from gradprobe.vlm.model import VLM, Sequence, VisionFeatures, open_vlm
+from gradprobe.vlm.budgets import Budget
+from gradprobe.vlm.model import VLM, open_vlm
 from gradprobe.vlm.placeholders import Placeholders
-from gradprobe.vlm.sequence import assemble
+from gradprobe.vlm.pruner import Pruner
 
 SAME = {"family": "family", "tower": "tower", "tower_width": "width", "dim": "token width", "text_width": "text width"}
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Number of visual tokens kept of an image: K, or a share of its N.
-
-    Attributes:
-        k: K; an image with fewer tokens keeps all.
-        ratio: Share K / N in (0, 1], at least one token; instead of ``k``.
-
-    Example:
-        >>> Budget(k=64).of(576), Budget(k=64).of(40), Budget(ratio=0.111).of(576)
-        (64, 40, 64)
-    """
-
-    k: int | None = None
-    ratio: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.k is None) == (self.ratio is None):
-            raise UsageError("give either --k (tokens kept an image) or --ratio (their share, e.g. --ratio 0.111)")
-        check_numbers({"k": self.k, "ratio": self.ratio})
-
-    def of(self, n: int) -> int:
-        """Return K for an image of ``n`` tokens."""
-        return min(self.k, n) if self.k is not None else max(1, round((self.ratio or 1) * n))
-
-
-@dataclass(frozen=True)
-class Pruner:
-    """Vision-language model that reads the visual tokens which a scorer ranks first, and nothing of the others.
-
-    Kept tokens stay in their order at their original position ids; each image has its own budget; a prompt without
-    images is read as it is. All methods run without gradient. A prompt that ends in an image goes on after the
-    last token kept; a language model with a sliding window counts kept tokens only.
-
-    Attributes:
-        vlm: The model.
-        scorer: Tokens ``(B, N, D)`` -> scores ``(B, N)``.
-        budget: K, or its share of N.
-        metadata: Content of its ``scorer.json``; empty for one that was made by hand.
-
-    Source: DiffPrune, section 4.1 (Eq. 3 at inference: throttler and denoiser are left out).
-    """
-
-    vlm: VLM
-    scorer: nn.Module
-    budget: Budget
-    metadata: dict[str, Any] = field(default_factory=dict)
-
-    def choose(self, features: VisionFeatures) -> list[Tensor]:
-        """Return the tokens to keep of each image ``(K_i,)``, ascending; images of equal N are scored together.
-
-        Raises:
-            GradprobeError: Scores that are no numbers.
-        """
-        kept: list[Tensor] = [torch.empty(0)] * len(features.tokens)
-        sizes = [len(tokens) for tokens in features.tokens]
-        parameter = next(self.scorer.parameters(), torch.empty(0))
-        for n in sorted(set(sizes)):
-            which = [i for i, size in enumerate(sizes) if size == n]
-            tokens = torch.stack([features.tokens[i] for i in which])
-            with torch.no_grad(), frozen(self.scorer):
-                scores = self.scorer(tokens.to(parameter.dtype))
-            if not bool(scores.isfinite().all()):
-                raise GradprobeError(
-                    "the scorer gave scores that are no numbers; open the model with --dtype float32, or train again"
-                )
-            for i, chosen in zip(which, top_k(scores, self.budget.of(n)), strict=True):
-                kept[i] = chosen
-        return kept
-
-    def kept(self, inputs: Mapping[str, Any]) -> list[list[Tensor]]:
-        """Return the tokens to keep: for each row, for each of its images, ascending indices ``(K_i,)``."""
-        features = self.vlm.vision_features(inputs)
-        kept = iter(self.choose(features))
-        return [[next(kept) for _ in counts] for counts in self.vlm.prompt(inputs, features).counts]
-
-    def sequence(self, inputs: Mapping[str, Any], pad: str = "left") -> Sequence:
-        """Return the input of the language model: text, newlines and the tokens kept.
-
-        Args:
-            inputs: As the model's processor returns them; rows may be padded on either side.
-            pad: Side on which shorter rows are padded afterwards; ``left`` to generate.
-        """
-        features = self.vlm.vision_features(inputs)
-        prompt = self.vlm.prompt(inputs, features)
-        kept, images = self.choose(features), 0
-        tokens, index = [], []
-        for counts in prompt.counts:
-            which, first = [torch.zeros(0, dtype=torch.long, device=self.vlm.device)], 0
-            some = [torch.zeros(0, self.vlm.dim, device=self.vlm.device, dtype=self.vlm.model.dtype)]
-            for count in counts:
-                which.append(kept[images] + first)
-                some.append(features.tokens[images][kept[images]])
-                first, images = first + count, images + 1
-            tokens.append(torch.cat(some))
-            index.append(torch.cat(which))
-        with torch.no_grad():
-            return assemble(self.vlm, prompt, tokens, index, pad)
-
-    def logits(self, inputs: Mapping[str, Any]) -> Tensor:
-        """Return next-token logits at the positions kept ``(B, S', V)``, rows padded on the left."""
-        with torch.no_grad():
-            return self.vlm.logits(self.sequence(inputs))
-
-    def generate(
-        self, inputs: Mapping[str, Any], *, max_new_tokens: int = 64, options: Mapping[str, Any] | None = None
-    ) -> Tensor:
-        """Continue each row; the result begins with ``input_ids``, as that of the unpruned model does.
-
-        Args:
-            inputs: As the model's processor returns them.
-            max_new_tokens: Largest number of new tokens.
-            options: Options of the model's own ``generate``, such as ``{"do_sample": False}``.
-
-        Returns:
-            Token ids ``(B, S + new)``.
-
-        Raises:
-            UsageError: An option that would change what is read or returned.
-        """
-        options = {"use_cache": True, **(options or {})}
-        if not options["use_cache"]:  # without a cache it drops a mask of ones, and takes gaps for packed sequences
-            raise UsageError("use_cache=False is not possible with pruned tokens; leave it out")
-        if options.get("return_dict_in_generate"):
-            raise UsageError("return_dict_in_generate is not possible here; leave it out: token ids are returned")
-        sequence = self.sequence(inputs)
-        with torch.no_grad(), self.vlm.running():
-            new = self.vlm.model.generate(
-                inputs_embeds=sequence.embeds,
-                attention_mask=sequence.attention_mask,
-                position_ids=sequence.positions,
-                max_new_tokens=max_new_tokens,
-                **options,
-            )
-        ids = torch.as_tensor(inputs["input_ids"], device=new.device)
-        return torch.cat([ids.repeat_interleave(len(new) // len(ids), 0), new], 1)
 
 
 def inputs_of(vlm: VLM, images: Several[Any], prompt: str) -> Mapping[str, Any]:

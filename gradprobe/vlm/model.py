@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import get_ident
@@ -20,6 +20,7 @@ from gradprobe.vlm.families import family_of
 from gradprobe.vlm.families.base import Family
 from gradprobe.vlm.installed import no_progress_bar, transformers_module
 from gradprobe.vlm.masks import biased_mask
+from gradprobe.vlm.tower_attention import Recorded, recording
 
 DTYPES = ("float32", "bfloat16", "float16")
 
@@ -31,10 +32,16 @@ class VisionFeatures:
     Attributes:
         tokens: ``(N_i, D)`` for each image, before the projector, in the order in which the language model reads them.
         slots: ``(L_i,)`` for each image: number of the token at each of its placeholders, -1 for a newline.
+        rows: ``(N_i,)`` for each image: row of each token among the patches of all pictures that the tower read.
+        recorded: Queries and keys of the tower; None where they were not asked for.
+        patches: Rows of one picture.
     """
 
     tokens: tuple[Tensor, ...]
     slots: tuple[Tensor, ...]
+    rows: tuple[Tensor, ...] = ()
+    recorded: Recorded | None = None
+    patches: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,12 +73,14 @@ class Sequence:
         attention_mask: ``(B, S')``, 0 for padding.
         positions: Original position ids, ``(B, S')`` or ``(3, B, S')``; 0 for padding.
         origin: ``(B, S')``: index of each position in the prompt, -1 for padding.
+        slot: ``(B, S')``: number of the visual token within its row, -1 for text and padding, -2 for a newline.
     """
 
     embeds: Tensor
     attention_mask: Tensor
     positions: Tensor
     origin: Tensor
+    slot: Tensor
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,7 @@ class VLM:
         """Hold the model in evaluation mode without gradients for parameters; mode and flags are restored after."""
         return frozen(self.model)
 
-    def vision_features(self, inputs: Mapping[str, Any]) -> VisionFeatures:
+    def vision_features(self, inputs: Mapping[str, Any], attention: bool = False) -> VisionFeatures:
         """Run the vision tower once.
 
         A hook on the projector records its input and replaces its output by row numbers (plus a half, so that no
@@ -170,6 +179,7 @@ class VLM:
 
         Args:
             inputs: Output of a processor: ``pixel_values`` and what belongs to them.
+            attention: Record queries and keys of the tower too.
 
         Returns:
             One entry an image, of all rows in order; none without images.
@@ -200,20 +210,24 @@ class VLM:
         projector = self.family.projector(self.model)
         hooks = [projector.register_forward_pre_hook(record), projector.register_forward_hook(number)]
         try:
-            with torch.no_grad(), self.running():
+            with torch.no_grad(), self.running(), ExitStack() as stack:
+                seen = stack.enter_context(recording(self.family, self.model, self.name)) if attention else None
                 images = self.model.model.get_image_features(**arguments, return_dict=True).pooler_output
         finally:
             for hook in hooks:
                 hook.remove()
-        (rows,) = (each.reshape(-1, self.dim).to(self.device) for each in recorded)
-        tokens, slots = [], []
+        (out,) = recorded
+        rows = out.reshape(-1, self.dim).to(self.device)
+        tokens, slots, numbers = [], [], []
         for image in images:
             image = image.to(self.device)
             code = image[:, 0]
             real = (image == code[:, None]).all(1) & (code % 1 == 0.5) & (code > 0) & (code < len(rows))
-            tokens.append(rows[code[real].long()])
+            numbers.append(code[real].long())
+            tokens.append(rows[numbers[-1]])
             slots.append(torch.where(real, real.cumsum(0) - 1, -1))
-        return VisionFeatures(tuple(tokens), tuple(slots))
+        patches = out.shape[1] if out.ndim == 3 else 0
+        return VisionFeatures(tuple(tokens), tuple(slots), tuple(numbers), seen, patches)
 
     def project(self, tokens: Tensor) -> Tensor:
         """Map tokens ``(..., D)`` to the width of the language model ``(..., d_l)``; gradients pass."""

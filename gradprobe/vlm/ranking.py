@@ -8,12 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gradprobe.core import Noise, Stream
 from gradprobe.data.pixels import displayed
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.models.backbones import frozen
+from gradprobe.models.similarity import cosines, ends_of
 from gradprobe.nans import refuse_nan
+from gradprobe.vlm.choosing import Images
 from gradprobe.vlm.families.base import View
 from gradprobe.vlm.model import VLM
+from gradprobe.vlm.pruner import Pruner
 
 NORM = "the length of a token"
 
@@ -48,7 +52,7 @@ class Ranking:
 
 
 def ranking(
-    vlm: VLM, inputs: Mapping[str, Any], k: int, scorer: nn.Module | None = None, ranked_by: str = NORM
+    vlm: VLM, inputs: Mapping[str, Any], k: int, scorer: nn.Module | Tensor | None = None, ranked_by: str = NORM
 ) -> Ranking:
     """Rank the visual tokens of one image.
 
@@ -56,7 +60,8 @@ def ranking(
         vlm: The model.
         inputs: Of one image, as the model's processor returns them; text is not needed.
         k: Tokens at each end, 1..N/2.
-        scorer: Tokens ``(B, N, D)`` -> scores ``(B, N)``, as ``Pruner.scorer``; None: the length ``|x_i|`` of a token.
+        scorer: Tokens ``(B, N, D)`` -> scores ``(B, N)``, as ``Pruner.scorer``, or scores ``(N,)``, as `scores_by`; None:
+            the length ``|x_i|`` of a token.
         ranked_by: Name of these scores.
 
     Raises:
@@ -73,21 +78,21 @@ def ranking(
     if not 1 <= k <= n // 2:
         raise UsageError(f"--k {k} is not possible: the two ends of {n} tokens overlap; give --k 1 to --k {n // 2}")
     scores = _scores(tokens, scorer)
-    order = scores.argsort(stable=True, descending=True)  # among equals the first come first, as when deployed
-    ends = torch.cat([order[:k], order[-k:]])
-    unit = nn.functional.normalize(tokens[ends].double(), dim=-1)
+    ends = ends_of(scores, k)
     return Ranking(
         scores=scores.cpu().numpy(),
         top=ends[:k].cpu().numpy(),
         bottom=ends[k:].cpu().numpy(),
-        similarity=(unit @ unit.T).clamp(-1, 1).cpu().numpy(),
-        views=_views(vlm, inputs, n),
+        similarity=cosines(tokens[None], ends[None])[0].cpu().numpy(),
+        views=views_of(vlm, inputs, n),
         ranked_by=ranked_by,
     )
 
 
 @torch.no_grad()
-def _scores(tokens: Tensor, scorer: nn.Module | None) -> Tensor:
+def _scores(tokens: Tensor, scorer: nn.Module | Tensor | None) -> Tensor:
+    if isinstance(scorer, Tensor):
+        return refuse_nan(scorer.to(tokens.device).double())
     if scorer is None:
         return refuse_nan(tokens.double().norm(dim=-1))
     like = next(scorer.parameters(), tokens)
@@ -98,8 +103,32 @@ def _scores(tokens: Tensor, scorer: nn.Module | None) -> Tensor:
     return scores
 
 
-def _views(vlm: VLM, inputs: Mapping[str, Any], n: int) -> tuple[View, ...]:
-    """Return the pixels that the tower read as people see them."""
+def scores_by(pruned: Pruner, inputs: Mapping[str, Any]) -> Tensor:
+    """Return the scores by which a plan ranks the tokens of one image, ``(N,)``.
+
+    Of a plan that keeps a set and ranks nothing: above 1 for a token that is kept, else below 1, in random order.
+
+    Args:
+        pruned: Model and plan.
+        inputs: Of one image, with the text that its selectors read.
+
+    Raises:
+        UsageError: A selector reads something that the model does not have.
+    """
+    images = Images.of(pruned.vlm, inputs, attention=True)
+    stage, n = pruned.plan.outside, len(images.features.tokens[0])
+    if stage is not None and not pruned.plan.inside and (scores := images.scores(stage.selector)) is not None:
+        return scores
+    chance = Noise(0, (0,)).stream(Stream.RANKING).uniform(torch.Size([n]), like=torch.empty(0))[0]
+    return chance.index_add(0, pruned.left(inputs)[0].cpu(), torch.ones(pruned.counts(n).last))
+
+
+def views_of(vlm: VLM, inputs: Mapping[str, Any], n: int) -> tuple[View, ...]:
+    """Return the pictures that the n tokens of an image cover, with the pixels that the tower read as people see them.
+
+    Raises:
+        GradprobeError: The tokens do not cover them.
+    """
     tensors = {name: torch.as_tensor(inputs[name]).detach().cpu() for name in vlm.family.inputs if name in inputs}
     pixels = vlm.family.inputs[0]
     views = vlm.family.views(vlm.model.config, tensors | {pixels: tensors[pixels].float()})

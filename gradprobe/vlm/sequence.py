@@ -1,6 +1,7 @@
 """Input sequences of the language model: text, newlines and the visual tokens that are kept."""
 
 from collections.abc import Sequence as Several
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gradprobe.deferred import refuse
 from gradprobe.errors import UsageError
+from gradprobe.vlm.families.base import attended_positions
 from gradprobe.vlm.model import VLM, Prompt, Sequence
 
 
@@ -80,6 +82,17 @@ def _misplaced(row: int, total: int, given: int, which: Tensor) -> UsageError:
     )
 
 
+def compact(sequence: Sequence) -> Sequence:
+    """Renumber the positions that are kept: 0, 1, 2, ..., as if the others had never been there.
+
+    Raises:
+        UsageError: Positions have three axes, in which a token has no place among those that are left.
+    """
+    if sequence.positions.ndim == 3:
+        raise UsageError("positions with time, height and width cannot be renumbered; leave --positions compact out")
+    return replace(sequence, positions=attended_positions(sequence.attention_mask))
+
+
 def _close_up(embeds: Tensor, prompt: Prompt, keep: Tensor, pad: str) -> Sequence:
     """Move the positions to keep ``(B, S)`` side by side, and pad."""
     length = int(keep.sum(1).max())
@@ -89,4 +102,5 @@ def _close_up(embeds: Tensor, prompt: Prompt, keep: Tensor, pad: str) -> Sequenc
     embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
     positions = prompt.positions.gather(-1, order.expand(*prompt.positions.shape[:-1], -1))
     embeds, positions = torch.where(real[..., None], embeds, 0), torch.where(real, positions, 0)
-    return Sequence(embeds, real.long(), positions, torch.where(real, order, -1))
+    slot = torch.where(real, prompt.slot.gather(1, order), -1)
+    return Sequence(embeds, real.long(), positions, torch.where(real, order, -1), slot)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -11,21 +11,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gradprobe.core import Batch, RaggedBatch, Selection, Tokens
+from gradprobe.core import Batch, RaggedBatch, Selection, Stream, Tokens
 from gradprobe.data.fingerprints import model_fingerprint
 from gradprobe.errors import UsageError, in_words
 from gradprobe.models.backbones import frozen
-from gradprobe.noise import HOST
+from gradprobe.models.fresh import both_trained, freshly_trained
+from gradprobe.noise import HOST, Noise
 from gradprobe.operators.registry import label, part
 from gradprobe.settings import argument, takes
-from gradprobe.tasks import both_trained, freshly_trained, generator_name
+from gradprobe.tasks import generator_name
+from gradprobe.view import Drop, Grid, Positions, View
 from gradprobe.vlm.captions import CaptionSource, Example
+from gradprobe.vlm.inside import pruned_logits
 from gradprobe.vlm.model import VLM, open_vlm
+from gradprobe.vlm.model import Sequence as VisualSequence
 from gradprobe.vlm.picture_source import source_of
-from gradprobe.vlm.sequence import assemble
+from gradprobe.vlm.ranking import views_of
+from gradprobe.vlm.sequence import assemble, compact
 from gradprobe.vlm.text import IGNORED, Target, Text, target_of
-from gradprobe.vlm.tower_attention import tower_attention
-from gradprobe.vlm.vision_features import ImageFeatures, cached_features
+from gradprobe.vlm.views import Projector, tower_of_examples, words_of
+from gradprobe.vlm.vision_features import ImageFeatures, cached_features, inputs_of
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Handling of visual tokens within the language model.
+
+    Attributes:
+        drops: Layers at which tokens are dropped.
+        positions: Position ids of those that are left.
+        seed: Of the selectors' noise.
+    """
+
+    drops: tuple[Drop, ...] = ()
+    positions: Positions = "keep"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -43,6 +63,7 @@ class Captioning:
         scorer: Tokens before the projector ``(B, N, D)`` -> scores ``(B, N)``.
         names: Names of model, data, scorer, denoiser and precision in the question.
         denoiser: Tokens ``(B, M, D)`` -> tokens, trained with the scorer and left out at deployment; None: none.
+        reader: What the language model does with the tokens that it is given.
     """
 
     vlm: VLM
@@ -50,6 +71,7 @@ class Captioning:
     scorer: nn.Module
     names: Mapping[str, Any]
     denoiser: nn.Module | None = None
+    reader: Reader = Reader()
 
     @cached_property
     def n_tokens(self) -> int:
@@ -93,7 +115,7 @@ class Captioning:
 
     def losses(self, selection: Selection, batch: Batch) -> Tensor:
         """Return the per-image caption loss, ``(B,)``."""
-        logits, labels = self._read(selection, batch.target.caption)
+        logits, labels = self._read(selection, batch.target.caption, batch.ids)
         each = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
         return each.sum(1) / (labels != IGNORED).sum(1)
 
@@ -107,7 +129,7 @@ class Captioning:
             raise UsageError(
                 "this needs questions about the images: give lines with a question and an answer in the captions file"
             )
-        logits, labels = self._read(selection, batch.target.question)
+        logits, labels = self._read(selection, batch.target.question, batch.ids)
         right = logits.gather(2, labels.clamp(min=0)[..., None])
         above = (logits > right).sum(-1).masked_fill(logits.isnan().any(-1), logits.shape[-1])
         return above.masked_fill(labels == IGNORED, 0).amax(1)
@@ -116,13 +138,34 @@ class Captioning:
         """Return `losses` and `ranks`, which read two sequences, one after the other."""
         return self.losses(selection, batch), self.ranks(selection, batch)
 
-    def attention(self, batch: Batch, query: str = "class") -> Tensor | None:
-        """Return the vision tower's attention to each token, see `tower_attention`; None where it cannot be told."""
-        return tower_attention(self.vlm, batch.target.examples, query)
+    @property
+    def layers(self) -> int:
+        """Number of layers of the language model."""
+        return int(self.vlm.model.config.get_text_config().num_hidden_layers)
 
-    def project(self, tokens: Tensor) -> Tensor:
-        """Return the tokens as the language model reads them."""
-        return self.vlm.project(tokens).to(tokens.dtype)
+    def view(self, batch: Batch, noise: Noise) -> View:
+        """Return the images as selectors see them before the language model; the text is that of the question."""
+        target: Target = batch.target
+        text = target.caption if target.question is None else target.question
+        return View(
+            noise,
+            batch.tokens.patches,
+            projector=Projector(self.vlm),
+            make_tower=partial(tower_of_examples, self.vlm, target.examples),
+            make_words=partial(words_of, self.vlm, text.prompt, _before(text.labels)),
+            grids=grids.pop() if len(grids := set(target.grids)) == 1 else (),
+            relevant=batch.relevant,
+        )
+
+    def reading(self, drops: Sequence[Drop], positions: Positions, seed: int) -> "Captioning":
+        """Return the task whose language model drops visual tokens at some layers, or renumbers those that are left."""
+        return replace(self, reader=Reader(tuple(drops), positions, seed))
+
+    def picture(self, seed: int) -> tuple[tuple[np.ndarray, Grid], ...]:
+        """Return the pictures that the tokens of a seed's first probe image cover, as people see them."""
+        examples = self.source.probe(0, 1, seed)
+        n = self._one(self.batch_of(examples)).tokens.patches.shape[1]
+        return tuple((view.image, view.grid) for view in views_of(self.vlm, inputs_of(self.vlm, examples), n))
 
     def available(self, count: int) -> int:
         """Return ``count``, or the number of probe images if there are fewer."""
@@ -140,18 +183,34 @@ class Captioning:
         names, trained = freshly_trained(self.names, self.vlm.dim, seed, like, scorer, denoiser)
         return replace(self, names=names, **trained)
 
-    def _read(self, selection: Selection, text: Text) -> tuple[Tensor, Tensor]:
-        """Return logits ``(B, S'-1, V)`` of the next token at each kept position, and its label."""
+    def _read(self, selection: Selection, text: Text, ids: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return logits ``(B, S'-1, V)`` of the next token at each position that is left, and its label."""
         tokens = selection.tokens.to(next(self.vlm.model.parameters()).dtype)
         index = None if selection.index is None else list(selection.index)
         sequence = assemble(self.vlm, text.prompt, list(tokens), index)
-        there = sequence.origin >= 0
-        at = sequence.origin.clamp(min=0)
-        visual = (text.prompt.slot.gather(1, at) >= 0) & there
-        biases = (_spread(bias, visual) for bias in (selection.key_bias, selection.self_bias))
-        logits = self.vlm.logits(sequence, *biases)
-        labels = text.labels.gather(1, at).masked_fill(~there, IGNORED)
+        if self.reader.positions == "compact":
+            sequence = compact(sequence)
+        origin = sequence.origin
+        if self.reader.drops:
+            logits, origin = self._dropped(selection, sequence, text, ids)
+        else:
+            at = origin.clamp(min=0)
+            visual = (text.prompt.slot.gather(1, at) >= 0) & (origin >= 0)
+            biases = (_spread(bias, visual) for bias in (selection.key_bias, selection.self_bias))
+            logits = self.vlm.logits(sequence, *biases)
+        labels = text.labels.gather(1, origin.clamp(min=0)).masked_fill(origin < 0, IGNORED)
         return logits[:, :-1].to(selection.tokens.dtype), labels[:, 1:]
+
+    def _dropped(
+        self, selection: Selection, sequence: VisualSequence, text: Text, ids: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits and the places in the prompt of the positions that are left behind the last layer."""
+        if selection.key_bias is not None or selection.self_bias is not None:
+            raise UsageError("a bias on single keys is not possible where tokens are dropped within the language model")
+        answers = text.labels.gather(1, sequence.origin.clamp(min=0)) != IGNORED
+        last = (answers & (sequence.origin >= 0)).long().argmax(1) - 1
+        noise = Noise(self.reader.seed, ids, generator=self.generator).stream(Stream.RANKING)
+        return pruned_logits(self.vlm, sequence, last, self.reader.drops, noise, self.reader.positions)
 
     def batch_of(self, examples: Sequence[Example]) -> Batch | RaggedBatch:
         """Make a batch of examples; those with different numbers of tokens become parts of a ragged one."""
@@ -278,6 +337,11 @@ def task_of(
     like = torch.empty(0, device=weight.device, dtype=torch.float64 if weight.dtype == torch.float64 else torch.float32)
     own = {**names, "scorer": spec} | ({} if behind == "none" else {"denoiser": behind})
     return Captioning(vlm, source, names=own, **both_trained(own, vlm.dim, seed, like))
+
+
+def _before(labels: Tensor) -> Tensor:
+    """Return a mask of the positions before the answer, ``(B, S)``."""
+    return (labels != IGNORED).long().cumsum(1) == 0
 
 
 def _spread(bias: Tensor | None, visual: Tensor) -> Tensor | None:

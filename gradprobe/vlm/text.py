@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gradprobe.errors import UsageError
 from gradprobe.vlm.captions import Example
+from gradprobe.vlm.families.base import Size
 from gradprobe.vlm.model import VLM, Prompt, VisionFeatures
 from gradprobe.vlm.vision_features import ImageFeatures
 
@@ -61,23 +62,27 @@ class Target:
         caption: Captions.
         question: Questions; None where an image has none.
         examples: The images themselves, for what their features do not tell.
+        grids: Rows and columns of the tokens of each image, see `Family.grids`.
     """
 
     caption: Text
     question: Text | None
     examples: tuple[Example, ...] = ()
+    grids: tuple[tuple[Size, ...], ...] = ()
 
     def __getitem__(self, which: Any) -> "Target":
         here = which.cpu() if isinstance(which, Tensor) else which
-        some = tuple(self.examples[i] for i in torch.arange(len(self.examples))[here].tolist()) if self.examples else ()
-        return Target(self.caption[which], None if self.question is None else self.question[which], some)
+        places = torch.arange(len(self.examples))[here].tolist() if self.examples else []
+        some, grids = tuple(self.examples[i] for i in places), tuple(self.grids[i] for i in places)
+        return Target(self.caption[which], None if self.question is None else self.question[which], some, grids)
 
     def joined(self, others: Sequence["Target"]) -> "Target":
         """Return the captions, and the questions where all have them, of this and of others."""
         asked = [target.question for target in (self, *others) if target.question is not None]
         questions = asked[0].joined(asked[1:]) if len(asked) == 1 + len(others) else None
         examples = tuple(example for target in (self, *others) for example in target.examples)
-        return Target(self.caption.joined([other.caption for other in others]), questions, examples)
+        grids = tuple(grid for target in (self, *others) for grid in target.grids)
+        return Target(self.caption.joined([other.caption for other in others]), questions, examples, grids)
 
 
 def target_of(vlm: VLM, examples: Sequence[Example], images: Sequence[ImageFeatures]) -> Target:
@@ -91,7 +96,8 @@ def target_of(vlm: VLM, examples: Sequence[Example], images: Sequence[ImageFeatu
     caption = _text(vlm, [(e.prompt, e.caption) for e in examples], images)
     queries = [(e.question, e.answer) for e in examples if e.question is not None and e.answer is not None]
     asked = _text(vlm, queries, images) if len(queries) == len(examples) else None
-    return Target(caption, asked, tuple(examples))
+    grids = tuple(vlm.family.grids(vlm.model.config, image.inputs) for image in images)
+    return Target(caption, asked, tuple(examples), grids)
 
 
 def _text(vlm: VLM, pairs: Sequence[tuple[str, str]], images: Sequence[ImageFeatures]) -> Text:

@@ -1,82 +1,84 @@
-"""Attention within the vision tower, in the layer whose output becomes the visual tokens."""
+"""Queries and keys of the vision tower, recorded while it makes the visual tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from threading import get_ident
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from gradprobe.vlm.captions import Example
-from gradprobe.vlm.model import VLM
-from gradprobe.vlm.vision_features import BATCH, inputs_of
-
-QUERIES = ("class", "mean")
+from gradprobe.view import Tower, TowerLayer, Unavailable
+from gradprobe.vlm.families.base import Family
 
 
-def tower_attention(vlm: VLM, examples: Sequence[Example], query: str) -> Tensor | None:
-    """Return the attention to each visual token, mean over heads ``(B, N)``.
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """Outputs of ``q_proj`` and ``k_proj`` of the tower's first layer, and of the layer that the tokens come from.
 
-    The tower runs once more. None where its tokens are not the patches of one picture, one by one (tiles, windows,
-    merged patches), or its layers have no separate ``q_proj`` and ``k_proj``.
-
-    Args:
-        vlm: Model.
-        examples: One image each, all with the same number of tokens.
-        query: ``class``, that of the class token, or ``mean``, the mean over all patches as queries.
+    Attributes:
+        name: Name of the model, for errors.
+        layers: The two attention modules; () where the tower has no such layers.
+        outputs: By module and name, ``(pictures, P + R, width)``.
     """
-    layer = _layer(vlm)
-    if layer is None:
-        return None
-    parts = []
-    for start in range(0, len(examples), BATCH):
-        inputs = inputs_of(vlm, examples[start : start + BATCH])
-        queries: list[Tensor] = []
-        keys: list[Tensor] = []
-        hooks = [recorded(layer.q_proj, queries), recorded(layer.k_proj, keys)]
-        try:
-            tokens = vlm.vision_features(inputs).tokens
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if keys[0].shape[:2] != (len(tokens), 1 + len(tokens[0])):
-            return None
-        parts.append(attention_to_patches(queries[0], keys[0], layer.num_heads, query))
-    return torch.cat(parts)
+
+    name: str
+    layers: tuple[Any, ...]
+    outputs: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    def tower(self, patches: int, rows: Tensor) -> Tower:
+        """Return the two layers.
+
+        Args:
+            patches: R, the rows of one picture that become visual tokens.
+            rows: Row of each token among those of all pictures, ``(B, N)``.
+
+        Raises:
+            Unavailable: The tokens are not the patches of its pictures, one by one.
+        """
+        refusal = f"the attention of the vision tower of {self.name} to single visual tokens cannot be told"
+        if not self.outputs:
+            raise Unavailable(f"{refusal}: its layers have no separate q_proj and k_proj")
+        made = []
+        for number, attention in enumerate(self.layers):
+            queries, keys = (self.outputs[number, name] for name in ("q", "k"))
+            prefix = queries.shape[1] - patches
+            if queries.ndim != 3 or prefix not in (0, 1):
+                raise Unavailable(f"{refusal}: they are not its patches one by one")
+            made.append(TowerLayer(queries, keys, attention.num_heads, prefix, prefix == 1, rows.to(queries.device)))
+        return Tower(first=made[0], last=made[1])
 
 
-def attention_to_patches(queries: Tensor, keys: Tensor, heads: int, query: str) -> Tensor:
-    """Return the attention to each patch of a layer with a class token first, mean over heads ``(B, N)``.
+@contextmanager
+def recording(family: Family, model: Any, name: str) -> Iterator[Recorded]:
+    """Record queries and keys of the vision tower in this thread meanwhile."""
+    recorded = Recorded(name, _layers(family, model))
+    here, hooks = get_ident(), []
 
-    Args:
-        queries: ``(B, 1 + N, D)``.
-        keys: ``(B, 1 + N, D)``.
-        heads: Number of heads.
-        query: ``class`` or ``mean``.
-    """
-    rows = slice(0, 1) if query == "class" else slice(1, None)
-    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (queries[:, rows], keys))
-    attention = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
-    return attention[..., 1:].mean((1, 2))
+    def record(key: tuple[int, str]) -> Any:
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            if get_ident() == here:
+                recorded.outputs[key] = output.detach()
 
+        return hook
 
-def recorded(module: nn.Module, outputs: list[Tensor]) -> Any:
-    """Append the module's outputs in this thread to a list until the returned hook is removed."""
-    here = get_ident()
-
-    def record(module: nn.Module, args: Any, output: Tensor) -> None:
-        if get_ident() == here:
-            outputs.append(output)
-
-    return module.register_forward_hook(record)
+    for number, attention in enumerate(recorded.layers):
+        hooks.append(attention.q_proj.register_forward_hook(record((number, "q"))))
+        hooks.append(attention.k_proj.register_forward_hook(record((number, "k"))))
+    try:
+        yield recorded
+    finally:
+        for each in hooks:
+            each.remove()
 
 
-def _layer(vlm: VLM) -> Any | None:
-    """Return the attention module of the layer that the features are taken from."""
-    tower: Any = vlm.family.tower(vlm.model)
+def _layers(family: Family, model: Any) -> tuple[Any, ...]:
+    """Return the attention modules of the first layer, and of the layer that the features are taken from."""
+    tower: Any = family.tower(model)
     layers = getattr(getattr(getattr(tower, "vision_model", tower), "encoder", None), "layers", None)
-    which = getattr(vlm.model.config, "vision_feature_layer", None)
+    which = getattr(model.config, "vision_feature_layer", None)
+    which = which[-1] if isinstance(which, list | tuple) else which
     if not isinstance(layers, nn.ModuleList) or not isinstance(which, int):
-        return None
-    attention = getattr(layers[which if which < 0 else which - 1], "self_attn", None)
-    return attention if hasattr(attention, "q_proj") and hasattr(attention, "k_proj") else None
+        return ()
+    pair = tuple(getattr(layer, "self_attn", None) for layer in (layers[0], layers[which if which < 0 else which - 1]))
+    return pair if all(hasattr(each, "q_proj") and hasattr(each, "k_proj") for each in pair) else ()

@@ -10,6 +10,7 @@ from torch import nn
 from gradprobe.core import Batch, Selection, Tokens
 from gradprobe.operators import registry
 from gradprobe.operators.softtopk import soft_topk
+from gradprobe.view import View
 
 RIGHT = "lapsum+scale"  # of those here the only one that trains
 K, N = 2, 10
@@ -57,6 +58,7 @@ class Needle:
     skipped = ()
     generator = "host"
     denoiser = None
+    layers = None
 
     @property
     def question(self):
@@ -86,11 +88,8 @@ class Needle:
     def judged(self, selection: Selection, batch: Batch):
         return self.losses(selection, batch), self.ranks(selection, batch)
 
-    def attention(self, batch: Batch, query="class"):
-        return None
-
-    def project(self, tokens):
-        return None
+    def view(self, batch: Batch, noise):
+        return View(noise, batch.tokens.patches, relevant=batch.relevant)
 
     def available(self, count):
         return min(count, self.there)

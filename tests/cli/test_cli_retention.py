@@ -125,7 +125,7 @@ def test_a_folder_has_no_truth_and_training_on_the_test_images_is_said(run, tmp_
     assert code == 0 and answer["rows"][0]["images"] == 6 and answer["settings"]["train_data"].startswith("sha256:")
     assert "SAME IMAGES" not in run(*asked, "--train-data", "train")[1]
     code, _, err = run(*asked, "--rankings", "norm,truth")
-    assert code == 2 and "--rankings truth is not possible with this model and images; possible: norm, none" in err
+    assert code == 2 and "--rankings truth is not possible with this model and images (truth cannot choose here" in err
 
 
 @pytest.mark.parametrize(

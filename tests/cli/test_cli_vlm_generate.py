@@ -12,8 +12,10 @@ from typer.testing import CliRunner
 from gradprobe.cli.vlm_generate import generate
 from gradprobe.errors import UsageError
 from gradprobe.operators.registry import part
-from gradprobe.vlm.deploy import Budget, Pruner, inputs_of, save
+from gradprobe.vlm.budgets import Budget
+from gradprobe.vlm.deploy import inputs_of, save
 from gradprobe.vlm.model import VLM, open_vlm
+from gradprobe.vlm.pruner import Pruner
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_what_the_command_cannot_do_is_said(tmp_path, folder_of_a_model, picture
             {"--prompt": "<image> <image> what is it"},
             "has 2 times <image> for 1 image; write <image> once",
         ),
-        ({"--k": 3, "--ratio": 0.1}, "either --k"),
+        ({"--k": 3, "--ratio": 0.1}, "give one of --k"),
         ({"--max-new-tokens": 0}, "--max-new-tokens 0"),
         ({"--model": tmp_path / "none"}, "no folder"),
     ):

@@ -107,16 +107,20 @@ def test_a_ranking_does_not_depend_on_scorer_or_training_data():
     assert question == question_of(PROBE, Subject(other, Ranking("norm"), 3), floor)
     assert not {"scorer", "denoiser", "train_data", "batch_size", "tau_start"} & question.keys()
     assert (question["op"], question["k"], question["steps"], question["seed"]) == ("ranked:norm", 3, 0, 0)
-    with pytest.raises(UsageError, match="--steps 5 is not possible: the ranking norm is not trained"):
+    with pytest.raises(UsageError, match="--steps 5 is not possible: the selector norm is not trained"):
         question_of(PROBE, Subject(task, Ranking("norm"), 3), RetentionSettings(steps=5))
 
 
 def test_what_cannot_be_ranked_is_one_line():
     for name in ("truth", "class-attention"):
-        with pytest.raises(GradprobeError, match=f"^{name} does not rank the tokens of this model and these images$"):
+        with pytest.raises(UsageError, match=f"^{name} cannot choose here: "):
             ranked(Toy(), name, 3, images=4)
-    with pytest.raises(UsageError, match="no ranking is called 'nrom'; did you mean 'norm'"):
+    with pytest.raises(UsageError, match="unknown selector 'nrom'; did you mean 'norm'"):
         ranked(Toy(), "nrom", 3, images=4)
+    with pytest.raises(UsageError, match="no language model"):
+        ranked(Toy(), "random@2", 3, images=4)
+    with pytest.raises(UsageError, match="--positions compact is for selectors"):
+        question_of(PROBE, Subject(Toy(), build("vpnoise"), 3), RetentionSettings(positions="compact"))
 
 
 # --- what cannot be asked, or not be answered ---
@@ -216,7 +220,7 @@ def test_on_a_real_model_class_attention_keeps_more_than_chance_and_pruning_agre
     task = classification("deit_tiny_patch16_224", **files, scorer="mlp:width=8", seed=1)
     looks, chance = (ranked(task, name, 70, images=24, seed=1) for name in ("class-attention", "random"))
     assert looks.correct.mean() > chance.correct.mean() and looks.unpruned.mean() > 0.5
-    with pytest.raises(GradprobeError, match="truth does not rank"):
+    with pytest.raises(GradprobeError, match="truth cannot choose here"):
         ranked(task, "truth", 20, images=8, seed=1)
     result = measured(task=task, k=120, recipe=Recipe(steps=1, batch_size=4, seed=1), images=16, folder=tmp_path)
     pruned = prune(task.backbone.model, load_scorer(tmp_path / "keep"), k=120)

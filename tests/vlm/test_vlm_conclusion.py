@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from gradprobe.errors import Notice
 from gradprobe.operators.registry import build
 from gradprobe.statistics.estimates import Estimate
+from gradprobe.vlm.budgets import Budget
 from gradprobe.vlm.captions import open_captions
-from gradprobe.vlm.deploy import Budget
 from gradprobe.vlm.task import task_of
 from gradprobe.vlm.training.conclusion import beats_random, conclusion, unfinished
 from gradprobe.vlm.training.presets import PRESETS

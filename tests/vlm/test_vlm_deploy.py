@@ -9,7 +9,8 @@ from tiny_vlms import FAMILIES, IMAGE, SPEC, made, pruner, row_of, shared, tiny,
 from gradprobe.core import top_k
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.operators.registry import part
-from gradprobe.vlm.deploy import Budget, Pruner
+from gradprobe.vlm.budgets import Budget
+from gradprobe.vlm.pruner import Pruner
 
 ROWS = [[1], [0, 2], []]
 GREEDY = {"do_sample": False}

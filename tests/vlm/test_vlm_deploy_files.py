@@ -13,7 +13,9 @@ from tiny_vlms import FAMILIES, SPEC, made, pruner, shared
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.models.scorer_file import load_scorer, save_scorer
 from gradprobe.store.results import Store
-from gradprobe.vlm.deploy import Budget, Pruner, load, save
+from gradprobe.vlm.budgets import Budget
+from gradprobe.vlm.deploy import load, save
+from gradprobe.vlm.pruner import Pruner
 
 ROWS = [[1], [0, 2], []]
 

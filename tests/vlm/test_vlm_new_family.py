@@ -7,12 +7,14 @@ from tiny_vlms import made
 from gradprobe.errors import UsageError
 from gradprobe.operators.registry import part
 from gradprobe.probes.cost.measure import counted
+from gradprobe.vlm.budgets import Budget
 from gradprobe.vlm.costs.flops import cost
-from gradprobe.vlm.deploy import Budget, Pruner, load, save
+from gradprobe.vlm.deploy import load, save
 from gradprobe.vlm.embedded import digits_processor
 from gradprobe.vlm.families import FAMILIES
 from gradprobe.vlm.families.base import TINY_TEXT, TINY_TOKEN, Family, Layout, View
 from gradprobe.vlm.model import open_vlm
+from gradprobe.vlm.pruner import Pruner
 from gradprobe.vlm.ranking import ranking
 
 ROWS = [[0], [1, 2], []]

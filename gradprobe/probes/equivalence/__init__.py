@@ -1,9 +1,11 @@
-"""Equivalence: the restriction of tokens by an operator beside that of hard top-K, under random scores."""
+"""Equivalence: the restriction of tokens by an operator beside that of hard top-K, under untrained scores."""
 
 from dataclasses import dataclass
 
 from gradprobe.probes.contract import Probe
 from gradprobe.settings import setting
+
+RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +14,10 @@ class EquivalenceSettings:
 
     images: int = setting(512, "Images.")
     seed: int = setting(0, "Seed of the order of images, the scores and the operator's noise.")
+    scores: str = setting(
+        RANDOM, "Scores: random, or a selector that needs no language model, e.g. divprune.",
+        asked_if=lambda settings: settings.scores != RANDOM,
+    )  # fmt: skip
 
 
 PROBE = Probe(
@@ -28,4 +34,5 @@ PROBE = Probe(
     varied=("k",),
     workers=True,
     cites=("diffprune",),
+    keys=("scores_code",),
 )

@@ -1,6 +1,7 @@
-"""Measurement of equivalence: classes of images under random scores."""
+"""Measurement of equivalence: classes of images under scores that are not trained."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +9,15 @@ import torch
 
 from gradprobe.core import AnyOperator, Batch, Noise, Stream, Task, apply
 from gradprobe.deferred import deferring
+from gradprobe.errors import UsageError
+from gradprobe.models.rankings import Selecting, code_of_plan
 from gradprobe.operators.temperature import temperature
 from gradprobe.probes.contract import Budget, Reporting, Resources, Subject, Threads, question_of
 from gradprobe.probes.environment import environment
-from gradprobe.probes.equivalence import PROBE, EquivalenceSettings
+from gradprobe.probes.equivalence import PROBE, RANDOM, EquivalenceSettings
 from gradprobe.probes.equivalence.result import EquivalenceResult
 from gradprobe.probes.gradients import refuse_nonfinite
+from gradprobe.selectors.plan import plan_of
 from gradprobe.settings import takes
 from gradprobe.training.memory import rows_for
 from gradprobe.training.workers import over_groups, workers_for
@@ -28,14 +32,14 @@ class Arguments(Reporting, Threads, EquivalenceSettings, Budget):
 def equivalence(task: Task, operator: AnyOperator, given: Arguments) -> EquivalenceResult:
     """Rank the right class of each image when an operator keeps K of N tokens by scores that are pure noise.
 
-    ``s_i ~ N(0, 1)``, keyed by the image: the same for every operator and every K, so that results are paired. The
-    task's scorer plays no part.
+    ``s_i ~ N(0, 1)``, keyed by the image: the same for every operator and every K, so that results are paired; or the
+    scores of a selector (1 for a token that it keeps where it has none). The task's scorer plays no part.
 
     Returns:
         A result whose ``row(baseline)`` gives the table's numbers.
 
     Raises:
-        UsageError: a number outside what is possible.
+        UsageError: a number outside what is possible, or a selector that gives no scores here.
         GradprobeError: a loss that is not finite, too few images, or an operator that breaks its contract.
 
     Source: DiffPrune, Fig. 4b.
@@ -48,12 +52,12 @@ def measure(subject: Subject, settings: EquivalenceSettings, resources: Resource
     question = question_of(PROBE, subject, settings)
     task, operator, k, name = subject.task, subject.operator, subject.k, subject.name
     images, seed = settings.images, settings.seed
-    started = time.perf_counter()
+    started, scores_of = time.perf_counter(), _scores_of(subject, settings)
 
     def judge(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         noise, patches = Noise(seed, batch.ids, generator=task.generator), batch.tokens.patches
         with torch.no_grad():
-            scores = random_scores(noise, patches)
+            scores = scores_of(batch)
             selection = apply(operator, patches, scores, k, noise, name)
             losses, ranks = task.judged(selection, batch)
         refuse_nonfinite(losses, "loss", name, batch)
@@ -89,9 +93,35 @@ def random_scores(noise: Noise, patches: torch.Tensor) -> torch.Tensor:
     return noise.stream(Stream.EQUIVALENCE_SCORES).normal(patches.shape[1:2], like=patches)
 
 
-def check(subject: Subject, settings: EquivalenceSettings) -> dict[str, None]:
-    """Return the scorer as a key that the question does not have: it decides no number."""
-    return {"scorer": None}
+def check(subject: Subject, settings: EquivalenceSettings) -> dict[str, str | None]:
+    """Return the scorer as a key that the question does not have, and the selector that stands in its place.
+
+    Raises:
+        UsageError: no such selector, or one that is asked inside a language model.
+    """
+    own: dict[str, str | None] = {"scorer": None}
+    if settings.scores == RANDOM:
+        return own
+    plan = plan_of(settings.scores)
+    if plan.inside:
+        outside = "equivalence is of scores before the rest of the model reads anything"
+        raise UsageError(f"--scores {settings.scores} is not possible: {outside}; name a selector without @LAYER")
+    return own | {"scores": plan.label, "scores_code": code_of_plan(plan)}
+
+
+def _scores_of(subject: Subject, settings: EquivalenceSettings) -> Callable[[Batch], torch.Tensor]:
+    """Return the scores ``(B, N)`` of a batch, as a function."""
+    task, seed = subject.task, settings.seed
+    if settings.scores != RANDOM:
+        chosen = Selecting.of(task, settings.scores, subject.k, seed)
+
+        def scores(batch: Batch) -> torch.Tensor:
+            told = chosen.choose(batch).scores
+            assert told is not None  # `check` refuses plans inside a language model
+            return told.to(batch.tokens.patches)
+
+        return scores
+    return lambda batch: random_scores(Noise(seed, batch.ids, generator=task.generator), batch.tokens.patches)
 
 
 def _batch_size(task: Task, images: int) -> int:

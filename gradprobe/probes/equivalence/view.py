@@ -11,9 +11,10 @@ from rich.text import Text
 from gradprobe.plotting.columns import Row, interval, number, short
 
 MEANING = (
-    "Scores are random, the same for all operators. gap: share of right answers less the baseline's on the same "
-    "images. equivalent: the gap is shown to be below the margin (two one-sided tests at 5 %); small gap: it is, and "
-    "yet it is not 0; different: it is not 0, and not shown to be below the margin; undecided: neither."
+    "Scores are the same for all operators: random, or a selector's (--scores). gap: share of right answers less the "
+    "baseline's on the same images. equivalent: the gap is shown to be below the margin (two one-sided tests at 5 %); "
+    "small gap: it is, and yet it is not 0; different: it is not 0, and not shown to be below the margin; undecided: "
+    "neither."
 )
 FEWEST, REACH = 10, 100  # images that differ, and times the images at hand, as in `gradprobe.statistics.proportions`
 COUNTS = {"top1": "top-1", "top5": "top-5"}

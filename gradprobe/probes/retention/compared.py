@@ -50,13 +50,14 @@ METRICS = (
 
 def asked(plan: Plan) -> list[tuple[Any, RetentionSettings]]:
     """Return the questions: of each seed, the rankings that the task can tell, then the trainings."""
-    from gradprobe.models.rankings import USUAL, rank_scores
+    from gradprobe.models.rankings import USUAL, fault_of
     from gradprobe.operators.temperature import own_tau
     from gradprobe.probes.contract import Ranking, Subject
 
     size, images = plan.size, plan.task.available(plan.size.test_images)
     (one,) = plan.task.batches(1, 1, plan.seed)
-    rankings = [name for name in USUAL if rank_scores(plan.task, name, one, plan.seed) is not None]
+    usual = [name for name in USUAL if fault_of(plan.task, name, plan.k, one) is None]
+    rankings = list(dict.fromkeys([*usual, *plan.selectors]))
     questions = []
     for seed in range(plan.seed, plan.seed + size.seeds):
         untrained = RetentionSettings(steps=0, images=images, seed=seed)

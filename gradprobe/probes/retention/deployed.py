@@ -10,9 +10,8 @@ from torch import Tensor
 
 from gradprobe.core import Batch, Selection, Task, hard_topk
 from gradprobe.deferred import deferring
-from gradprobe.errors import GradprobeError
+from gradprobe.models.rankings import Chosen
 from gradprobe.probes.gradients import refuse_nonfinite
-from gradprobe.settings import RANKED
 from gradprobe.statistics.estimates import auc
 from gradprobe.training.memory import Limit
 from gradprobe.training.workers import over_groups
@@ -37,23 +36,34 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Frozen model that reads the K tokens of the highest scores.
+    """Frozen model that reads the tokens that are chosen.
 
     Attributes:
         task: frozen model and data.
-        k: tokens kept.
-        name: of the operator or ranking, for errors.
-        scores: batch -> scores ``(B, N)``; None where tokens cannot be ranked.
+        name: of the operator or plan, for errors.
+        choose: chooses the tokens of each image of a batch.
+        reader: task that reads them.
         workers: threads.
         limit: images at a time, where memory was full.
     """
 
     task: Task
-    k: int
     name: str
-    scores: Callable[[Batch], Tensor | None]
+    choose: Callable[[Batch], Chosen]
+    reader: Task
     workers: int
     limit: Limit = field(default_factory=Limit, compare=False)
+
+    @classmethod
+    def of_scorer(cls, task: Task, k: int, name: str, workers: int) -> "Deployment":
+        """Return the deployment of the K tokens to which a task's scorer gives the highest scores."""
+
+        def choose(batch: Batch) -> Chosen:
+            scores = task.scorer(batch.tokens.patches)
+            refuse_nonfinite(scores, "score", name, batch)
+            return Chosen(hard_topk(batch.tokens.patches, scores, k), scores)
+
+        return cls(task, name, choose, task, workers)
 
     def pruned(self, groups: Sequence[Batch]) -> Outcome:
         """Return the outcome of images with K tokens alone; where memory is full, of smaller groups."""
@@ -78,7 +88,7 @@ class Deployment:
                 progress(done, images)
             correct, unpruned, scores = zip(*answers, strict=True)  # a GPU is waited for from here on
             areas = np.zeros(0)
-            if relevant:
+            if relevant and all(len(each) for each in scores):
                 areas = auc(torch.cat(scores).double().cpu().numpy(), torch.cat(relevant).cpu().numpy())
             spreads = [each.std(-1).mean() if each.shape[1] > 1 else each.new_zeros(()) for each in scores]
             return Outcome(
@@ -92,18 +102,11 @@ class Deployment:
         """Return whether each image is right with K tokens and with all N, and its scores."""
         patches = batch.tokens.patches
         with torch.no_grad():
-            scores = self.scores(batch)
-            if scores is None:
-                ranking = self.name.removeprefix(RANKED)
-                raise GradprobeError(f"{ranking} does not rank the tokens of this model and these images")
-            refuse_nonfinite(scores, "score", self.name, batch)
-            correct = self._correct(hard_topk(patches, scores, self.k), batch)
+            chosen = self.choose(batch)
+            correct = self.reader.ranks(chosen.selection, batch) == 0
             everything = Selection(patches, torch.ones(patches.shape[:2], device=patches.device))
-            unpruned = self._correct(everything, batch) if whole else correct[:0]
-        return correct, unpruned, scores
-
-    def _correct(self, selection: Selection, batch: Batch) -> Tensor:
-        return self.task.ranks(selection, batch) == 0
+            unpruned = self.task.ranks(everything, batch) == 0 if whole else correct[:0]
+        return correct, unpruned, patches.new_zeros(0, 0) if chosen.scores is None else chosen.scores
 
 
 def columns(outcome: Outcome) -> dict[str, np.ndarray]:

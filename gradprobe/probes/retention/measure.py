@@ -8,9 +8,8 @@ from typing import Any
 import numpy as np
 
 from gradprobe.core import AnyOperator, Task
-from gradprobe.errors import UsageError, in_words, nearest
-from gradprobe.models.rankings import RANKINGS, rank_scores
-from gradprobe.operators.temperature import own_tau
+from gradprobe.errors import UsageError, in_words
+from gradprobe.models.rankings import Selecting
 from gradprobe.probes.contract import (
     Budget,
     Progress,
@@ -24,11 +23,12 @@ from gradprobe.probes.contract import (
     tokens_kept,
 )
 from gradprobe.probes.environment import environment
+from gradprobe.probes.recipe import check_recipe
 from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
 from gradprobe.probes.retention.deployed import Deployment, columns
 from gradprobe.probes.retention.result import RetentionResult
 from gradprobe.probes.retention.side_by_side import measure_all
-from gradprobe.ranges import RANGES, check_number
+from gradprobe.selectors.plan import Plan, plan_of
 from gradprobe.settings import argument, takes
 from gradprobe.training.train import Recipe
 from gradprobe.training.workers import groups_of, workers_for
@@ -72,15 +72,15 @@ def retention(task: Task, operator: AnyOperator, given: Arguments) -> RetentionR
 
 
 def ranked(
-    task: Task, ranking: str, k: int | None = None, *, keep: float | None = None, images: int = IMAGES, seed: int = 0,
-    workers: int | None = None, progress: Progress | None = None,
+    task: Task, plan: "str | Plan", k: int | None = None, *, keep: float | None = None, images: int = IMAGES,
+    seed: int = 0, workers: int | None = None, progress: Progress | None = None,
 ) -> RetentionResult:  # fmt: skip
-    """Measure the same for a ranking that needs no training, such as ``random``, ``divprune`` or ``truth``.
+    """Measure the same for selectors that need no training, such as ``random``, ``divprune`` or ``fastv@2``.
 
     Args:
         task: Frozen model and data; its scorer plays no part.
-        ranking: Name in `gradprobe.models.rankings.RANKINGS`.
-        k: Tokens kept, 1..N; or ``keep`` instead.
+        plan: Name of a selector, or a plan, see `gradprobe.selectors.plan.plan_of`.
+        k: Tokens that are left behind its last stage, 1..N; or ``keep`` instead.
         keep: Tokens kept as a share of N, in (0, 1].
         images: Test images.
         seed: Seed of the test images and of random numbers.
@@ -88,12 +88,14 @@ def ranked(
         progress: Called with (description, done, of how many).
 
     Raises:
-        UsageError: a number outside what is possible, or no such ranking.
-        GradprobeError: the task cannot be ranked so, or has too few images.
+        UsageError: a number outside what is possible, no such selector, or one that reads what the task lacks.
+        GradprobeError: the task has too few images.
     """
-    subject = Subject(task, Ranking(ranking), tokens_kept(task, k, keep))
+    made = plan_of(plan)
+    subject = Subject(task, Ranking(made.label), tokens_kept(task, k, keep))
     resources = Resources(workers=workers, progress=progress)
-    return measure(subject, RetentionSettings(steps=0, images=images, seed=seed), resources)
+    settings = RetentionSettings(steps=0, images=images, seed=seed, positions=made.positions)
+    return measure(subject, settings, resources)
 
 
 def measure(subject: Subject, settings: RetentionSettings, resources: Resources) -> RetentionResult:
@@ -102,29 +104,23 @@ def measure(subject: Subject, settings: RetentionSettings, resources: Resources)
     return answer(subject, settings, resources)
 
 
-def check(subject: Subject, settings: RetentionSettings) -> dict[str, None]:
-    """Refuse what cannot be trained or ranked; a ranking's question names no part of the task that is trained.
+def check(subject: Subject, settings: RetentionSettings) -> dict[str, str | None]:
+    """Refuse what cannot be trained or ranked; a plan's question names no part of the task that is trained.
 
     Raises:
-        UsageError: numbers that do not go together, an unknown ranking, or an operator whose own tau the recipe would
-            anneal away.
+        UsageError: positions of a trained scorer, a plan that the model and K do not allow, and see
+            `gradprobe.probes.recipe.check_recipe`.
     """
     if isinstance(subject.operator, Ranking):
-        if (name := subject.operator.name) not in RANKINGS:
-            raise UsageError(f"no ranking is called {name!r}; {nearest(name, RANKINGS)}")
-        if settings.steps:
-            raise UsageError(f"--steps {settings.steps} is not possible: the ranking {name} is not trained; give 0")
-        return dict.fromkeys(("scorer", "denoiser", "train_data"))
-    check_number("steps", settings.steps, 1)
-    taus = first, last = settings.tau_start, settings.tau_end
-    if taus != (None, None) and not all(RANGES["tau"].holds(tau) for tau in taus):
-        raise UsageError(f"--tau {first}:{last} is not possible; give two positive numbers, 2.0:0.1, or own")
-    if first is not None and own_tau(subject.operator):
-        raise UsageError(
-            f"operator {subject.name} has a tau of its own, which --tau {first:g}:{last:g} would anneal away; leave it "
-            "out of the name, or keep it with --tau own"
-        )
-    return {}
+        _selecting(subject, settings)
+    elif settings.positions != "keep":
+        raise UsageError(f"--positions {settings.positions} is for selectors; a trained scorer keeps the original ones")
+    return check_recipe(subject, settings)
+
+
+def _selecting(subject: Subject, settings: RetentionSettings) -> Selecting:
+    positions: Any = settings.positions
+    return Selecting.of(subject.task, subject.operator.name, subject.k, settings.seed, positions)
 
 
 def _trained(subject: Subject, settings: RetentionSettings, resources: Resources) -> RetentionResult:
@@ -136,7 +132,8 @@ def _ranked(subject: Subject, settings: RetentionSettings, resources: Resources)
     task, k, name, seed = subject.task, subject.k, subject.name, settings.seed
     threads = workers_for(task, resources.workers)
     (test,) = task.batches(1, settings.images, seed)
-    deployment = Deployment(task, k, name, lambda batch: rank_scores(task, subject.operator.name, batch, seed), threads)
+    chosen = _selecting(subject, settings)
+    deployment = Deployment(task, name, chosen.choose, chosen.reader, threads)
     with task.running():
         outcome = deployment.complete(groups_of(test), partial(resources.report, f"{name}, K = {k}, seed {seed}: test"))
     return RetentionResult(

@@ -48,9 +48,7 @@ class TrainingRun:
         (self._test,) = subject.task.batches(1, settings.images, settings.seed)
         self._few = groups_of(self._test.subset(slice(LOOK_IMAGES)))
         self._looks = sorted({round(i * settings.steps / LOOKS) for i in range(LOOKS + 1)})
-        self._deployment = Deployment(
-            subject.task, subject.k, subject.name, lambda batch: subject.task.scorer(batch.tokens.patches), self.threads
-        )
+        self._deployment = Deployment.of_scorer(subject.task, subject.k, subject.name, self.threads)
         self._folder = None if resources.folder is None else Path(resources.folder)
         self._curve: list[np.ndarray] = []
         self._before = 0.0

@@ -1,5 +1,6 @@
 """Tables and a figure of the FLOPs and milliseconds of a pruned VLM."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table
 from gradprobe.errors import UsageError
 from gradprobe.plotting.columns import Row, number
 from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, SKY, look
+from gradprobe.selectors.schedule import runs_of
 
 UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"))
 FLOPS = {
@@ -24,8 +26,9 @@ FLOPS = {
     "head": "head",
     "all": "total",
 }
+PLANS = {"selector": "selector", "LM": "prefill", "all": "total", "paper's": "paper"}
 PARTS = {"encoder": "encoder", "pruner": "pruner", "prefill": "prefill", "TTFT": "ttft"}
-COLOURS = {"vision": SKY, "scorer": ORANGE, "projector": GREEN, "language model": BLUE}
+COLOURS = {"vision": SKY, "scorer": ORANGE, "selector": ORANGE, "projector": GREEN, "language model": BLUE}
 TIMED = {"encoder": SKY, "pruner": ORANGE, "prefill": BLUE}
 PAPER_TRAINABLE = 84_000_000  # appendix A
 
@@ -44,6 +47,27 @@ def flops_table(rows: Sequence[Row]) -> Table:
         f"{unit}FLOPs. paper's: linear layers of the language model and its head, on every position, nothing else. The "
         "others are what the first token takes: attn where a query has a key (causal half), head on the last position "
         "only; all: their sum"
+    )
+    return table
+
+
+def plan_table(rows: Sequence[Row]) -> Table:
+    """Tabulate the tokens that each layer reads and the FLOPs, for each plan and budget, in 80 columns.
+
+    Args:
+        rows: As ``PlanCost.rows`` makes them.
+    """
+    scale, unit = _unit(max(row["total"] for row in rows))
+    table = _table("plan", "tokens x layers", "mean", *PLANS)
+    for row in rows:
+        runs = ", ".join(f"{run[0]} x{len(run)}" for run in runs_of(row["counts"], key=lambda count: count))
+        cells = ["–" if row[name] is None else _figures(row[name] / scale) for name in PLANS.values()]
+        table.add_row(_folded(row["plan"] or "all", 20), _folded(runs, 15), number(row["average"], 1), *cells)
+    table.caption = (
+        f"{unit}FLOPs. tokens x layers: visual tokens that the layers read, in order; mean: over the layers. LM: the "
+        "language model up to the first token, each layer at its own number of tokens; all: with vision tower, "
+        "selector and projector; paper's: linear layers of the language model and its head, on every position, nothing "
+        "else"
     )
     return table
 
@@ -75,7 +99,9 @@ def time_table(rows: Sequence[Row]) -> Table | None:
 
 
 def cost_tables(rows: Sequence[Row]) -> Group:
-    """Put both tables one above the other."""
+    """Put both tables one above the other; of plans there is one."""
+    if "plan" in rows[0]:
+        return Group(plan_table(rows))
     return Group(*(table for table in (flops_table(rows), time_table(rows)) if table is not None))
 
 
@@ -83,7 +109,8 @@ def cost_lines(settings: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
     """Describe the visual tokens of the image, the parameters of each part, and the share of the scorer.
 
     Args:
-        settings: ``model``, ``family``, ``layout``, ``text_tokens``, ``scorer``, ``denoiser`` and ``parameters``.
+        settings: ``model``, ``family``, ``layout``, ``text_tokens``, ``scorer``, ``denoiser`` and ``parameters``; no
+            scorer where plans were counted.
         rows: Of the tables.
     """
     model, layout, sizes = settings["model"], settings["layout"], settings["parameters"]
@@ -95,6 +122,10 @@ def cost_lines(settings: Mapping[str, Any], rows: Sequence[Row]) -> list[str]:
         f"with {settings['text_tokens']} text tokens.",
         "Parameters: " + ", ".join(f"{name} {_million(sizes[name])}" for name in sizes if sizes[name]) + ".",
     ]
+    if uncounted := dict.fromkeys(name for row in rows for name in row.get("uncounted", ())):
+        lines.append(f"Not counted, as they do not tell their own FLOPs: {', '.join(uncounted)}.")
+    if settings["scorer"] is None:
+        return lines
     trained = sizes["scorer"] + sizes["denoiser"]
     lines.append(
         f"Trained ({settings['scorer']}, denoiser {settings['denoiser']}): {_million(trained)}. The paper says about "
@@ -129,7 +160,7 @@ def vlm_cost_figure(rows: Sequence[Row], title: str) -> Figure:
     Black marks are the paper's numbers: FLOPs by its own counting, and time to the first token.
 
     Args:
-        rows: As ``VLMCost.rows`` makes them.
+        rows: As ``VLMCost.rows`` or ``PlanCost.rows`` makes them.
         title: Above the bars.
 
     Raises:
@@ -138,20 +169,23 @@ def vlm_cost_figure(rows: Sequence[Row], title: str) -> Figure:
     if not rows:
         raise UsageError("no cost to draw; give at least one number of tokens")
     measured = all(row["measured"] for row in rows)
+    plans = "plan" in rows[0]
+    names = [_plan_name(row) if plans else _kept(row) for row in rows]
+    chooser = "selector" if plans else "scorer"
     scale, unit = _unit(max(row["total"] for row in rows))
     with look():
-        figure = Figure(figsize=(PAGE, 1.25 + 0.34 * len(rows)))
+        figure = Figure(figsize=(PAGE, 1.25 + 0.34 * len(rows) + 0.16 * sum(name.count("\n") for name in names)))
         axes = figure.subplots(1, 1 + measured, sharey=True, squeeze=False)[0]
         parts = [
             {
                 "vision": row["vision"] / scale,
-                "scorer": row["scorer"] / scale,
+                chooser: (row[chooser] or 0) / scale,
                 "projector": row["projector"] / scale,
                 "language model": row["prefill"] / scale,
             }
             for row in rows
         ]
-        _stack(axes[0], parts, COLOURS)
+        _stack(axes[0], parts, {part: COLOURS[part] for part in parts[0]})
         axes[0].set_xlabel(f"{unit}FLOPs up to the first token")
         axes[0].set_title(title)
         _marks(axes[0], rows, "flops", 1e12 / scale)
@@ -159,14 +193,14 @@ def vlm_cost_figure(rows: Sequence[Row], title: str) -> Figure:
             _stack(axes[1], [row["measured"] for row in rows], TIMED)
             axes[1].set_xlabel("milliseconds up to the first token")
             _marks(axes[1], rows, "ttft", 1.0)
-        axes[0].set_yticks(range(len(rows)), [_kept(row) for row in rows])
-        axes[0].set_ylabel("visual tokens")
+        axes[0].set_yticks(range(len(rows)), names)
+        axes[0].set_ylabel("average visual tokens" if plans else "visual tokens")
         axes[0].set_ylim(len(rows) - 0.5, -0.5)
         handles = {
             label: handle for each in axes for handle, label in zip(*each.get_legend_handles_labels(), strict=True)
         }
-        names = sorted(handles, key=lambda label: label.startswith("Table 4"))  # bars first
-        figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names))
+        labels = sorted(handles, key=lambda label: label.startswith("Table 4"))  # bars first
+        figure.legend([handles[label] for label in labels], labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 
@@ -210,6 +244,25 @@ def _ms(value: float) -> str:
 
 def _kept(row: Row) -> str:
     return str(row["kept"]) if row["pruned"] else f"all {row['kept']}"
+
+
+def _plan_name(row: Row) -> str:
+    return f"{_folded(row['plan'], 22)}\n{number(row['average'], 1)}" if row["plan"] else f"all {row['kept']}"
+
+
+def _folded(text: str, width: int) -> str:
+    """Break a text into lines behind its commas, semicolons and colons.
+
+    Example:
+        >>> _folded("pyramiddrop@8,16,24:keep=0.5,0.25", 20).splitlines()
+        ['pyramiddrop@8,16,24:', 'keep=0.5,0.25']
+    """
+    lines = [""]
+    for piece in re.findall(r"[^,;:]*[,;:]?\s*", text):
+        if len(lines[-1] + piece.rstrip()) > width and lines[-1]:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _million(count: int) -> str:

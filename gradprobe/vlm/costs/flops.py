@@ -7,7 +7,7 @@ not counted, as in torch's FlopCounterMode, to which these forms are equal.
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -32,11 +32,11 @@ class Flops:
     """FLOPs up to the first token with some of the visual tokens kept.
 
     Attributes:
-        kept: Visual tokens that the language model reads.
+        kept: Visual tokens that the language model reads; of a plan, those that its last layer reads.
         pruned: False where all are kept and no scorer runs.
-        sequence: Positions that it reads: visual, newline and text tokens.
+        sequence: Positions that its first layer reads: visual, newline and text tokens.
         vision: The vision tower.
-        scorer: On all N tokens; 0 without pruning.
+        scorer: On all N tokens; 0 without pruning. Of a plan, what its selectors take.
         projector: On the whole output of the tower or, pruned, on the K kept.
         linear: The language model's linear layers but for its head.
         attention: Its two attention products where a query has a key (causal half).
@@ -178,37 +178,48 @@ def cost(
     config = config_of(model)
     with one_line_errors(model):
         layout = layout_of(config, image_size)
-        budgets = _budgets(k, ratio, layout.tokens)
+        budgets = budgets_of(k, ratio or (() if k else (RATIO,)), layout.tokens)
         frozen, family = skeleton(config), family_of(config.model_type, model)
-        tower, projector, dim = family.tower(frozen), family.projector(frozen), family.dim(frozen)
+        dim = family.dim(frozen)
     with torch.device("meta"):
         networks = {kind: part(kind, name).make(dim, 0) for kind, name in (("scorer", scorer), ("denoiser", denoiser))}
     with torch.no_grad(), counted() as counter:
         networks["scorer"](torch.empty(1, layout.tokens, dim, device="meta"))
-    parameters = {"vision tower": _size(tower) - _inside(projector, tower) * _size(projector)}
-    parameters["projector"] = _size(projector)
-    parameters["language model"] = _size(frozen) - sum(parameters.values())
+    parameters = parameters_of(family, frozen)
     parameters |= {kind: 0 if network is None else _size(network) for kind, network in networks.items()}
     scoring = counter.get_total_flops()
-    flops = [_flops(family, frozen, layout, n, text_tokens, scoring) for n in (None, *budgets)]
+    flops = [flops_of(family, frozen, layout, text_tokens)]
+    flops += [flops_of(family, frozen, layout, text_tokens, n, scoring) for n in budgets]
     return VLMCost(model, config.model_type, layout, text_tokens, scorer, denoiser, parameters, tuple(flops))
 
 
-def _budgets(k: Sequence[int], ratio: Sequence[float], tokens: int) -> list[int]:
+def budgets_of(k: Sequence[int], ratio: Sequence[float], tokens: int) -> list[int]:
+    """Return numbers of tokens and shares of N as numbers of tokens, each once, the largest first.
+
+    Raises:
+        UsageError: One is not possible.
+    """
     if wrong := [r for r in ratio if not 0 < r <= 1]:
         raise UsageError(f"--ratio {wrong[0]:g} is not possible; give a share in (0, 1], e.g. --ratio 0.111")
-    shares = ratio or (() if k else (RATIO,))
-    budgets = sorted({*k, *(max(1, round(share * tokens)) for share in shares)}, reverse=True)
+    budgets = sorted({*k, *(max(1, round(share * tokens)) for share in ratio)}, reverse=True)
     if wrong := [n for n in budgets if not 1 <= n <= tokens]:
         raise UsageError(f"--k {wrong[0]} is not possible with {tokens} visual tokens; give --k 1 to --k {tokens}")
     return budgets
+
+
+def parameters_of(family: Family, model: Any) -> dict[str, int]:
+    """Count the parameters of each part of a model; those of its embeddings and head are the language model's."""
+    tower, projector = family.tower(model), family.projector(model)
+    sizes = {"vision tower": _size(tower) - _inside(projector, tower) * _size(projector)}
+    sizes["projector"] = _size(projector)
+    return sizes | {"language model": _size(model) - sum(sizes.values())}
 
 
 def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _weights(module: nn.Module, *kinds: type[nn.Module]) -> int:
+def weights_of(module: nn.Module, *kinds: type[nn.Module]) -> int:
     """Count the weights of the layers of some kinds, without biases."""
     layers: list[Any] = [each for each in module.modules() if isinstance(each, kinds)]
     return sum(layer.weight.numel() for layer in layers)
@@ -219,24 +230,48 @@ def _inside(projector: nn.Module, tower: nn.Module) -> bool:
     return any(module is projector for module in tower.modules())
 
 
-def _flops(family: Family, model: Any, layout: Layout, kept: int | None, text: int, scorer: int) -> Flops:
-    """Count FLOPs with ``kept`` visual tokens; None: all, without a scorer."""
-    tower, language, config = family.tower(model), family.language(model), model.config
-    head, projector = 2 * model.get_output_embeddings().weight.numel(), _weights(family.projector(model), nn.Linear)
-    linear = _weights(tower, nn.Linear) - _inside(family.projector(model), tower) * projector
-    vision = 2 * layout.tiles * layout.patches * _weights(tower, nn.Conv2d, nn.Conv3d)
+def flops_of(
+    family: Family,
+    model: Any,
+    layout: Layout,
+    text: int,
+    kept: int | None = None,
+    scorer: int = 0,
+    layers: Sequence[int] = (),
+) -> Flops:
+    """Count FLOPs of a model and a pruner.
+
+    Args:
+        family: Of the model.
+        model: The model; its weights are not read.
+        layout: Of the image.
+        text: Text tokens.
+        kept: Visual tokens kept before the projector; None: all.
+        scorer: FLOPs of the scorer, or of a plan's selectors.
+        layers: Visual tokens that each layer of the language model reads; (): ``kept`` in each.
+    """
+    tower, decoder, config = family.tower(model), cast(Any, family.language(model)).layers, model.config
+    head, projector = 2 * model.get_output_embeddings().weight.numel(), weights_of(family.projector(model), nn.Linear)
+    linear = weights_of(tower, nn.Linear) - _inside(family.projector(model), tower) * projector
+    vision = 2 * layout.tiles * layout.patches * weights_of(tower, nn.Conv2d, nn.Conv3d)
     vision += 2 * layout.tiles * (layout.patches + layout.class_tokens) * linear
     vision += 4 * layout.tiles * config.vision_config.hidden_size * family.vision_pairs(config, layout)
-    n = layout.tokens if kept is None else kept
     rows, columns = layout.grids[0]
     projected = layout.tiles * rows * columns  # padding of tiles too, which is cut away later
-    length = n + layout.newlines + text
     reader = config.get_text_config()
-    head_dim = getattr(reader, "head_dim", None) or reader.hidden_size // reader.num_attention_heads
-    pair = 4 * reader.num_hidden_layers * reader.num_attention_heads * head_dim
+    each = layers or [layout.tokens if kept is None else kept] * reader.num_hidden_layers
+    lengths = [n + layout.newlines + text for n in each]
+    pair = 4 * reader.num_attention_heads * head_dim_of(reader)
+    weights = [weights_of(layer, nn.Linear) for layer in decoder]
     return Flops(
-        kept=n, pruned=kept is not None, sequence=length, vision=vision, scorer=0 if kept is None else scorer,
+        kept=each[-1], pruned=bool(layers) or kept is not None, sequence=lengths[0], vision=vision, scorer=scorer,
         projector=2 * projector * (projected if kept is None else kept),
-        linear=2 * length * _weights(language, nn.Linear), attention=pair * (length * (length + 1) // 2),
-        attention_full=pair * length**2, head=head, head_all=head * length,
+        linear=2 * sum(weight * length for weight, length in zip(weights, lengths, strict=True)),
+        attention=pair * sum(length * (length + 1) // 2 for length in lengths),
+        attention_full=pair * sum(length**2 for length in lengths), head=head, head_all=head * lengths[-1],
     )  # fmt: skip
+
+
+def head_dim_of(reader: Any) -> int:
+    """Return the width of an attention head of a language model, given its configuration."""
+    return getattr(reader, "head_dim", None) or reader.hidden_size // reader.num_attention_heads

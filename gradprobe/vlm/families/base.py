@@ -130,6 +130,15 @@ class Family(ABC):
         """Return the position ids of the unpruned model, ``(B, S)`` or ``(3, B, S)``; 0 for padding."""
         return attended_positions(attention_mask)
 
+    def grids(self, config: Any, inputs: Mapping[str, Tensor]) -> tuple[Size, ...]:
+        """Return rows and columns of the visual tokens of one image, as `Layout.grids`.
+
+        Args:
+            config: Of the model.
+            inputs: Size or grid of the image, by the names of `inputs` but the pixels.
+        """
+        return self.layout(config).grids
+
     def vision_pairs(self, config: Any, layout: Layout) -> int:
         """Count the pairs of a query and a key over all layers of the vision tower, in one tile."""
         return config.vision_config.num_hidden_layers * (layout.patches + layout.class_tokens) ** 2

@@ -47,6 +47,11 @@ class LlavaNext(Llava):
         grids = ((across, across), (rows, columns))
         return Layout(size, (high * side, wide * side), 1 + high * wide, across**2, class_tokens, grids, rows)
 
+    def grids(self, config: Any, inputs: Mapping[str, Tensor]) -> tuple[Size, ...]:
+        """Return the grid of the overview, and that of the tiles laid together without padding."""
+        height, width = torch.as_tensor(inputs["image_sizes"]).tolist()
+        return self.layout(config, (height, width)).grids
+
     def random_inputs(self, config: Any, layouts: Sequence[Layout]) -> dict[str, Tensor]:
         """Draw as many tiles an image as the largest has; those beyond an image's own are 0."""
         side = config.vision_config.image_size

@@ -103,6 +103,12 @@ class Qwen25VL(Family):
         windows = tuple(per * min(window, rows - i) * min(window, columns - j) for i, j in corners)
         return Layout(size, seen, 1, per * rows * columns, 0, ((rows, columns),), 0, windows)
 
+    def grids(self, config: Any, inputs: Mapping[str, Tensor]) -> tuple[Size, ...]:
+        """Return the grid of groups of patches."""
+        _, height, width = torch.as_tensor(inputs["image_grid_thw"]).tolist()
+        side = config.vision_config.spatial_merge_size
+        return ((height // side, width // side),)
+
     def random_inputs(self, config: Any, layouts: Sequence[Layout]) -> dict[str, Tensor]:
         """Draw the patches of all images, one below the other, and the grid of each."""
         vision = config.vision_config

@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradprobe.core import top_k
+from gradprobe.core import Noise, top_k
 from gradprobe.data.pictures import Pictures
 from gradprobe.data.pictures_text import KINDS, questions
-from gradprobe.selectors.divprune import divprune
-from gradprobe.vlm.tower_attention import attention_to_patches, recorded
+from gradprobe.selectors.divprune import DivPrune
+from gradprobe.view import View
+from gradprobe.vlm.families.llava import Llava
+from gradprobe.vlm.tower_attention import recording
 from gradprobe.vlm.training.diversity import diversity
 from gradprobe.vlm.training.pictures_loss import (
     CELLS,
@@ -64,7 +66,7 @@ RANKINGS: dict[str, Callable[[Seen], Tensor]] = {
     "random": lambda seen: seen.chance,
     "relevant": lambda seen: seen.chance + torch.from_numpy(seen.pictures.relevant),
     "one_each": _one_each,
-    "divprune": lambda seen: -divprune(seen.tokens).argsort(dim=1).float(),
+    "divprune": lambda seen: DivPrune().scores(View(Noise(0, range(len(seen.tokens))), seen.tokens)),
     "norm": lambda seen: seen.before.norm(dim=-1),
     "longest": lambda seen: seen.tokens.norm(dim=-1),
     "shortest": lambda seen: -seen.tokens.norm(dim=-1),
@@ -139,16 +141,10 @@ def token_diversity(model: Any, draw: Callable[[str, Sequence[int]], Pictures]) 
 
 
 def _seen(model: Any, drawn: Pictures, ids: range) -> Seen:
-    layer = model.model.vision_tower.encoder.layers[-1].self_attn
-    queries: list[Tensor] = []
-    keys: list[Tensor] = []
-    hooks = [recorded(layer.q_proj, queries), recorded(layer.k_proj, keys)]
-    try:
+    with recording(Llava(), model, "photos-vlm") as recorded:
         before = tower_tokens(model, torch.from_numpy(drawn.images))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    attention = attention_to_patches(queries[0], keys[0], layer.num_heads, "mean")
+    places = torch.arange(len(before) * CELLS).unflatten(0, (-1, CELLS))
+    attention = recorded.tower(CELLS, places).last.attention("mean")
     chance = np.stack([np.random.Generator(np.random.SFC64([_CHANCE, i])).random(CELLS) for i in ids])
     return Seen(before, model.model.multi_modal_projector(before), attention, torch.from_numpy(chance).float(), drawn)
 

@@ -25,8 +25,9 @@ from gradprobe.tasks import generator_name
 from gradprobe.training.checkpoint import NAME, Checkpoint, read_bytes
 from gradprobe.training.scorer_trainer import ScorerTrainer
 from gradprobe.training.workers import workers_for
+from gradprobe.vlm.budgets import Budget
 from gradprobe.vlm.captions import CaptionSource
-from gradprobe.vlm.deploy import Budget, save
+from gradprobe.vlm.deploy import save
 from gradprobe.vlm.inputs import inputs_fingerprint
 from gradprobe.vlm.model import VLM
 from gradprobe.vlm.task import Captioning, task_of

@@ -14,7 +14,7 @@ from gradprobe.statistics.estimates import Estimate, batch_mean
 from gradprobe.training.memory import Limit
 from gradprobe.training.scorer_trainer import Denoised, Shard
 from gradprobe.training.workers import groups_of, over_groups, workers_for
-from gradprobe.vlm.deploy import Budget
+from gradprobe.vlm.budgets import Budget
 from gradprobe.vlm.task import Captioning
 from gradprobe.vlm.training.presets import Settings
 

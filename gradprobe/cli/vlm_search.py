@@ -1,0 +1,109 @@
+"""``gradprobe vlm search``: the schedule of visual tokens over layers that loses least within a budget of FLOPs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gradprobe.cli import options
+from gradprobe.cli.output import say, say_json
+from gradprobe.errors import GradprobeError, UsageError
+
+
+def search(
+    select: Annotated[str, typer.Option(help="Selector that scores tokens inside: fastv, pyramiddrop, sparsevlm.")],
+    budget: Annotated[str, typer.Option(help="Shares of the FLOPs of all visual tokens, in (0, 1]: 0.3,0.4,0.5.")],
+    out: Annotated[Path, typer.Option(help="Plan to write, .json; of several budgets plan-0.3.json and so on.")],
+    model: Annotated[str, typer.Option(help="photos-vlm, scenes-vlm, a hub id or a folder.")] = "photos-vlm",
+    data: Annotated[str | None, typer.Option(help="captions.jsonl, or a folder of images with captions.")] = None,
+    kernel: Annotated[str, typer.Option(help="Shapes of a schedule: step, steps:m=2, steps:m=3, free.")] = "free",
+    constraint: Annotated[
+        str, typer.Option(help="Augmented Lagrangian: equal (spends the budget) or at-most (may leave some).")
+    ] = "equal",
+    outer: Annotated[int, typer.Option(help="Updates of the multiplier.")] = 6,
+    inner: Annotated[int, typer.Option(help="Steps of Adam between two of them.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 16,
+    validation: Annotated[int, typer.Option(help="Held-out images by whose loss schedules are chosen.")] = 128,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Of the images, and of a random selector.")] = 0,
+    grid: Annotated[bool, typer.Option("--grid", help="Measure the schedules of a few counts beside it.")] = False,
+    grid_counts: Annotated[
+        str | None, typer.Option(help="Those counts, e.g. 100,50,11; N and four shares of it by default.")
+    ] = None,
+    device: options.Device = "cpu",
+    dtype: Annotated[str, typer.Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew; forget what a search left there.")] = False,
+    figure: options.Figure = None,
+    as_json: options.Json = False,
+) -> None:
+    """Search by gradient for the number of visual tokens that each layer reads; interrupted, it goes on where it was.
+
+    What is done lies beside the plan, in a folder PLAN.search.
+    """
+    budgets = options.numbers("budget", budget, float, "0.3,0.4,0.5")
+    counts = options.swept("grid-counts", int, "100,50,11")(grid_counts) or ()
+    if not budgets:
+        raise UsageError("--budget names no share; give one or several: --budget 0.3,0.4,0.5")
+    if counts and not grid:
+        raise UsageError(f"--grid-counts {grid_counts} goes with --grid")
+    if out.suffix != ".json":
+        raise UsageError(f"--out {out} is no name of a plan; it must end in .json: --out {out.with_suffix('.json')}")
+
+    from gradprobe.files import check_place
+    from gradprobe.vlm.search.asked import Search, Settings, selector_of
+    from gradprobe.vlm.search.kernels import kernel_of
+    from gradprobe.vlm.search.result import front_table, plan_files
+
+    for name in plan_files(out, budgets):
+        check_place(name)
+    if figure is not None:
+        from gradprobe.plotting.style import check_path
+
+        check_path(figure)
+    form: Any = constraint
+    settings = Settings(form, outer, inner, batch_size, validation, learning_rate, seed=seed)
+    chosen, shape = selector_of(select), kernel_of(kernel)
+    if data is None:
+        from gradprobe.vlm.picture_source import check_captions
+
+        check_captions(model, "--model")
+
+    from gradprobe.cli.progress import bars
+    from gradprobe.store.locks import claimed
+    from gradprobe.vlm.search.run import front_of
+    from gradprobe.vlm.task import captioning
+
+    folder = out.with_name(f"{out.stem}.search")
+    try:
+        with claimed(folder, f"the search in {folder}"):
+            asked = Search(captioning(model, data=data, device=device, dtype=dtype), chosen, shape, settings)
+            with bars() as progress:
+                front = front_of(
+                    asked, budgets, folder, grid=counts if grid else None, restart=restart, progress=progress
+                )
+            paths = front.save(out)
+    except OSError as error:
+        raise GradprobeError(f"cannot write to {folder}: {error.strerror}; give another --out") from None
+    rows = front.rows()
+    if as_json:
+        told = {"question": asked.question_at(budgets[0]) | {"budget": budgets}, "text_tokens": asked.spending.text}
+        plans = {"plans": [str(path) for path in paths], "rows": rows, "grid": front.grid_rows()}
+        say_json({"probe": "vlm-search", **told, **plans, "grid_seconds": front.grid and front.grid.seconds})
+    else:
+        from gradprobe.cli.screen import Screen
+
+        console = Screen()
+        console.print(front_table(rows))
+        seconds = ", ".join(f"{each.seconds:.0f} s at {each.budget:g}" for each in front.found)
+        console.print(f"searched for {seconds}" + (f"; grid: {front.grid.seconds:.0f} s" if front.grid else ""))
+        for path in paths:
+            console.print(f"wrote {path}", soft_wrap=True)
+        use = f"gradprobe vlm generate --model {model} --select {paths[0]} --image x.jpg --prompt ..."
+        console.print(f"to use it: {use}", soft_wrap=True)
+    if figure is not None:
+        from gradprobe.plotting.style import save_figure
+        from gradprobe.vlm.search.figure import front_figure
+
+        save_figure(front_figure(rows, front.grid_rows(), f"{model}, {select}, {shape.label}"), figure)
+        if not as_json:
+            say(f"figure: {figure}")

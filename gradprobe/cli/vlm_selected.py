@@ -1,0 +1,103 @@
+"""The options of ``gradprobe vlm`` that say which visual tokens are kept, and the pruner that they make."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradprobe.errors import UsageError
+
+if TYPE_CHECKING:
+    from gradprobe.vlm.pruner import Pruner
+
+Trained = Annotated[
+    Path | None, typer.Option("--pruner", help="Folder of a trained pruner, as vlm train --out wrote it.")
+]
+Select = Annotated[
+    str | None,
+    typer.Option(help="Selectors without training instead: divprune, fastv@2, 'divprune:k=128;fastv@8', plan.json."),
+]
+Average = Annotated[
+    float | None, typer.Option(help="Tokens that a layer of the language model reads on average; instead of --k.")
+]
+Positions = Annotated[str, typer.Option(help="Position ids of kept tokens: keep, or compact (renumbered).")]
+DEFAULT = "photos-vlm"
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The words of a user.
+
+    Attributes:
+        pruner: Folder of a trained scorer.
+        select: Text of a plan.
+        model: Model, where it is not that of the pruner.
+        k: Tokens kept.
+        ratio: Their share.
+        average: Their mean over the layers.
+        positions: Position ids of kept tokens.
+    """
+
+    pruner: Path | None
+    select: str | None
+    model: str | None
+    k: int | None = None
+    ratio: float | None = None
+    average: float | None = None
+    positions: str = "keep"
+
+    def opened(self, device: str, dtype: str | None, trust: tuple[Path, ...]) -> "Pruner":
+        """Open the model and join it to what selects.
+
+        A plan may have one stage ``scored``: the scorer of the pruner.
+
+        Raises:
+            UsageError: Neither or both are named without a stage ``scored``, or budgets that do not go together.
+        """
+        if self.pruner is None and self.select is None:
+            raise UsageError(
+                "give --pruner DIR (a trained pruner), or --select with selectors that need no training, such as "
+                "--select divprune --k 11; gradprobe list selectors shows them"
+            )
+        from gradprobe.selectors.plan import plan_of
+        from gradprobe.vlm.budgets import Budget
+        from gradprobe.vlm.deploy import load
+        from gradprobe.vlm.model import open_vlm
+        from gradprobe.vlm.pruner import Pruner
+
+        positions: Any = self.positions
+        budget = None
+        if any(each is not None for each in (self.k, self.ratio, self.average)):
+            budget = Budget(self.k, self.ratio, self.average)
+        if self.pruner is not None:
+            trained = load(self.pruner, self.model, device, dtype, trust)
+            pruned = trained if budget is None else replace(trained, budget=budget)
+            plan = plan_of(self.select or pruned.selector, positions)
+            return replace(pruned, selector=_with_scorer(plan, pruned, self.select))
+        assert self.select is not None
+        plan = plan_of(self.select, positions, trust)
+        pruned = Pruner(open_vlm(self.model or DEFAULT, device=device, dtype=dtype or "float32"), plan, budget)
+        if pruned.scored:
+            raise UsageError(f"--select {self.select} has a stage scored; name the trained scorer: --pruner DIR")
+        return pruned
+
+
+def _with_scorer(plan: Any, pruned: "Pruner", typed: str | None) -> Any:
+    """Return the plan with the pruner's scorer in its stage ``scored``.
+
+    Raises:
+        UsageError: It has no such stage.
+    """
+    from gradprobe.models.scored import Scored
+
+    if not any(isinstance(stage.selector, Scored) for stage in plan.stages):
+        raise UsageError(
+            f"--select {typed} does not use the scorer of --pruner; leave one of them out, or name the scorer as a "
+            "stage: --select 'scored:k=64;fastv@8'"
+        )
+    stages = [
+        replace(stage, selector=pruned.selector) if isinstance(stage.selector, Scored) else stage
+        for stage in plan.stages
+    ]
+    return replace(plan, stages=tuple(stages))

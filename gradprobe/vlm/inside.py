@@ -1,0 +1,99 @@
+"""Dropping of visual tokens within the language model, by hooks on its layers; no modelling file is touched."""
+
+from collections.abc import Iterator
+from collections.abc import Sequence as Several
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from gradprobe.noise import Noise
+from gradprobe.view import Drop, Positions
+from gradprobe.vlm.inside_checks import check_drops, check_model, layers_of
+from gradprobe.vlm.inside_hooks import Dropped, LayerHooks
+from gradprobe.vlm.inside_places import Prompt
+from gradprobe.vlm.model import VLM, Sequence
+
+
+@contextmanager
+def dropping(
+    vlm: VLM,
+    slot: Tensor,
+    attention_mask: Tensor,
+    last: Tensor,
+    drops: Several[Drop],
+    noise: Noise,
+    positions: Positions = "keep",
+) -> Iterator[Dropped]:
+    """Let the language model drop visual tokens at some layers while this is open.
+
+    What is read at once without a past (a prompt, or a prompt with its answer) loses tokens; decoding goes on with a
+    cache whose layers have different lengths. Each prompt that is read chooses anew, so that several calls of
+    ``generate`` are possible, with beams and several answers a prompt too. Selectors see the prompt up to ``last`` and
+    choose for a prompt with its answer what they choose for the prompt alone. A stage that keeps all tokens changes
+    nothing. Images of a row share its K.
+
+    Args:
+        vlm: The model.
+        slot: Number of each position's visual token, negative for others: -1 text and padding, -2 newlines ``(B, S)``.
+        attention_mask: 0 for padding, on either side ``(B, S)``.
+        last: Place of the prompt's last token ``(B,)``.
+        drops: Stages, layers ascending, K not growing.
+        noise: Random numbers of the selectors, keyed by row.
+        positions: ``keep`` the original position ids, or ``compact``: number what is left 0, 1, 2, ... from the first
+            drop on, with the tokens decoded afterwards.
+
+    Yields:
+        What was dropped, filled when a prompt is read.
+
+    Raises:
+        UsageError: Stages, rows, model or positions with which it is not possible; also later, of a call that cannot be
+            followed: without a cache, or with a static one, or several tokens after the prompt at once.
+    """
+    attended, total = attention_mask > 0, check_drops(vlm, slot, drops)
+    dropped = Dropped([], torch.arange(slot.shape[1], device=slot.device).expand_as(slot))
+    if not any(drop.k < total for drop in drops):
+        dropped.kept += [slot.masked_select(slot >= 0).view(len(slot), total) for _ in drops]
+        yield dropped
+        return
+    check_model(vlm, attended, positions)
+    hooks = LayerHooks(vlm, Prompt.of(slot, attended, last, total), tuple(drops), noise, positions, dropped)
+    layers = layers_of(vlm)
+    first = drops[0].layer
+    handles = []
+    try:
+        for number in sorted({0, max(first - 1, 0), *range(first, len(layers))}):
+            hook = hooks.hook(number, layers[number])
+            handles.append(layers[number].register_forward_pre_hook(hook, with_kwargs=True))
+        for number in {drop.layer - 1 for drop in drops if drop.layer}:
+            projection = getattr(layers[number].self_attn, "k_proj", None)
+            if projection is not None:
+                handles.append(projection.register_forward_hook(hooks.note_keys))
+        yield dropped
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def pruned_logits(
+    vlm: VLM, sequence: Sequence, last: Tensor, drops: Several[Drop], noise: Noise, positions: Positions = "keep"
+) -> tuple[Tensor, Tensor]:
+    """Return next-token logits where visual tokens are dropped within the language model.
+
+    Args:
+        vlm: The model.
+        sequence: Prompts, answers behind them included.
+        last: Place of each prompt's last token in the sequence, ``(B,)``.
+        drops: Stages, as of `dropping`.
+        noise: Random numbers of the selectors, keyed by row.
+        positions: As of `dropping`.
+
+    Returns:
+        Logits at the positions that are left ``(B, S', V)``, and their ``origin (B, S')``, as of `Sequence`.
+
+    Raises:
+        UsageError: As of `dropping`.
+    """
+    with dropping(vlm, sequence.slot, sequence.attention_mask, last, drops, noise, positions) as dropped:
+        logits = vlm.logits(sequence)
+    return logits, sequence.origin.gather(1, dropped.order)
