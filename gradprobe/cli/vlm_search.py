@@ -50,7 +50,7 @@ def search(
         raise UsageError(f"--out {out} is no name of a plan; it must end in .json: --out {out.with_suffix('.json')}")
 
     from gradprobe.files import check_place
-    from gradprobe.vlm.search.asked import Search, Settings, selector_of
+    from gradprobe.vlm.search.asked import Search, Settings, check_named, selector_of
     from gradprobe.vlm.search.kernels import kernel_of
     from gradprobe.vlm.search.result import front_table, plan_files
 
@@ -63,6 +63,7 @@ def search(
     form: Any = constraint
     settings = Settings(form, outer, inner, batch_size, validation, learning_rate, seed=seed)
     chosen, shape = selector_of(select), kernel_of(kernel)
+    check_named(chosen, budgets)
     if data is None:
         from gradprobe.vlm.picture_source import check_captions
 

@@ -117,10 +117,10 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
         if not isinstance(value, kind) or (kind is list and not all(isinstance(table, dict) for table in value)):
             what = "text" if kind is str else f"[[{name}]] tables" if kind is list else f"a [{name}] table"
             raise UsageError(f"{path} needs {name!r} as {what}; see experiments/fig1c_coherence.toml")
-    asked = preset.get("run", [])
-    for table in (preset.get("question", {}), *asked):
+    tables = preset.get("run", [])
+    for table in (preset.get("question", {}), *tables):
         _check_names(table, path, trust)
-    runs = [run for table in asked for run in _runs(table, preset)]
+    runs = [run for table in tables for run in _runs(table, preset)]
     try:
         keys = [(run.panel, key_of(run.question)) for run in runs]
     except UsageError as error:

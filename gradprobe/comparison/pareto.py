@@ -33,11 +33,11 @@ def frontier(costs: Sequence[float], values: Sequence[float]) -> list[int]:
         >>> frontier([3.0, 1.0, 2.0, 2.0], [0.9, 0.5, 0.4, 0.7])
         [1, 3, 0]
     """
-    found: list[int] = []
+    front: list[int] = []
     for i in sorted(range(len(costs)), key=lambda i: (costs[i], -values[i])):
-        if np.isfinite(values[i]) and (not found or values[i] > values[found[-1]]):
-            found.append(i)
-    return found
+        if np.isfinite(values[i]) and (not front or values[i] > values[front[-1]]):
+            front.append(i)
+    return front
 
 
 def pareto(axes: Axes, points: Sequence[Point], spent: Sequence[Spent] | None) -> None:
@@ -112,7 +112,7 @@ def _names(
     to_axes = axes.transData + axes.transAxes.inverted()
     spots = [to_axes.transform((costs[i], values[i])) * (bounds.right, bounds.top) for i in order]
     texts = [f"{points[i].name} {points[i].average:.3g}" if i in front else points[i].name for i in first]
-    sizes = [text_size(text, FONT) for text in texts]
+    sizes = [text_size(text, FONT, bold=i in front) for i, text in zip(first, texts, strict=True)]
     places = placed([(float(x), float(y)) for x, y in spots], [*sizes, *[None] * len(rest)], bounds)
     for i, text, (x, y), place in zip(first, texts, spots, places, strict=False):
         if place is None:

@@ -98,14 +98,14 @@ def spent_by(points: Sequence[Point], tokens: int, layers: int, text_tokens: int
     names = [_name(p) for p in points]
     budgets = {name: tuple(p.k for p, other in zip(points, names, strict=True) if other == name) for name in names}
     trained = frozenset(name for name, p in zip(names, points, strict=True) if not p.op.startswith(RANKED))
-    found = _counted(backbone, tuple(budgets.items()), trained, text_tokens)
-    if found.shape != (tokens, layers):
-        n, depth = found.shape
+    counts = _counted(backbone, tuple(budgets.items()), trained, text_tokens)
+    if counts.shape != (tokens, layers):
+        n, depth = counts.shape
         raise Mismatch(
             f"{backbone} has {n} visual tokens and {depth} layers, and the preset's [table] says tokens = {tokens}, "
             f"layers = {layers}; correct it"
         )
-    return [found.of[name, p.counts.layers] for name, p in zip(names, points, strict=True)]
+    return [counts.of[name, p.counts.layers] for name, p in zip(names, points, strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,16 +130,16 @@ def _counted(
     from gradprobe.vlm.costs.flops import cost
     from gradprobe.vlm.costs.plans import plan_cost
 
-    found: dict[tuple[str, tuple[int, ...]], Spent] = {}
+    spent: dict[tuple[str, tuple[int, ...]], Spent] = {}
     whole = plan_cost(backbone, ["random"], k=[1], text_tokens=text_tokens)
     shape = whole.layout.tokens, len(whole.plans[0].counts.layers)
     for name, budgets in asked:
         possible = [k for k in dict.fromkeys(budgets) if k <= shape[0]]  # the others are another model's
         if name in trained:
             for flops in cost(backbone, k=possible, scorer=name, text_tokens=text_tokens).flops[1:]:
-                found[name, (flops.kept,) * shape[1]] = Spent(flops.prefill, flops.scorer)
+                spent[name, (flops.kept,) * shape[1]] = Spent(flops.prefill, flops.scorer)
         else:
             for each in plan_cost(backbone, [name], k=possible, text_tokens=text_tokens).plans[1:]:
                 own = None if each.uncounted else each.flops.scorer
-                found[name, each.counts.layers] = Spent(each.flops.prefill, own)
-    return _Counted(shape, found)
+                spent[name, each.counts.layers] = Spent(each.flops.prefill, own)
+    return _Counted(shape, spent)

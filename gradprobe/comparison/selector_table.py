@@ -274,7 +274,7 @@ def _least(experiment: Any, counted: Counter) -> dict[str, float]:
     """Return the average of one token behind its first stage, by plan inside the language model."""
     named = [row.get("op", []) for row in experiment.paper] + [run.question["op"] for run in experiment.runs]
     ops = {_BUDGET.sub("", op) for each in named for op in ([each] if isinstance(each, str) else each)}
-    found = {}
+    least = {}
     for op in sorted(op for op in ops if op.startswith(RANKED)):
         try:
             counts = counted(op, 1)
@@ -282,8 +282,8 @@ def _least(experiment: Any, counted: Counter) -> dict[str, float]:
             continue
         if counts.inside:
             before, layers = counts.inside[0][0], len(counts.layers)
-            found[op] = (before * counts.outside + layers - before) / layers
-    return found
+            least[op] = (before * counts.outside + layers - before) / layers
+    return least
 
 
 def _typed(op: str, denoiser: str) -> str:

@@ -31,9 +31,10 @@ class Box(NamedTuple):
         return self.left < x < self.right and self.bottom < y < self.top
 
 
-def text_size(text: str, size: float) -> tuple[float, float]:
+def text_size(text: str, size: float, bold: bool = False) -> tuple[float, float]:
     """Return the width and height of a line in the font of the figures, in points."""
-    path = TextPath((0, 0), text, prop=FontProperties(family="DejaVu Sans", size=size))
+    weight = "bold" if bold else "normal"
+    path = TextPath((0, 0), text, prop=FontProperties(family="DejaVu Sans", size=size, weight=weight))
     return float(path.get_extents().width) + 0.1 * size, 1.15 * size
 
 
@@ -60,22 +61,22 @@ def placed(
         False
     """
     marks = [Box(x - MARK, y - MARK, x + MARK, y + MARK) for x, y in points]
-    found: list[Box | None] = [None] * len(points)
+    boxes: list[Box | None] = [None] * len(points)
     lines: list[list[tuple[float, float]]] = []
     for i, ((x, y), size) in enumerate(zip(points, sizes, strict=True)):
         if size is None:
             continue
-        taken = [box for box in found if box is not None] + marks
+        taken = [box for box in boxes if box is not None] + marks
         for box, line in _candidates(x, y, size):
             inside = box.left >= bounds.left and box.right <= bounds.right
             inside = inside and box.bottom >= bounds.bottom and box.top <= bounds.top
             crossed = any(box.holds(*p) for other in lines for p in other)
-            crossing = any(other.holds(*p) for other in found if other is not None for p in line)
+            crossing = any(other.holds(*p) for other in boxes if other is not None for p in line)
             if inside and not crossed and not crossing and not any(box.meets(other) for other in taken):
-                found[i] = box
+                boxes[i] = box
                 lines.append(line)
                 break
-    return found
+    return boxes
 
 
 def ends(point: tuple[float, float], box: Box) -> tuple[float, float]:

@@ -55,6 +55,7 @@ def test_texts_are_as_wide_as_they_are_drawn():
     figure = Figure(dpi=72)
     canvas = FigureCanvasAgg(figure)
     for words in ("zoo", "PyramidDrop@1,2,3", "mean-attention 33"):
-        text = figure.text(0, 0, words, fontsize=6, family="DejaVu Sans")
-        drawn = text.get_window_extent(canvas.get_renderer()).width
-        assert text_size(words, 6)[0] == pytest.approx(drawn, rel=0.12)
+        for weight in ("normal", "bold"):
+            text = figure.text(0, 0, words, fontsize=6, family="DejaVu Sans", fontweight=weight)
+            drawn = text.get_window_extent(canvas.get_renderer()).width
+            assert text_size(words, 6, weight == "bold")[0] == pytest.approx(drawn, rel=0.1)

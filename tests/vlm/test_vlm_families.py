@@ -85,7 +85,8 @@ def test_tokens_are_in_the_order_in_which_the_language_model_reads_them(family):
 
 def test_newlines_end_the_lines_of_the_tiles_and_padding_is_no_token():
     vlm = shared("llava_next")
-    (tokens,), (slots,) = vars(vlm.vision_features(made(vlm, [[1]]))).values()
+    features = vlm.vision_features(made(vlm, [[1]]))
+    (tokens,), (slots,) = features.tokens, features.slots
     # 56 x 40 pixels go into 2 x 2 tiles of 4 x 4 tokens; of the 8 columns one on each side is padding
     assert len(tokens) == 16 + 8 * 6
     assert slots.tolist()[:16] == list(range(16))

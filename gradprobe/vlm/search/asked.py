@@ -8,16 +8,17 @@ from typing import Any
 from gradprobe.core import Batch
 from gradprobe.errors import UsageError
 from gradprobe.operators.registry import label, part
-from gradprobe.ranges import check_number
+from gradprobe.ranges import Range, check_number
 from gradprobe.view import Selector
 from gradprobe.vlm.search.deployed import deployed
 from gradprobe.vlm.search.kernels import Kernel
 from gradprobe.vlm.search.lagrangian import Form, Multiplier
 from gradprobe.vlm.search.relaxed import check_scored
-from gradprobe.vlm.search.spending import Spending
+from gradprobe.vlm.search.spending import Spending, check_share
 from gradprobe.vlm.task import Captioning
 from gradprobe.vlm.text import IGNORED
 
+STEPS = Range(1, 10**6)
 GROUP = 32  # held-out images in one pass
 
 
@@ -32,7 +33,7 @@ class Settings:
         batch_size: Images of a step.
         validation: Held-out images by whose loss a schedule is chosen.
         learning_rate: Of Adam.
-        tau: Temperature of the first step, as a share of N; it falls to half a token.
+        softness: Temperature of the first step, as a share of the tokens that a layer reads; it falls to a fiftieth.
         seed: Of the images and of a random selector.
     """
 
@@ -42,15 +43,17 @@ class Settings:
     batch_size: int = 16
     validation: int = 128
     learning_rate: float = 0.2
-    tau: float = 0.05
+    softness: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
         Multiplier(self.constraint)
         for name in ("outer", "inner"):
-            check_number("steps", getattr(self, name), least=1)
-        for name in ("batch_size", "learning_rate", "tau", "seed"):
+            if not STEPS.holds(value := getattr(self, name)):
+                raise UsageError(f"--{name} {value} is not possible; give {STEPS}")
+        for name in ("batch_size", "learning_rate", "seed"):
             check_number(name, getattr(self, name))
+        check_number("keep", self.softness)
         check_number("validation", self.validation, least=1)
 
 
@@ -118,14 +121,8 @@ class Search:
         Raises:
             UsageError: Budget, kernel, selector or data do not fit the model.
         """
-        check_scored(self.selector)
+        check_named(self.selector, budgets)
         self.kernel.check(self.task.layers)
-        for budget in budgets:
-            if not 0 < budget <= 1:  # before images are read
-                raise UsageError(
-                    f"--budget {budget:g} is not possible; give a share in (0, 1] of the FLOPs that visual tokens take "
-                    "in the language model, e.g. 0.4"
-                )
         train = getattr(self.task.source, "epoch", None)
         if train is not None and train < self.settings.batch_size:
             raise UsageError(
@@ -156,6 +153,17 @@ class Search:
                 "images of one size"
             )
         return batch
+
+
+def check_named(selector: Selector, budgets: Sequence[float]) -> None:
+    """Refuse what no model makes possible.
+
+    Raises:
+        UsageError: A selector without scores, or a budget that is no share.
+    """
+    check_scored(selector)
+    for budget in budgets:
+        check_share(budget)
 
 
 def selector_of(text: str) -> Selector:

@@ -3,6 +3,7 @@
 Shapes: B rows, S positions, N visual tokens, L layers.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from gradprobe.vlm.task import Captioning
 from gradprobe.vlm.text import IGNORED
 
 TINY = 1e-30  # the weight of a token that is gone: its logarithm is finite, and no attention sees it
+LOWEST = math.log(TINY)
 GONE = 1e-3  # a token of less weight is behind all others at the layers that follow
 
 
@@ -45,12 +47,12 @@ class Relaxation:
         selector: It has ``scores`` inside a language model, or ``relevance``, of one that also merges tokens: merging
             is left out.
         counts: K of each layer, ``(L,)``; the first is N.
-        tau: Temperature, in tokens.
+        tau: Temperature, in tokens: one, or one for each layer ``(L,)``.
     """
 
     selector: Selector
     counts: Tensor
-    tau: float
+    tau: float | Tensor
 
 
 def whole(counts: Tensor) -> Tensor:
@@ -135,8 +137,10 @@ class _Fading:
         self._entered: Tensor | None = None
         self._before: LayerInput | None = None
         total = prompt.places.visual.shape[1]
-        ranks = -torch.arange(total, dtype=torch.float64, device=relaxed.counts.device)
-        self._by_rank = [soft_topk(ranks, k, relaxed.tau).clamp(min=TINY).log() for k in relaxed.counts.double()]
+        counts = relaxed.counts.double()
+        ranks = -torch.arange(total, dtype=torch.float64, device=counts.device)
+        taus = torch.as_tensor(relaxed.tau, dtype=torch.float64, device=counts.device).expand(len(counts))
+        self._by_rank = [soft_topk(ranks, k, tau).clamp(min=TINY).log() for k, tau in zip(counts, taus, strict=True)]
 
     def hook(self, number: int, layer: Any) -> Any:
         """Return the hook of a layer."""
@@ -149,7 +153,7 @@ class _Fading:
             else:
                 order = self._order(number, _input(layer, hidden, kwargs, self._faded(mask)))
                 fall = self._by_rank[number] - self._by_rank[number - 1]
-                self._log_weight = self._log_weight + fall.to(order.device)[order]
+                self._log_weight = (self._log_weight + fall.to(order.device)[order]).clamp(LOWEST, 0)
             faded = self._faded(mask)
             self._before = _input(layer, hidden, kwargs, faded)
             return args, kwargs | {"attention_mask": faded}
@@ -161,7 +165,7 @@ class _Fading:
         if not isinstance(self._log_weight, Tensor):
             return mask
         visual = self._prompt.places.visual.to(mask.device)
-        weight = self._log_weight.clamp(min=float(torch.tensor(TINY).log())).to(mask)
+        weight = self._log_weight.to(mask)
         bias = torch.zeros(len(visual), mask.shape[-1], dtype=mask.dtype, device=mask.device).scatter(1, visual, weight)
         return mask + bias[:, None, None]
 
@@ -181,7 +185,7 @@ class _Fading:
         except Unavailable as error:
             raise UsageError(f"{label(selector)} cannot be asked inside this language model: {error}") from None
         if isinstance(self._log_weight, Tensor):
-            scores = scores.masked_fill(self._log_weight.detach() < torch.tensor(GONE).log(), -torch.inf)
+            scores = scores.masked_fill(self._log_weight.detach() < math.log(GONE), -torch.inf)
         best = scores.argsort(dim=1, descending=True, stable=True)
         ranks = torch.arange(best.shape[1], device=best.device).expand_as(best)
         return torch.empty_like(best).scatter(1, best, ranks)

@@ -87,23 +87,24 @@ def front_table(rows: Sequence[dict[str, Any]]) -> Table:
     Args:
         rows: As `Front.rows` makes them.
     """
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in ("budget", "schedule", "share", "mean", "tokens x layers", "loss", "accuracy, %"):
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    for name in ("budget", "schedule", "share", "mean", "tokens x layers", "loss", "acc., %", "95 %"):
         table.add_column(name, justify="left" if name in ("schedule", "tokens x layers") else "right")
     for row in rows:
         runs = ", ".join(f"{run[0]} x{len(run)}" for run in runs_of(row["counts"], key=lambda count: count))
         budget = f"{row['budget']:g}" if "budget" in row and row["schedule"] != "grid" else ""
         numbers = f"{row['share']:.4f}", f"{row['average']:.1f}", runs, f"{row['loss']:.4f}"
-        table.add_row(budget, row["schedule"], *numbers, _percent(row["accuracy"]))
+        table.add_row(budget, row["schedule"], *numbers, *_percents(row["accuracy"]))
     table.caption = (
         f"share: FLOPs that visual tokens take in the language model, of those with all tokens; mean: tokens a layer; "
-        f"loss, accuracy: captions and answers of {rows[0]['images']} held-out images, by whose loss schedules are "
-        "chosen, with 95 % intervals; grid: the least loss of the grid within the budget of the line above"
+        f"loss, acc.: captions and right answers of {rows[0]['images']} held-out images, by whose loss schedules are "
+        "chosen; grid: the least loss of the grid within the budget of the line above"
     )
     return table
 
 
-def _percent(accuracy: dict[str, float] | None) -> str:
+def _percents(accuracy: dict[str, float] | None) -> tuple[str, str]:
     if accuracy is None:
-        return "–"
-    return "{value:.1f} [{low:.1f}, {high:.1f}]".format(**{name: 100 * value for name, value in accuracy.items()})
+        return "–", "–"
+    value, low, high = (100 * accuracy[name] for name in ("value", "low", "high"))
+    return f"{value:.1f}", f"{low:.1f} – {high:.1f}"

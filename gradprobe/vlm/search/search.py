@@ -21,7 +21,8 @@ Counts = tuple[int, ...]
 Progress = Callable[[int, int], None]  # done, of how many
 STEEPNESS = (4.0, 10.0)  # of steps: a gentle one has a gradient at the layers beside it
 TOLERATED = 0.1  # share of FLOPs too many at which the price has doubled
-COLDEST = 0.5  # tokens: the last temperature
+COLDEST = 0.02  # share of a layer's tokens: the last temperature
+SHARPEST = 0.25  # tokens: the least temperature, at which the token behind the last one kept weighs 0.07
 PLACES = (0.5, 0.35, 0.2, 0.1, 0.05, 0.02)  # relative, tried in turn where the model can spend the budget from there
 TOKEN = 0.5  # of the last layer, the least that a start has
 
@@ -102,15 +103,14 @@ def _inner(asked: Search, budget: float, state: _State, number: int, progress: C
     """Take the steps of an outer iterate and update the multiplier; return what there is to tell."""
     settings, spending, losses, violations = asked.settings, asked.spending, [], []
     steps = settings.outer * settings.inner
-    hottest = max(COLDEST, settings.tau * spending.tokens)
     for i in range(settings.inner):
         step = number * settings.inner + i
         way = step / max(1, steps - 1)
-        tau = hottest * (COLDEST / hottest) ** way
         steepness = STEEPNESS[0] * (STEEPNESS[1] / STEEPNESS[0]) ** way
+        softness = settings.softness * (COLDEST / settings.softness) ** way
         counts = whole(asked.kernel.shares(state.numbers, spending.layers, steepness) * spending.tokens)
         with asked.task.running():
-            relaxed = Relaxation(asked.selector, counts, tau)
+            relaxed = Relaxation(asked.selector, counts, (softness * counts.detach()).clamp(min=SHARPEST))
             loss = relaxed_losses(asked.task, asked.training(step), relaxed, settings.seed).mean()
         c = spending.share(counts) - budget
         if step == 0:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from gradprobe.errors import UsageError
+from gradprobe.ranges import SHARE
 from gradprobe.vlm.costs.flops import head_dim_of, weights_of
 from gradprobe.vlm.model import VLM
 
@@ -75,11 +76,7 @@ class Spending:
         Raises:
             UsageError: It is outside (0, 1], or below the least.
         """
-        if not isinstance(budget, int | float) or isinstance(budget, bool) or not 0 < budget <= 1:
-            raise UsageError(
-                f"--budget {budget} is not possible; give a share in (0, 1] of the FLOPs that visual tokens take in "
-                "the language model, e.g. 0.4"
-            )
+        check_share(budget)
         if budget < self.least:
             raise UsageError(
                 f"--budget {budget:g} is not possible: layer 0 reads all {self.tokens} visual tokens and each of the "
@@ -89,3 +86,16 @@ class Spending:
     def _layer(self, weights: int, visual: Any) -> Any:
         length = visual + self.text
         return 2 * weights * length + self.pair * length * length
+
+
+def check_share(budget: float) -> None:
+    """Refuse a budget that is no share.
+
+    Raises:
+        UsageError: It is outside (0, 1].
+    """
+    if not SHARE.holds(budget):
+        raise UsageError(
+            f"--budget {budget} is not possible; give a share in (0, 1] of the FLOPs that visual tokens take in the "
+            "language model, e.g. 0.4"
+        )

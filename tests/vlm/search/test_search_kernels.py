@@ -1,5 +1,7 @@
 """Kernels never rise, begin at all tokens, and stand for schedules of whole layers."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -40,7 +42,7 @@ def test_schedules_are_whole_layers_that_never_rise(kernel, data, layers):
     assert made and len(set(made)) == len(made)
     for shares in made:
         assert len(shares) == layers and shares[0] == 1
-        assert all(after <= before for before, after in zip(shares, shares[1:], strict=False))
+        assert all(after <= before for before, after in pairwise(shares))
         if kernel != Free():
             assert len(set(shares)) <= kernel.m + 1
 
@@ -51,7 +53,9 @@ def test_numbers_to_begin_with_end_at_the_share_that_is_asked_for(kernel):
     assert shares[-1].item() == pytest.approx(0.25, abs=1e-6)
 
 
-@pytest.mark.parametrize(("place", "expected"), [(0.6, [1, 2]), (1.4, [2, 1]), (1.9, [2, 3]), (2.2, [3, 2]), (3.4, [4, 3])])
+@pytest.mark.parametrize(
+    ("place", "expected"), [(0.6, [1, 2]), (1.4, [2, 1]), (1.9, [2, 3]), (2.2, [3, 2]), (3.4, [4, 3])]
+)
 def test_a_step_lies_at_the_layers_around_its_place(place, expected):
     number = torch.tensor((place - 0.5) / 3, dtype=torch.float64).logit()
     numbers = torch.stack([number, torch.zeros_like(number)])
@@ -71,7 +75,7 @@ def test_names():
 
 def test_a_model_without_layers_to_spare_is_refused():
     for kernel in KERNELS:
-        with pytest.raises(UsageError, match="layers? after the first"):
+        with pytest.raises(UsageError, match=r"layers? after the first"):
             kernel.check(1)
         kernel.check(4)
     with pytest.raises(UsageError, match="give step, or a model with more"):

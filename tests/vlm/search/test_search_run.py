@@ -175,7 +175,7 @@ def test_a_broken_file_is_refused_and_runs_no_code(content, tmp_path):
 def test_a_loss_that_is_no_number_ends_the_search(tmp_path, monkeypatch):
     question = asked()
     bad = numbers(1.0, float("nan"))
-    monkeypatch.setattr(searching, "relaxed_losses", lambda *_: bad * question_sum(_[2].counts))
+    monkeypatch.setattr(searching, "relaxed_losses", lambda *_: bad * _[2].counts.sum())
     with pytest.raises(GradprobeError, match="no finite number at step 1 "):
         searching.search(question, BUDGET, tmp_path / "s")
     one = task(count=8)
@@ -184,10 +184,6 @@ def test_a_loss_that_is_no_number_ends_the_search(tmp_path, monkeypatch):
         head.fill_(float("nan"))
     with pytest.raises(GradprobeError, match="4 of 4 held-out images is no finite number"):
         searching.search(Search(one, FastV(), Free(), FEW), BUDGET, tmp_path / "t")
-
-
-def question_sum(counts):
-    return counts.sum()
 
 
 def test_rows_are_ready_for_json(tmp_path):

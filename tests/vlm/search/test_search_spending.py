@@ -1,5 +1,7 @@
 """The budget's polynomial is what torch counts, and whole counts spend a budget up to a token a layer."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -58,18 +60,19 @@ def test_budgets_that_no_schedule_has_are_refused():
     SPENDING.check(1)
 
 
-@given(
-    st.lists(st.sampled_from([0.0, 1e-6, 0.2, 0.2, 0.5, 0.9, 1.0]) | st.floats(0, 1), min_size=4, max_size=4).map(lambda shares: [1.0, *sorted(shares, reverse=True)]),
-    st.floats(SPENDING.least, 1),
-)
+some_shares = st.sampled_from([0.0, 1e-6, 0.2, 0.2, 0.5, 0.9, 1.0]) | st.floats(0, 1)
+
+
+@given(st.lists(some_shares, min_size=4, max_size=4), st.floats(SPENDING.least, 1))
 def test_whole_counts_are_within_the_budget_and_no_run_could_read_a_token_more(shares, budget):
+    shares = [1.0, *sorted(shares, reverse=True)]
     counts = repaired(shares, SPENDING, budget)
     if counts is None:
         ones = [40 if share > 1 - 1e-2 else 1 for share in shares]
         assert SPENDING.share(ones) > budget
         return
     assert counts[0] == 40 and min(counts) >= 1
-    assert all(after <= before for before, after in zip(counts, counts[1:], strict=False))
+    assert all(after <= before for before, after in pairwise(counts))
     assert SPENDING.share(counts) <= budget
     runs = [i for i in range(1, 5) if i == 1 or shares[i] != shares[i - 1]]
     for first, end in zip(runs, [*runs[1:], 5], strict=True):
