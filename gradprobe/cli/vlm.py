@@ -12,7 +12,7 @@ from gradprobe.cli.vlm_train import train
 
 vlm = typer.Typer(
     name="vlm",
-    help="Train, deploy, show and count pruners of vision-language models.",
+    help="Train, deploy, show and count pruners of vision-language models, and search schedules of tokens.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -21,7 +21,7 @@ def search(
         str, typer.Option(help="Augmented Lagrangian: equal (spends the budget) or at-most (may leave some).")
     ] = "equal",
     outer: Annotated[int, typer.Option(help="Updates of the multiplier.")] = 6,
-    inner: Annotated[int, typer.Option(help="Steps of Adam between two of them.")] = 8,
+    inner: Annotated[int, typer.Option(help="Steps of Adam between two of them.")] = 6,
     batch_size: Annotated[int, typer.Option(help="Images of a step.")] = 16,
     validation: Annotated[int, typer.Option(help="Held-out images by whose loss schedules are chosen.")] = 128,
     learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 0.2,

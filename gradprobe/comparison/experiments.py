@@ -26,7 +26,12 @@ from gradprobe.probes.opened import OpenTasks, answered
 from gradprobe.settings import settings_from
 from gradprobe.store.results import Store, key_of
 
-KINDS = {"op": "operator", "scorer": "scorer", "denoiser": "denoiser", "scores": "plan"}  # fields of a question that name code
+KINDS = {
+    "op": "operator",
+    "scorer": "scorer",
+    "denoiser": "denoiser",
+    "scores": "plan",
+}  # fields of a question that name code
 ALONE = Crew()
 REGISTERED = "registered"  # in the place of an operator's name: every one that has a name
 CONFIGURED = ("cost_table",)  # figures of configurations alone, whose presets ask nothing

@@ -127,9 +127,7 @@ def selection_of(kept: Kept, patches: Tensor) -> Selection:
     return Selection(tokens.to(patches), weights, index=index)
 
 
-def fault_of(
-    task: Task, plan: "str | Plan", k: int, one: Batch, positions: Positions | None = None
-) -> str | None:
+def fault_of(task: Task, plan: "str | Plan", k: int, one: Batch, positions: Positions | None = None) -> str | None:
     """Return the reason why a plan cannot be used on a task, found on one image; None if it can.
 
     Raises:

@@ -8,7 +8,6 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 
-
 FLAG = "true"  # value of a field that is named alone
 
 

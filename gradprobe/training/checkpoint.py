@@ -90,7 +90,7 @@ class Checkpoint:
         if names:
             differences = "; ".join(f"{n} {self.config.get(n)} there, {config.get(n)} here" for n in names)
             raise UsageError(
-                f"{folder} holds another training ({differences}); give another --out, or --restart to begin anew in "
+                f"{folder} holds another run ({differences}); give another --out, or --restart to begin anew in "
                 "this one"
             )
 

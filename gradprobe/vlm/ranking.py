@@ -60,8 +60,8 @@ def ranking(
         vlm: The model.
         inputs: Of one image, as the model's processor returns them; text is not needed.
         k: Tokens at each end, 1..N/2.
-        scorer: Tokens ``(B, N, D)`` -> scores ``(B, N)``, as ``Pruner.scorer``, or scores ``(N,)``, as `scores_by`; None:
-            the length ``|x_i|`` of a token.
+        scorer: Tokens ``(B, N, D)`` -> scores ``(B, N)``, as ``Pruner.scorer``, or scores ``(N,)``, as `scores_by`;
+            None: the length ``|x_i|`` of a token.
         ranked_by: Name of these scores.
 
     Raises:

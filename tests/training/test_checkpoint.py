@@ -56,7 +56,7 @@ def test_a_pipe_is_refused_at_once(tmp_path):
 
 def test_another_config_is_refused_with_what_differs(tmp_path):
     WHOLE.check_config(dict(WHOLE.config), tmp_path)
-    with pytest.raises(UsageError, match=r"holds another training \(k 3 there, 4 here; seed None there, 0 here\)"):
+    with pytest.raises(UsageError, match=r"holds another run \(k 3 there, 4 here; seed None there, 0 here\)"):
         WHOLE.check_config({**WHOLE.config, "k": 4, "seed": 0}, tmp_path)
 
 

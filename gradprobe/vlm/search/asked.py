@@ -39,11 +39,11 @@ class Settings:
 
     constraint: Form = "equal"
     outer: int = 6
-    inner: int = 8
+    inner: int = 6
     batch_size: int = 16
     validation: int = 128
     learning_rate: float = 0.2
-    softness: float = 0.2
+    softness: float = 0.1
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -141,9 +141,9 @@ class Search:
             ) from None
 
     def training(self, step: int) -> Batch:
-        """Return the images of a step."""
-        size = self.settings.batch_size
-        return self._one(self.task.batch_of(self.task.source.train(step * size, size, self.settings.seed)))
+        """Return the images of a step; all outer iterates, at all budgets, see the same ones."""
+        size, place = self.settings.batch_size, step % self.settings.inner
+        return self._one(self.task.batch_of(self.task.source.train(place * size, size, self.settings.seed)))
 
     def _one(self, batch: Any) -> Batch:
         if not isinstance(batch, Batch):

@@ -21,7 +21,7 @@ class Deployed:
 
     Attributes:
         loss: Caption loss, mean over images.
-        right: Number of right answers; None where the data have no questions.
+        right: Number of right answers; None where the data have no questions, or they were not asked.
         images: Their number.
     """
 
@@ -48,7 +48,12 @@ def plan_of_counts(selector: Selector, counts: Sequence[int]) -> Plan:
 
 
 def deployed(
-    task: Captioning, selector: Selector, counts: Sequence[int], groups: Sequence[Batch], seed: int
+    task: Captioning,
+    selector: Selector,
+    counts: Sequence[int],
+    groups: Sequence[Batch],
+    seed: int,
+    answers: bool = True,
 ) -> Deployed:
     """Measure a schedule on held-out images.
 
@@ -58,6 +63,7 @@ def deployed(
         counts: Visual tokens that each layer reads; all in the first.
         groups: The images.
         seed: Of a random selector.
+        answers: False to leave the questions out, which take a second pass.
 
     Raises:
         GradprobeError: The loss is no finite number.
@@ -65,7 +71,7 @@ def deployed(
     stages = plan_of_counts(selector, counts).stages
     drops = [Drop(stage.layer or 0, selector, int(stage.keep or 0)) for stage in stages]
     reader = task.reading(drops, "keep", seed)
-    losses, right, asked = [], 0, True
+    losses, right, asked = [], 0, answers
     with torch.no_grad(), task.running():
         for group in groups:
             patches = group.tokens.patches

@@ -33,7 +33,7 @@ def front_figure(rows: Sequence[dict[str, Any]], grid: Sequence[dict[str, Any]],
             right.stairs(row["counts"], layers, color=COLOURS[i % len(COLOURS)], linewidth=1.6, label=label)
         right.set_xlabel("layer of the language model")
         right.set_ylabel("visual tokens that it reads")
-        right.set_ylim(0, 1.05 * whole["counts"][0])
+        right.set_ylim(0, (1.05 + 0.11 * len(found)) * whole["counts"][0])  # the legend stands above
         right.set_xticks([i + 0.5 for i in range(len(whole["counts"]))], [str(i) for i in range(len(whole["counts"]))])
         if len(whole["counts"]) > 12:
             right.xaxis.set_major_locator(MaxNLocator(8, integer=True))

@@ -98,8 +98,10 @@ def front_table(rows: Sequence[dict[str, Any]]) -> Table:
     table.caption = (
         f"share: FLOPs that visual tokens take in the language model, of those with all tokens; mean: tokens a layer; "
         f"loss, acc.: captions and right answers of {rows[0]['images']} held-out images, by whose loss schedules are "
-        "chosen; grid: the least loss of the grid within the budget of the line above"
+        "chosen"
     )
+    if any(row["schedule"] == "grid" for row in rows):
+        table.caption += "; grid: the least loss of the grid within the budget of the line above"
     return table
 
 
@@ -107,4 +109,4 @@ def _percents(accuracy: dict[str, float] | None) -> tuple[str, str]:
     if accuracy is None:
         return "–", "–"
     value, low, high = (100 * accuracy[name] for name in ("value", "low", "high"))
-    return f"{value:.1f}", f"{low:.1f} – {high:.1f}"
+    return f"{value:.1f}", f"{low:.1f}–{high:.1f}"

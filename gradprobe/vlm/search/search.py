@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.training.checkpoint import Checkpoint
+from gradprobe.training.checkpoint import Checkpoint, unreadable
 from gradprobe.vlm.search.asked import Search
 from gradprobe.vlm.search.deployed import Deployed, deployed
 from gradprobe.vlm.search.lagrangian import Multiplier
@@ -57,6 +57,7 @@ class _State:
     multiplier: Multiplier
     iterates: list[dict[str, Any]] = field(default_factory=list)
     measured: dict[Counts, Deployed] = field(default_factory=dict)
+    answered: bool = False  # True once the schedule that was chosen has been asked questions
     seconds: float = 0.0
 
 
@@ -95,6 +96,11 @@ def search(asked: Search, budget: float, file: Path, progress: Progress = lambda
             "budget"
         )
     counts = min(state.measured, key=lambda each: (state.measured[each].loss, each))
+    if not state.answered:
+        begun = time.perf_counter()
+        state.measured[counts] = deployed(asked.task, asked.selector, counts, asked.groups, settings.seed)
+        state.answered, state.seconds = True, state.seconds + time.perf_counter() - begun
+        _checkpoint(asked, budget, state).write(file)
     share = float(asked.spending.share(counts))
     return Found(budget, counts, share, state.measured[counts], tuple(state.iterates), state.seconds)
 
@@ -140,7 +146,7 @@ def _candidates(asked: Search, budget: float, state: _State) -> list[Counts]:
         if counts is not None and counts not in found:
             found.append(counts)
             if counts not in state.measured:
-                outcome = deployed(asked.task, asked.selector, counts, asked.groups, asked.settings.seed)
+                outcome = deployed(asked.task, asked.selector, counts, asked.groups, asked.settings.seed, answers=False)
                 state.measured[counts] = outcome
     return found
 
@@ -186,24 +192,32 @@ def _state(asked: Search, budget: float, file: Path) -> _State:
     if (saved := Checkpoint.read(file)) is None:
         return state
     saved.check_config(asked.question_at(budget), file.parent)
-    progress = saved.progress
+    try:
+        _restore(state, saved)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise unreadable(file, error) from None
+    return state
+
+
+def _restore(state: _State, saved: Checkpoint) -> None:
+    """Set a state to what a checkpoint holds."""
+    numbers, progress = state.numbers, saved.progress
     with torch.no_grad():
         numbers.copy_(saved.tensors["numbers"])
     moments = {name: saved.tensors[name].clone() for name in ("step", "exp_avg", "exp_avg_sq") if name in saved.tensors}
     if moments:
-        optimiser.state[numbers] = moments
+        state.optimiser.state[numbers] = moments
     state.multiplier = Multiplier(**progress["multiplier"])
     state.iterates = list(progress["iterates"])
     state.measured = {tuple(each["counts"]): Deployed(**each["deployed"]) for each in progress["measured"]}
-    state.seconds = progress["seconds"]
-    return state
+    state.answered, state.seconds = progress["answered"], progress["seconds"]
 
 
 def _checkpoint(asked: Search, budget: float, state: _State) -> Checkpoint:
     measured = [{"counts": list(counts), "deployed": asdict(each)} for counts, each in state.measured.items()]
     progress = {
         "multiplier": asdict(state.multiplier), "iterates": state.iterates, "measured": measured,
-        "seconds": state.seconds,
+        "answered": state.answered, "seconds": state.seconds,
     }  # fmt: skip
     tensors = {"numbers": state.numbers, **state.optimiser.state.get(state.numbers, {})}
     return Checkpoint(asked.question_at(budget), tensors, progress)

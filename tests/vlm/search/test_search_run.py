@@ -13,6 +13,7 @@ from gradprobe.selectors.fastv import FastV
 from gradprobe.selectors.norm import Norm
 from gradprobe.selectors.plan import plan_of
 from gradprobe.selectors.sparsevlm import SparseVLM
+from gradprobe.training.checkpoint import Checkpoint
 from gradprobe.vlm.search import run as running
 from gradprobe.vlm.search import search as searching
 from gradprobe.vlm.search.asked import Search, selector_of
@@ -170,6 +171,18 @@ def test_a_broken_file_is_refused_and_runs_no_code(content, tmp_path):
     (tmp_path / f"{BUDGET}.safetensors").write_bytes(content)
     with pytest.raises(GradprobeError, match="no checkpoint"):
         front_of(asked(), [BUDGET], tmp_path)
+
+
+def test_a_checkpoint_that_lacks_something_is_refused(tmp_path):
+    question, file = asked(), tmp_path / "s"
+    searching.search(question, BUDGET, file)
+    saved = Checkpoint.read(file)
+    Checkpoint(saved.config, {}, saved.progress).write(file)
+    with pytest.raises(GradprobeError, match="no checkpoint"):
+        searching.search(question, BUDGET, file)
+    Checkpoint(saved.config, saved.tensors, {"multiplier": {}}).write(file)
+    with pytest.raises(GradprobeError, match="no checkpoint"):
+        searching.search(question, BUDGET, file)
 
 
 def test_a_loss_that_is_no_number_ends_the_search(tmp_path, monkeypatch):
