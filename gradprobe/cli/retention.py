@@ -12,7 +12,7 @@ from gradprobe.cli.retention_plans import layer_lines, plans_asked, tokens_read
 from gradprobe.errors import UsageError
 from gradprobe.probes.contract import Ranking, Subject, question_of
 from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
-from gradprobe.settings import RANKED
+from gradprobe.settings import RANKED, check
 
 K, SEEDS, TAU = 20, "0,1", "2.0:0.1"
 SAME = "TRAINED AND TESTED ON THE SAME IMAGES: name a folder of others with --train-data DIR."
@@ -73,6 +73,8 @@ def _prepare(request: Request) -> None:
         values["k"] = tuple(dict.fromkeys(max(1, round(each)) for each in values["average"]))
     elif values["k"] is None and values["keep"] is None:
         values["k"] = (K,)
+    for each in request.settings:
+        check(each)  # those of plans too, which are no training's
     settings = [
         replace(each, tau_start=first, tau_end=last, positions="keep")
         for each in request.settings

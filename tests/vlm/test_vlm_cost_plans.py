@@ -213,7 +213,7 @@ def test_the_table_fits_80_columns_and_says_the_tokens_of_each_layer(model, aver
         console.print(cost_tables(rows))
     text = capture.get()
     assert "…" not in text and max(map(len, text.splitlines())) <= 80
-    for words in ("x30", "pyramiddrop@8,16,24:", "keep=0.5,0.25,0.125", f"{rows[1]['total'] / 1e12:.2f}"[:4]):
+    for words in ("x30", "pyramiddrop@8,16,24:", "keep=0.5,0.25,0.125", f"{rows[1]['total'] / 1e12:.3f}"[:4]):
         assert words in text
     assert "encoder" not in text
 

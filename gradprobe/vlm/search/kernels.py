@@ -72,7 +72,7 @@ class Steps:
     Example:
         >>> numbers = torch.tensor([0.0, 0.0])  # half-way, half of the tokens
         >>> Steps(1).shares(numbers, 5, 10).round(decimals=2).tolist(), Steps(1).schedules(numbers, 5)[0]
-        ([1.0, 1.0, 0.5, 0.5, 0.5], (1.0, 1.0, 0.5, 0.5, 0.5))
+        ([1.0, 1.0, 0.75, 0.5, 0.5], (1.0, 1.0, 1.0, 0.5, 0.5))
     """
 
     m: int = 1

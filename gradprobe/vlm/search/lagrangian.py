@@ -36,7 +36,7 @@ class Multiplier:
         >>> for _ in range(20):  # the least (x - 3)^2 with x = 1: the multiplier is 4
         ...     x = (6 - multiplier.value + multiplier.rho) / (2 + multiplier.rho)
         ...     multiplier = multiplier.updated(x - 1)
-        >>> round(x, 6), round(multiplier.value, 6)
+        >>> round(x, 4), round(multiplier.value, 4)
         (1.0, 4.0)
     """
 
