@@ -1,4 +1,4 @@
-"""What every selector outside the language model keeps to, on a catalogue of images."""
+"""Properties of every selector outside the language model, on a catalogue of images."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a selector needs and is not there, fields that mean nothing, numbers that are not finite."""
+"""Refusals of selectors: what a model lacks, fields that mean nothing, numbers that are not finite."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What cannot be right inside a language model is refused, with the reason and what to type."""
+"""Refusals inside a language model, with the reason and what to type."""
 
 import pytest
 import torch

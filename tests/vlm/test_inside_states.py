@@ -1,4 +1,4 @@
-"""What selectors read inside a language model: attention is the model's own, at every stage; states are the words'."""
+"""States inside a language model: attention is its own at every stage, and words are those of the prompt."""
 
 import pytest
 import torch

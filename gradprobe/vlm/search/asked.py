@@ -1,4 +1,4 @@
-"""What is asked of a search: model and data, selector, kernel, budget and settings."""
+"""Subject of a search: model and data, selector, kernel, budget and settings."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
