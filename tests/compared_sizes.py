@@ -1,9 +1,14 @@
 """The smallest comparison, a folder to make it in, and a clock, for tests."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from gradprobe.comparison import run as compare
 from gradprobe.comparison.sizes import Size, Times
+from gradprobe.probes import probe_of
+from gradprobe.probes.ask import Answer
 from gradprobe.probes.cost import compared as cost
 from gradprobe.probes.fidelity import compared as fidelity
 
@@ -32,6 +37,19 @@ def shrink(monkeypatch):
 
 
 @pytest.fixture
+def unasked(monkeypatch):
+    """One question of coherence an operator, which takes no time and has no result."""
+    probe = probe_of("coherence")
+
+    def questions(plan, seeds=None):
+        return [(probe, *each) for each in plan.each(probe.settings(seed=plan.seed))]
+
+    monkeypatch.setattr(compare, "questions", questions)
+    monkeypatch.setattr(compare, "ask", lambda *asked: Answer(SimpleNamespace(), Path("none"), computed=True))
+    monkeypatch.setattr(compare.schedule, "clock", lambda: 0.0)
+
+
+@pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder of its own with a user's file in it."""
     monkeypatch.chdir(tmp_path)
@@ -44,7 +62,7 @@ def clock(monkeypatch):
     """Operators are not timed but said to take a hundredth of a second; gives the names asked for."""
     calls = []
 
-    def timed(task, operator, k, seed, name):
+    def timed(task, operator, k, seed, name, group):
         calls.append(name)
         return Times(gradient=0.01, forward=0.004, deployed=0.001)
 

@@ -3,6 +3,8 @@
 import re
 import shlex
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +14,7 @@ from gradprobe.cli import options
 from gradprobe.cli.output import say_json
 from gradprobe.errors import UsageError
 
+BESIDE, MOST = 2.5, 0.25  # importing and drawing a page over importing alone, and its largest share of the budget
 UNITS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -64,7 +67,7 @@ def compare(
     cluster: options.Cluster = None,
 ) -> None:
     """Compare operators with baselines by every probe: one table, and one page to send to a co-author."""
-    seconds = budget_seconds(budget)
+    seconds, began = budget_seconds(budget), time.monotonic()
     options.check_budget(k, keep)
     if page != "none":
         from gradprobe.comparison.page import check_report
@@ -72,39 +75,43 @@ def compare(
         check_report(Path(page or "compare.html"))
 
     from gradprobe.cli.progress import bars
-    from gradprobe.comparison.comparison import to_json
     from gradprobe.comparison.run import BASELINES
     from gradprobe.comparison.run import compare as run
+    from gradprobe.comparison.verdict import report_json, verdict_of
     from gradprobe.probes import probe_of
 
     for name in probe or ():
         probe_of(name)
     others = list(BASELINES) if baseline is None else [name for name in baseline if name != "none"]
+    reserve = min(MOST * seconds, (time.monotonic() - began) * (1 if page == "none" else BESIDE))
     with bars() as tell:
         comparison = run(
             op, k, keep=keep, baselines=others, task=vlm, backbone=backbone, weights=weights, weights_key=weights_key,
             image_size=image_size, data=data, class_order=class_order, train_data=train_data, scorer=scorer,
             layer=layer, loss=loss, seed=seed, seeds=seeds, device=device, dtype=dtype, generator=generator,
-            budget=seconds, size=size, results=results, workers=workers, force=force, command=_command(), progress=tell,
-            select=select or (), jobs=jobs, cluster=cluster,
+            budget=seconds, reserve=reserve, size=size, results=results, workers=workers, force=force,
+            command=_command(), progress=tell, select=select or (), jobs=jobs, cluster=cluster,
         )  # fmt: skip
     written = None if page == "none" else _written(comparison, Path(page) if page else results / _name(comparison))
     if as_json:
-        say_json(to_json(comparison) | {"path": str(results), "page": written and str(written)})
+        say_json(report_json(comparison) | {"path": str(results), "page": written and str(written)})
         return
 
     from gradprobe.cli.screen import Screen
     from gradprobe.comparison.tables import summary_lines, summary_table
 
     console = Screen()
+    console.print(verdict_of(comparison).sentence, style="bold", soft_wrap=True)
     options.warn_random(console, str(comparison.settings["weights"]))
     console.print(summary_table(comparison))
-    for line in summary_lines(comparison):
+    for line in summary_lines(replace(comparison, missing=())):
         console.print(line)
     for line in comparison.missing:
         console.print(f"missing: {line}", soft_wrap=True)
     reason = "" if size else f" (what {budget} allow here; --size sets it)"
     console.print(f"size: {comparison.settings['size']}{reason}; answers: {results}")
+    for line in comparison.plan:
+        console.print(f"time: {line}", soft_wrap=True)
     if written:
         console.print(f"page: {written}", soft_wrap=True)
 

@@ -55,6 +55,7 @@ class Comparison:
         settings: what all results share.
         command: what makes it again.
         missing: what was not computed and why, a sentence each.
+        plan: how the time it was given was kept, a sentence each.
 
     Raises:
         UsageError: an operator twice, a focus that is none of them, or a probe that is no part of a comparison.
@@ -67,6 +68,7 @@ class Comparison:
     settings: Mapping[str, Any]
     command: str = ""
     missing: tuple[str, ...] = ()
+    plan: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.focus not in self.ops or len(set(self.ops)) < len(self.ops):
@@ -210,7 +212,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             "level": 0.95, "corrected": False,
         },
         "settings": dict(comparison.settings), "versions": comparison.versions, "answers": keys(comparison),
-        "missing": list(comparison.missing), "command": comparison.command,
+        "missing": list(comparison.missing), "plan": list(comparison.plan), "command": comparison.command,
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 
 from gradprobe.comparison.comparison import Comparison, answers_of, compared, probe_rows, rows
 from gradprobe.comparison.tables import measured
+from gradprobe.comparison.verdict import standing
 from gradprobe.errors import UsageError
 from gradprobe.plotting.columns import Row, name_of
 from gradprobe.plotting.style import BLACK, BLUE, GREY, PAGE, VERMILION, look, save_figure
@@ -41,6 +42,9 @@ def figures_of(comparison: Comparison) -> dict[str, str]:
 def svg_of(figure: Figure, name: str) -> str:
     """Return a figure as SVG for the inside of a page: no header, its own names, no rule that reaches beyond it.
 
+    Its greys are variables, ``--n33`` for #333333, which a page may set for a dark background; without them, and in
+    other colours, it is as it was drawn.
+
     Args:
         figure: a figure.
         name: what its names begin with.
@@ -50,6 +54,7 @@ def svg_of(figure: Figure, name: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>\s*|<style.*?</style>\s*", "", text[text.index("<svg") :], flags=re.S)
     text = re.sub(r'(?<=\sid=")(?=[^"]+")', f"{name}-", text)
     text = re.sub(r'(?<=href="#)|(?<=url\(#)', f"{name}-", text)
+    text = re.sub(r"(?<=: )(#([0-9a-f]{2})\2\2)(?=[;\"])", r"var(--n\2, \1)", text)
     # Verdana is as wide as DejaVu Sans, which few machines have
     text = text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     return text.replace("<svg", '<svg style="stroke-linejoin: round; stroke-linecap: butt"', 1).strip()
@@ -146,10 +151,8 @@ def _paint(metric: Metric, cell: Row, focus: bool) -> tuple[str, str]:
     """Colour of a dot and of its inside."""
     if focus or cell["verdict"] in ("different", "small gap", "equivalent"):
         return BLACK, BLACK
-    if cell["verdict"] in (None, "undecided"):
-        return GREY, "white"
-    colour = BLUE if cell["verdict"] == metric.better else VERMILION
-    return colour, colour
+    colour = {"better": BLUE, "worse": VERMILION}.get(standing(metric, cell) or "")
+    return (colour, colour) if colour else (GREY, "white")
 
 
 def _limits(values: np.ndarray, cells: Sequence[Row], logarithmic: bool) -> tuple[float, float]:

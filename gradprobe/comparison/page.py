@@ -1,7 +1,8 @@
 """The page of a comparison: one HTML file that asks the network for nothing, to be sent to a co-author."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,16 @@ from gradprobe.comparison.tables import (
     mark,
     measured,
     value,
-    verdict_lines,
+)
+from gradprobe.comparison.verdict import (
+    COMPARED,
+    DIRECTIONS,
+    SIGNS,
+    Measure,
+    floors_line,
+    measures,
+    standing,
+    verdict_of,
 )
 from gradprobe.plotting.columns import Row, name_of, seeds
 from gradprobe.plotting.escape import visible
@@ -26,7 +36,7 @@ from gradprobe.probes.metrics import Grid, Metric, grid
 from gradprobe.store.results import key_of
 
 TEMPLATE = Path(__file__).parent / "page.html.jinja"
-SAYS = {"higher": "above", "lower": "below", "undecided": "undecided against"}
+DARK, LIGHT = 0x17, 0xEC  # greys that stand for white and for black in figures on a dark page
 OPERATOR = ("op", "op_code", "probe")
 
 
@@ -52,10 +62,17 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the page; each heading has a meaning, which may be empty, and an order in which it sorts first."""
+    """A table of the page.
+
+    Attributes:
+        title: above it.
+        headings: each with a meaning, which may be empty, an order in which it sorts first, and, where one direction is
+            better, that direction in words.
+        lines: its rows.
+    """
 
     title: str
-    headings: tuple[tuple[str, str, str], ...]
+    headings: tuple[tuple[str, ...], ...]
     lines: tuple[Line, ...]
 
 
@@ -107,6 +124,7 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
         {
             "probe": probe,
             "question": getattr(place, "QUESTION", ""),
+            "directions": _directions(place.METRICS),
             "figure": figures.get(probe, ""),
             "tables": [_of_grid(grid, comparison, probe) for grid in probe_grids(comparison, probe, place)],
         }
@@ -116,7 +134,10 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
     return template.render(
         comparison=comparison,
         others=len(comparison.ops) - 1,
-        verdicts=verdict_lines(operator_rows, comparison.focus),
+        verdict=verdict_of(comparison, operator_rows),
+        grid=_grid(operator_rows),
+        same=COMPARED,
+        floors=floors_line(operator_rows, comparison.focus),
         chance=chance(operator_rows, comparison.focus),
         summary=_summary(operator_rows, shown),
         differences=_differences(operator_rows, shown, comparison.focus),
@@ -125,6 +146,7 @@ def _page(comparison: Comparison, figures: Mapping[str, str]) -> str:
         metrics=shown,
         counted={metric.name: by_seeds(operator_rows, metric) for metric in shown},
         sections=[section for section in sections if section["tables"]],
+        greys=_greys(figures.values()),
         asked=_asked(comparison),
         answers=_answers(comparison),
         dates=_dates(comparison),
@@ -153,6 +175,13 @@ def _metric_text(metric: Metric, row: Row) -> str:
     return value(metric, metric.read(row))
 
 
+def _greys(figures: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the variables of the figures' greys and their colours on a dark page, black and white exchanged."""
+    found = sorted({grey for text in figures for grey in re.findall(r"var\(--n([0-9a-f]{2}),", text)})
+    dark = {grey: f"{round(LIGHT - (LIGHT - DARK) * int(grey, 16) / 255):02x}" for grey in found}
+    return [(f"--n{grey}", f"#{3 * each}") for grey, each in dark.items()]
+
+
 def _visible(value: Any) -> Any:
     """Text of the page that is not HTML already, without control characters."""
     return visible(value, keep="\n") if type(value) is str else value
@@ -165,6 +194,32 @@ def _named(name: str) -> Any:
     return escaped.replace("+", wbr + "+").replace(":", wbr + ":")
 
 
+@dataclass(frozen=True)
+class Standings:
+    """The grid of the page: operators that the focus is compared with, and a line for each measure.
+
+    A line has the measure's heading, its direction, and a cell an operator: word, sign and what it rests on, all empty
+    where nothing was compared.
+    """
+
+    ops: tuple[str, ...]
+    lines: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...]
+
+
+def _grid(operator_rows: Sequence[Row]) -> Standings:
+    ops = tuple(row["op"] for row in operator_rows if not row["focus"] and not row["floor"])
+    lines = []
+    for line in measures(operator_rows):
+        cells = tuple(_standing_cell(line, op) for op in ops)
+        lines.append((line.metric.heading, _direction(line.metric), cells))
+    return Standings(ops, tuple(lines))
+
+
+def _standing_cell(line: Measure, op: str) -> tuple[str, str, str]:
+    word = line.against.get(op)
+    return ("", "", "") if word is None else (word, SIGNS[word], line.rests_on(op))
+
+
 def _summary(operator_rows: Sequence[Row], shown: Sequence[Metric]) -> Table:
     lines = []
     for row in operator_rows:
@@ -174,11 +229,11 @@ def _summary(operator_rows: Sequence[Row], shown: Sequence[Metric]) -> Table:
             if cell is None:
                 cells.append(Text(""))
                 continue
-            says = cell["reason"] or SAYS.get(cell["verdict"], cell["verdict"] or "")
+            says = cell["reason"] or standing(metric, cell) or cell["verdict"] or ""
             says += f" with {seeds(cell['seeds'])}" if few_seeds(cell) else ""
-            says = says or mark(cell).strip("()")
+            says = says or mark(metric, cell).strip("()")
             text = _text(value(metric, cell), "" if cell["value"] is None else repr(float(cell["value"])))
-            cells.append(replace(text, mark=mark(cell), says=says))
+            cells.append(replace(text, mark=mark(metric, cell), says=says))
         lines.append(Line(name_of(row), _kind(row), tuple(cells)))
     return Table("", (("operator", "", "ascending"), *(_heading(m) for m in shown)), tuple(lines))
 
@@ -191,12 +246,22 @@ def _differences(operator_rows: Sequence[Row], shown: Sequence[Metric], focus: s
         cells = [(metric, row["metrics"].get(metric.name)) for metric in shown]
         texts = [_text(difference(metric, cell)) if cell else Text("") for metric, cell in cells]
         lines.append(Line(name_of(row), _kind(row), tuple(texts)))
-    headings = [("operator", "", "ascending"), *((m.heading + (" ×" if m.ratio else ""), "", _first(m)) for m in shown)]
+    headings: list[tuple[str, ...]] = [("operator", "", "ascending")]
+    headings += [(m.heading + (" ×" if m.ratio else ""), "", _first(m), _direction(m)) for m in shown]
     return Table(f"each operator less {focus}; × over it", tuple(headings), tuple(lines))
 
 
-def _heading(metric: Metric) -> tuple[str, str, str]:
-    return metric.heading, metric.meaning, _first(metric)
+def _heading(metric: Metric) -> tuple[str, ...]:
+    return metric.heading, metric.meaning, _first(metric), _direction(metric)
+
+
+def _direction(metric: Metric) -> str:
+    return "nearer 0 is better" if metric.name == "equivalence" else DIRECTIONS[metric.better]
+
+
+def _directions(metrics: Sequence[Metric]) -> str:
+    """Return the direction of each metric of a probe, in words."""
+    return "; ".join(f"{metric.heading}: {_direction(metric)}" for metric in metrics)
 
 
 def _first(metric: Metric) -> str:

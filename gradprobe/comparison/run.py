@@ -1,24 +1,22 @@
 """Every probe on an operator and on the baselines, with the same images, noise and scorer for all."""
 
-import hashlib
-import json
-import time
+import functools
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from gradprobe.budget import check_k
+from gradprobe.comparison import schedule
+from gradprobe.comparison.agreed import Agreed, left_lines, note_path, read_note, time_in_words, write_note
 from gradprobe.comparison.comparison import Comparison, compared
 from gradprobe.comparison.sizes import SIZES, Times, estimate
-from gradprobe.core import AnyOperator, Noise, SelectionOperator, Task, apply, hard_topk
+from gradprobe.comparison.timing import timed
+from gradprobe.core import AnyOperator, SelectionOperator, Task
 from gradprobe.errors import GradprobeError, Notice, UsageError, in_words, nearest
-from gradprobe.files import atomic_write
 from gradprobe.models.rankings import fault_of
 from gradprobe.operators import registry
 from gradprobe.parallel.driver import Asked, Crew, answer_all
@@ -27,15 +25,15 @@ from gradprobe.probes import probe_of
 from gradprobe.probes.ask import ask
 from gradprobe.probes.contract import Probe, Progress, Resources, Subject, question_of, tokens_kept
 from gradprobe.probes.cost.compared import GROUP
-from gradprobe.probes.gradients import score_gradient
 from gradprobe.probes.metrics import Plan
 from gradprobe.ranges import check_number
 from gradprobe.selectors.plan import plan_of
 from gradprobe.settings import argument, declared, takes
 from gradprobe.store.results import Store, key_of
 from gradprobe.tasks import maker
-from gradprobe.training.workers import one_thread, workers_for
+from gradprobe.training.workers import workers_for
 
+Asking = tuple[Probe, Subject, Any]  # a question: probe, subject and settings
 BASELINES = ("gumbel", "gumbel-softmax", "scale", "vpnoise")
 
 
@@ -61,6 +59,7 @@ class Arguments:
     dtype: str = argument("float32", "``float32``, ``bfloat16`` or ``float64``.")
     generator: str = argument("auto", "Generator of noise: ``host``, ``philox``, or ``auto``.")
     budget: float = argument(600.0, "Seconds; decides the size, by timing every operator first.")
+    reserve: float = argument(0.0, "Seconds of the budget kept for what comes before and after, such as a page.")
     size: str | None = argument(None, "Name of a size in `SIZES`, instead of a budget.")
     results: Path | str = argument("runs", "Folder of the answers.")
     workers: int | None = argument(None, "Threads; the numbers, but for the cost, do not depend on it.")
@@ -101,6 +100,7 @@ def compare(ops: AnyOperator | Sequence[AnyOperator], given: Arguments) -> Compa
         Traceback (most recent call last):
         gradprobe.errors.UsageError: no size is called 'enormous'; Known: full, large, medium, small, tiny
     """
+    began = schedule.clock()
     own = _named(ops)
     named = own | _named([] if given.baselines == "none" else given.baselines, own)
     _check(own, given)
@@ -108,10 +108,15 @@ def compare(ops: AnyOperator | Sequence[AnyOperator], given: Arguments) -> Compa
     task, name = _opened(given, None)
     k = tokens_kept(task, given.k, given.keep)
     check_k(k, task.n_tokens)
-    size = given.size or _remembered(task, named, k, given)
     training = task if given.train_data is None else _opened(given, given.train_data)[0]
-    plan = Plan(task, training, named, k, SIZES[size], given.seed, _selectors(task, k, given.select))
-    results, missing = _answered(questions(plan, given.seeds), given)
+    first = SIZES[given.size or next(iter(SIZES))]
+    plan = Plan(task, training, named, k, first, given.seed, _selectors(task, k, given.select))
+    if given.size is None:
+        results, missing, agreed = _answered_in_time(plan, given, began)
+        size, lines = agreed.size, tuple(agreed.lines)
+    else:
+        results, missing = _answered(questions(plan, given.seeds), given)
+        size, lines = given.size, ()
     settings = {"backbone": name, "k": k, "tokens": task.n_tokens, "size": size, "seed": given.seed}
     settings |= {"seeds": list(given.seeds)} if given.seeds else {}
     settings |= {key: value for key, value in task.question.items() if key not in settings}
@@ -123,6 +128,7 @@ def compare(ops: AnyOperator | Sequence[AnyOperator], given: Arguments) -> Compa
         settings=settings,
         command=given.command,
         missing=tuple(missing),
+        plan=lines,
     )
 
 
@@ -139,7 +145,7 @@ def _selectors(task: Task, k: int, select: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(plan_of(text).label for text in select))
 
 
-def questions(plan: Plan, seeds: Sequence[int] | None = None) -> list[tuple[Probe, Subject, Any]]:
+def questions(plan: Plan, seeds: Sequence[int] | None = None) -> list[Asking]:
     """Return every question of a comparison, probe by probe: its probe, subject and settings.
 
     Args:
@@ -173,28 +179,120 @@ def _defaults(probe: Probe, plan: Plan) -> Any:
     return probe.settings(seed=plan.seed) if "seed" in declared(probe.settings) else probe.settings()
 
 
-def _answered(asked: Sequence[tuple[Probe, Subject, Any]], given: Arguments) -> tuple[dict[str, list[Any]], list[str]]:
+def _answered(asked: Sequence[Asking], given: Arguments) -> tuple[dict[str, list[Any]], list[str]]:
     """Ask every question; return results by probe, and what is missing and why."""
-    results: dict[str, list[Any]] = {}
-    missing = []
-    resources, total = Resources(workers=given.workers, progress=given.progress), len(asked)
+    taken, total = _Taken(given, len(asked)), len(asked)
     done = _answered_by_crew(asked, given)
-    for number, (probe, subject, settings) in enumerate(asked):
-        resources.report(f"all {total} questions", number, total)
+    for number, question in enumerate(asked):
+        coming = [other for other in asked[number + 1 :] if other[0] is question[0]]
+        taken.take(question, coming, given.force and number not in done, done.get(number, ""))
+    taken.resources.report(taken.told, total, total)
+    return taken.results, taken.missing
+
+
+class _Taken:
+    """Answers by probe, and what is missing and why."""
+
+    def __init__(self, given: Arguments, total: int):
+        self.results: dict[str, list[Any]] = {}
+        self.missing: list[str] = []
+        self.resources = Resources(workers=given.workers, progress=given.progress)
+        self.told, self._total, self._number = f"all {total} questions", total, 0
+        self._stores = [Store(given.results)]
+
+    @property
+    def empty(self) -> bool:
+        """True if no question was asked."""
+        return not self._number
+
+    def take(self, question: Asking, coming: Sequence[Asking], force: bool, reason: str = "") -> None:
+        """Ask a question, or note why it has no answer."""
+        probe, subject, settings = question
+        self.resources.report(self.told, min(self._number, self._total), self._total)
+        self._number += 1
         try:
-            if reason := done.get(number):
+            if reason:
                 raise GradprobeError(reason)
-            coming = [(who, how) for other, who, how in asked[number + 1 :] if other is probe]
-            force = given.force and number not in done
-            answer = ask(probe, subject, settings, [Store(given.results)], resources, force, coming)
-            results.setdefault(probe.name, []).append(answer.result)
+            later = [(who, how) for _, who, how in coming]
+            answer = ask(probe, subject, settings, self._stores, self.resources, force, later)
+            self.results.setdefault(probe.name, []).append(answer.result)
         except GradprobeError as error:
-            missing.append(f"{probe.name} of {subject.name}: {error}")
-    resources.report(f"all {total} questions", total, total)
-    return results, missing
+            self.missing.append(f"{probe.name} of {subject.name}: {error}")
 
 
-def _answered_by_crew(asked: Sequence[tuple[Probe, Subject, Any]], given: Arguments) -> dict[int, str]:
+def _answered_in_time(plan: Plan, given: Arguments, began: float) -> tuple[dict[str, list[Any]], list[str], Agreed]:
+    """Ask what the budget has time for; return results by probe, what is missing and why, and what was agreed.
+
+    Raises:
+        UsageError: too little time for any question.
+        GradprobeError: the note of what was agreed cannot be written.
+    """
+    crew, asked = Crew(given.jobs, given.cluster).many, _identity(plan, given)
+    path, threads = note_path(given.results, asked), workers_for(plan.task, given.workers)
+    agreed = read_note(path)
+    if agreed is None:
+        Store(given.results).check_writable()
+        agreed = Agreed(_times(plan))
+    count, times = len(given.seeds) if given.seeds else None, {op: Times(*each) for op, each in agreed.times.items()}
+    kept = schedule.Schedule(given.budget, SIZES, times, threads, count, began - given.reserve)
+    at = functools.cache(lambda name: questions(replace(plan, size=SIZES[name]), given.seeds))
+    if crew:
+        size = next(iter(agreed.sizes.values()), kept.first_size())
+        agreed.sizes, agreed.lines = dict.fromkeys(compared(), size), ["with --jobs the size is only estimated"]
+        write_note(path, asked, agreed)
+        return *_answered(at(size), given), agreed
+    total = at(agreed.sizes.get(schedule.FIRST[0]) or kept.first_size())
+    taken, done = _Taken(given, len(total)), agreed.done
+
+    def further(name: str, count: int) -> list[Asking]:
+        every = questions(replace(plan, size=replace(SIZES[name], seeds=count)))
+        last = plan.seed + count - 1
+        return [each for each in every if each[0].name == "retention" and each[2].seed == last]
+
+    def stored(question: Asking) -> bool:
+        return not given.force and _is_stored(question, given)
+
+    def answer(question: Asking, coming: Sequence[Asking]) -> None:
+        taken.take(question, coming, given.force)
+
+    try:
+        kept.answer(schedule.Work(at, further, stored, answer), agreed)
+    finally:
+        if not done and not (agreed.left and taken.empty):
+            write_note(path, asked, agreed)
+    if agreed.left and taken.empty:
+        least = time_in_words(estimate(next(iter(SIZES.values())), times, threads, count))
+        told = f"--budget {given.budget:g}s is too short: the smallest comparison takes about {least} here"
+        raise UsageError(f"{told}; give a longer one, or --size {next(iter(SIZES))}")
+    taken.resources.report(taken.told, len(total), len(total))
+    results = {name: taken.results[name] for name in compared() if name in taken.results}
+    return results, [*taken.missing, *left_lines(agreed)], agreed
+
+
+def _times(plan: Plan) -> dict[str, tuple[float, float, float]]:
+    """Return seconds an image of each operator that can be timed; what is wrong with others the probes will tell."""
+    times = {}
+    for name, op in plan.operators.items():
+        with suppress(GradprobeError):
+            times[name] = astuple(timed(plan.task, op, plan.k, plan.seed, name, GROUP))
+    return times
+
+
+def _is_stored(question: Asking, given: Arguments) -> bool:
+    """Tell whether a question has an answer."""
+    probe, subject, settings = question
+    task = subject.task.with_new_scorer(getattr(settings, "seed", 0))  # random weights have the seed in their name
+    return Store(given.results).find(question_of(probe, replace(subject, task=task), settings)) is not None
+
+
+def _identity(plan: Plan, given: Arguments) -> dict[str, Any]:
+    """Return all that decides what a budget buys, in JSON types."""
+    codes = [registry.code_of(op) for op in plan.operators.values()]
+    asked = {"ops": list(plan.operators), "codes": codes, "k": plan.k, "seed": given.seed, "budget": given.budget}
+    return asked | {"task": plan.task.question} | ({"seeds": list(given.seeds)} if given.seeds else {})
+
+
+def _answered_by_crew(asked: Sequence[Asking], given: Arguments) -> dict[int, str]:
     """Have other processes answer; return, by place, why a question stays without an answer, empty for the others."""
     crew = Crew(given.jobs, given.cluster)
     if not crew.many:
@@ -247,6 +345,8 @@ def _check(own: Mapping[str, Any], given: Arguments) -> None:
         raise UsageError(f"budget={in_words(given.budget)} is not possible; give seconds, such as budget=600")
     if not given.budget > 0:
         raise UsageError(f"--budget {given.budget:g}s is not possible; give a time such as --budget 10m")
+    if not (isinstance(given.reserve, int | float) and 0 <= given.reserve < given.budget):
+        raise UsageError(f"reserve={in_words(given.reserve)} is not possible; give seconds, less than the budget")
 
 
 def _opened(given: Arguments, train_data: str | None) -> tuple[Task, str]:
@@ -288,63 +388,3 @@ def _named(
             raise UsageError(f"two operators are called {name}; make it a frozen dataclass: its fields are in its name")
         named[name] = operator
     return named
-
-
-def _remembered(task: Task, named: Mapping[str, SelectionOperator], k: int, given: Arguments) -> str:
-    """Return the size that a budget bought when this comparison was first asked for, or buys now.
-
-    Raises:
-        GradprobeError: the note of it cannot be written.
-    """
-    codes = [registry.code_of(op) for op in named.values()]
-    seed, budget = given.seed, given.budget
-    metadata = {"ops": list(named), "codes": codes, "k": k, "seed": seed, "budget": budget, "task": task.question}
-    metadata |= {"seeds": list(given.seeds)} if given.seeds else {}
-    key = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()[:12]
-    path = Path(given.results) / f"compare-{key}.json"
-    try:
-        noted = json.loads(path.read_text(encoding="utf-8"))["size"]
-        if noted in SIZES:
-            return noted
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not asked before, or not readable: timed again
-    Store(given.results).check_writable()
-    times = {}
-    for name, op in named.items():
-        with suppress(GradprobeError):  # what is wrong with it will be told by the probes
-            times[name] = timed(task, op, k, seed, name)
-    threads, count = workers_for(task, given.workers), len(given.seeds) if given.seeds else None
-    told = {name: round(estimate(size, times, threads, count), 1) for name, size in SIZES.items()} if times else {}
-    chosen = next((name for name in reversed(SIZES) if told.get(name, budget + 1) <= budget), next(iter(SIZES)))
-    atomic_write(path, json.dumps({**metadata, "size": chosen, "estimated_seconds": told}, indent=2).encode())
-    return chosen
-
-
-def timed(task: Task, operator: SelectionOperator, k: int, seed: int, name: str) -> Times:
-    """Return seconds an image of an operator's gradient, its forward pass and the deployed tokens, on one thread."""
-    with task.running(), one_thread():
-        (batch,) = task.batches(1, task.available(GROUP), seed)
-        scores = task.scorer(batch.tokens.patches).detach()
-        noise = Noise(seed, batch.ids, generator=task.generator)
-
-        def gradient() -> None:
-            score_gradient(task, operator, k, batch, scores, noise, name)
-
-        def forward() -> None:
-            with torch.no_grad():
-                task.losses(apply(operator, batch.tokens.patches, scores, k, noise, name), batch)
-
-        def kept() -> None:
-            with torch.no_grad():
-                task.losses(hard_topk(batch.tokens.patches, scores, k), batch)
-
-        return Times(*(_fastest(run) / len(batch.ids) for run in (gradient, forward, kept)))
-
-
-def _fastest(run: Callable[[], None]) -> float:
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)

@@ -7,6 +7,8 @@ from gradprobe.probes.cost.compared import GROUP
 from gradprobe.probes.fidelity.compared import LADDER, SIGMAS
 
 SETUP = 2.5  # seconds that a question takes beside its work: making the task, storing
+RANKINGS = 4 * SETUP  # seconds of all rankings that need no training, under one seed
+SEEDED, ONCE = ("coherence", "landscape", "fidelity", "retention"), ("equivalence", "cost")  # probes, by their seeds
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,46 @@ def estimate(size: Size, times: Mapping[str, Times], threads: int, seeds: int | 
         >>> estimate(SIZES["full"], one, 2) > 2 * estimate(SIZES["tiny"], one, 2)
         True
     """
+    return sum(probe_seconds(probe, size, times, threads, seeds) for probe in (*SEEDED, *ONCE))
+
+
+def probe_seconds(probe: str, size: Size, times: Mapping[str, Times], threads: int, seeds: int | None = None) -> float:
+    """Return the seconds of a probe's part of a comparison, all operators and seeds; see `estimate`."""
+    count = 1 if probe in ONCE else seeds or (size.seeds if probe == "retention" else 1)
+    shared = shared_seconds(probe, size, times, threads)
+    return count * (shared + sum(question_seconds(probe, size, each, times, threads) for each in times.values()))
+
+
+def question_seconds(probe: str, size: Size, own: Times, times: Mapping[str, Times], threads: int) -> float:
+    """Return the seconds of a probe's question about one operator, under one seed.
+
+    A probe that this library does not know is taken to do no more than to be set up.
+
+    Args:
+        probe: its name.
+        size: of the comparison.
+        own: times of the operator.
+        times: by operator; the first has the deployed tokens that all share.
+        threads: at work.
+    """
     s, h = size, next(iter(times.values())).deployed
-    scorers, trainings = seeds or 1, seeds or s.seeds
-    # the reference of fidelity is shared by all operators
-    total = scorers * len(SIGMAS) * h * (2 * s.draws * s.fidelity_images + len(LADDER) * s.held_out)
-    for t in times.values():
-        total += scorers * (2 * s.batches * s.batch_size * t.gradient + s.points * s.line_images * t.forward)
-        total += scorers * (8 * s.fidelity_images * t.gradient + len(LADDER) * s.held_out * h)
-        total += s.equivalence_images * t.forward + threads * s.rounds * GROUP * (2 * t.gradient + 4 * t.forward)
-        looked_at = 10 * min(256, s.test_images) + s.test_images
-        total += trainings * (1.2 * s.steps * s.batch_size * t.gradient + looked_at * h)
-    asked = len(times) * (2 + 3 * scorers + trainings) + 4 * trainings
-    return 1.3 * total / threads + SETUP * asked
+    looked_at = 10 * min(256, s.test_images) + s.test_images
+    work = {
+        "coherence": 2 * s.batches * s.batch_size * own.gradient,
+        "landscape": s.points * s.line_images * own.forward,
+        "fidelity": 8 * s.fidelity_images * own.gradient + len(LADDER) * s.held_out * h,
+        "retention": 1.2 * s.steps * s.batch_size * own.gradient + looked_at * h,
+        "equivalence": s.equivalence_images * own.forward,
+        "cost": threads * s.rounds * GROUP * (2 * own.gradient + 4 * own.forward),
+    }
+    return 1.3 * work.get(probe, 0.0) / threads + SETUP
+
+
+def shared_seconds(probe: str, size: Size, times: Mapping[str, Times], threads: int) -> float:
+    """Return the seconds of what a seed has once for all operators: fidelity's reference, retention's rankings."""
+    if probe == "retention":
+        return RANKINGS
+    if probe != "fidelity":
+        return 0.0
+    h = next(iter(times.values())).deployed
+    return 1.3 * len(SIGMAS) * h * (2 * size.draws * size.fidelity_images + len(LADDER) * size.held_out) / threads

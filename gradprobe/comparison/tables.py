@@ -9,7 +9,8 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 
-from gradprobe.comparison.comparison import Comparison, count, metrics, rows
+from gradprobe.comparison.comparison import Comparison, count, few_seeds, metrics, rows
+from gradprobe.comparison.verdict import ARROWS, COMPARED, SIGNS, standing
 from gradprobe.plotting.columns import Row, figures, interval, name_of, number, seeds
 from gradprobe.plotting.escape import code_span
 from gradprobe.probes.metrics import FEWEST_SEEDS, NO_GRADIENT, NOT_ASKED, Metric
@@ -17,12 +18,12 @@ from gradprobe.probes.metrics import mark as verdict_mark
 
 WIDTHS = (3, 3, 2)  # columns of a table at 80 characters
 LEGEND = (
-    "▲ above, ▼ below {focus}, decided at 95 %; · undecided; (n seeds): fewer than 5, which decide nothing; none: "
-    "no gradient; –: not measured or undefined"
+    "▲ better, ▼ worse than {focus}, decided at 95 %; = " + COMPARED + "; · undecided; (n seeds): fewer than 5, which "
+    "decide nothing; none: no gradient; –: not measured or undefined"
 )
+DIRECTED = "↑ higher is better, ↓ lower is better"
 SPREAD = "spread seeds / images"
 SPREADS = f"{SPREAD}: standard deviation of retention over seeds, and its mean standard error over a seed's images"
-SAID = {"lower": "above that of", "higher": "below that of", "undecided": "undecided against"}  # of the focus
 TESTED = "gap to hard: = none seen and below the margin, ≈ seen and below it, ≠ seen, · undecided"
 
 
@@ -48,7 +49,7 @@ def summary_lines(comparison: Comparison) -> list[str]:
     """Return the lines below the table: marks, number of comparisons, meanings of the metrics, gaps."""
     operator_rows = rows(comparison)
     shown = measured(operator_rows)
-    told = [LEGEND.format(focus=comparison.focus)] if shown else []
+    told = [DIRECTED, LEGEND.format(focus=comparison.focus)] if shown else []
     told += [TESTED] if any(metric.name == "equivalence" for metric in shown) else []
     told += [f"{metric.heading}: {metric.meaning}{by_seeds(operator_rows, metric)}" for metric in shown]
     return [*told, chance(operator_rows, comparison.focus), *(f"missing: {gap}" for gap in comparison.missing)]
@@ -74,34 +75,6 @@ def chance(operator_rows: Sequence[Row], focus: str) -> str:
         f"their number: if no operator differed from it, about {counted.by_chance:.2g} would be decided all the same."
         f"{few}"
     )
-
-
-def verdict_lines(operator_rows: Sequence[Row], focus: str, names: int = 4) -> list[str]:
-    """Return a sentence for each compared metric: operators below the focus, above it, and undecided ones.
-
-    Args:
-        operator_rows: as `gradprobe.comparison.comparison.rows` makes them.
-        focus: the operator that all others are compared with.
-        names: so many operators are named; of more, their number is told.
-
-    Example:
-        >>> cell = {"verdict": "lower", "seeds": 5, "reason": None}
-        >>> verdict_lines([{"op": "a+zero", "floor": False, "metrics": {"retention": cell}}], "b+gather")
-        ['retention of b+gather is above that of a+zero (5 seeds)']
-    """
-    lines = []
-    for metric in metrics():
-        cells = {row["op"]: row["metrics"][metric.name] for row in operator_rows if metric.name in row["metrics"]}
-        if metric.name == "equivalence":
-            told = [f"{word} for {_listed(ops, names)}" for (word, _), ops in _by_verdict(cells).items()]
-            lines += [f"{metric.heading}: {'; '.join(told)}"] if told else []
-            continue
-        verdicts, told = _by_verdict(cells), []
-        for verdict, words in SAID.items():
-            for (found, counted), ops in verdicts.items():
-                told += [f"{words} {_listed(ops, names)}{counted}"] if found == verdict else []
-        lines += [f"{metric.heading} of {focus} is {'; '.join(told)}"] if told else []
-    return lines
 
 
 def measured(operator_rows: Sequence[Row]) -> list[Metric]:
@@ -145,15 +118,20 @@ def difference(metric: Metric, cell: Mapping[str, Any]) -> str:
     return text if text.startswith("-") else f"+{text}"
 
 
-def mark(cell: Mapping[str, Any]) -> str:
-    """Return the sign of a cell's verdict, with the number of seeds if they are too few, which alone if not compared.
+def mark(metric: Metric, cell: Mapping[str, Any]) -> str:
+    """Return the sign of a cell's standing, with the number of seeds if they are too few, which alone if not compared.
+
+    A metric of which neither direction is better has the signs of its own verdicts.
 
     Example:
-        >>> mark({"verdict": "lower", "seeds": None}), mark({"verdict": "undecided", "seeds": 1})
-        ('▼', '· (1 seed)')
-        >>> mark({"verdict": None, "seeds": None, "trainings": 2}), mark({"verdict": None, "seeds": None})
-        ('(2 seeds)', '')
+        >>> by_name = {metric.name: metric for metric in metrics()}
+        >>> mark(by_name["cost"], {"verdict": "lower", "seeds": None})
+        '▲'
+        >>> mark(by_name["retention"], {"verdict": None, "seeds": None, "trainings": 2})
+        '(2 seeds)'
     """
+    if (found := standing(metric, cell)) is not None:
+        return f"{SIGNS[found]} ({seeds(cell['seeds'])})" if few_seeds(cell) else SIGNS[found]
     if sign := verdict_mark(cell):
         return sign
     several = len(cell.get("by_seed") or ())
@@ -193,31 +171,12 @@ def summary_markdown(comparison: Comparison, ranks: Mapping[str, str] = MappingP
     operator_rows = rows(comparison)
     columns: dict[str, Callable[[Row], str]] = {"rank": lambda row: ranks.get(row["op"], "–")} if ranks else {}
     for metric in measured(operator_rows):
-        columns[metric.heading] = partial(_marked, metric)
+        columns[f"{metric.heading}{ARROWS[metric.better]}"] = partial(_marked, metric)
         if metric.name == "retention" and any(spread_text(row) for row in operator_rows):
             columns[SPREAD] = spread_text
     told = [*([SPREADS] if SPREAD in columns else []), *summary_lines(comparison)]
     lines = "\n".join(f"- {line}" for line in told)
     return f"{_markdown(operator_rows, columns)}\n{lines}\n"
-
-
-def _by_verdict(cells: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
-    """Names of the operators of each verdict and number of seeds that it rests on, in words."""
-    operators: dict[tuple[str, str], list[str]] = {}
-    for op, cell in cells.items():
-        if cell["verdict"] is not None:
-            counted = "" if cell["seeds"] is None else f" ({seeds(cell['seeds'])})"
-            operators.setdefault((cell["verdict"], counted), []).append(name_of({"op": op}))
-    return operators
-
-
-def _listed(ops: Sequence[str], most: int) -> str:
-    return _joined(ops) if len(ops) <= most else f"{len(ops)} others"
-
-
-def _joined(texts: Sequence[str]) -> str:
-    """Words in a row: a, b and c."""
-    return " and ".join(filter(None, [", ".join(texts[:-1]), *texts[-1:]]))
 
 
 def _told(metric: Metric) -> Callable[[float | None, float | None, float | None], str]:
@@ -226,7 +185,7 @@ def _told(metric: Metric) -> Callable[[float | None, float | None, float | None]
 
 def _marked(metric: Metric, row: Row) -> str:
     cell = row["metrics"].get(metric.name)
-    return f"{value(metric, cell)} {mark(cell)}".strip() if cell else ""
+    return f"{value(metric, cell)} {mark(metric, cell)}".strip() if cell else ""
 
 
 def _split(metrics: Sequence[Metric]) -> list[list[Metric]]:
@@ -243,7 +202,7 @@ def _table(operator_rows: Sequence[Row], metrics: Sequence[Metric]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("operator", overflow="fold", min_width=16)
     for metric in metrics:
-        table.add_column(f"{metric.heading}  ", justify="right", no_wrap=True)
+        table.add_column(f"{metric.heading}{ARROWS[metric.better] or '  '}", justify="right", no_wrap=True)
     for row in operator_rows:
         cells = [row["metrics"].get(metric.name) for metric in metrics]
         texts = [_two_lines(m, c) if c else "" for m, c in zip(metrics, cells, strict=True)]
@@ -254,7 +213,7 @@ def _table(operator_rows: Sequence[Row], metrics: Sequence[Metric]) -> Table:
 def _two_lines(metric: Metric, cell: Mapping[str, Any]) -> str:
     """Join a number and its mark, and the interval below them."""
     number, _, ends = value(metric, cell).partition(" ")
-    return f"{number} {mark(cell) or ' '}" + (f"\n{ends}  " if ends else "")
+    return f"{number} {mark(metric, cell) or ' '}" + (f"\n{ends}  " if ends else "")
 
 
 def _markdown(operator_rows: Sequence[Row], columns: Mapping[str, Callable[[Row], str]]) -> str:

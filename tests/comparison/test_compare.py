@@ -15,6 +15,7 @@ from stored import result
 from gradprobe.comparison import run as compare
 from gradprobe.comparison.comparison import compared, metrics, rows, to_json
 from gradprobe.comparison.sizes import SIZES
+from gradprobe.comparison.verdict import report_json
 from gradprobe.errors import UsageError
 from gradprobe.operators import registry
 from gradprobe.probes import probe_of
@@ -152,6 +153,8 @@ def test_the_command_prints_a_table_and_writes_a_page_where_it_is_asked_to(whole
     )
     assert code == 0
     assert "page: deep/page.html" in out
+    verdict = report_json(whole[0])["verdict"]["sentence"]
+    assert out.startswith(f"{verdict}\n") and verdict.startswith("Do not conclude: ")  # one seed
     for told in (MINE, "retention", "size: tiny", "answers: runs"):
         assert told in out
     text = page.read_text()

@@ -1,18 +1,22 @@
 """The page of a comparison, opened in a real browser: it shows every number, sorts, fits, prints, and asks nobody."""
 
 import base64
+import io
 import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from compared import MINE, OPS, comparison
 from landscapes import GUMBEL, VPNOISE
+from PIL import Image
 
 from gradprobe.comparison.comparison import compared, metrics, rows
 from gradprobe.comparison.figures import figures_of
 from gradprobe.comparison.page import write_report
 from gradprobe.comparison.tables import value
+from gradprobe.comparison.verdict import report_json
 from gradprobe.errors import GradprobeError, UsageError
 
 EVIL = "<b>x</b>\"'&{{1+1}}</script>.py:Op"
@@ -33,7 +37,7 @@ def page(full, tmp_path_factory):
 
 
 def opened(browser, page, size=DESK):
-    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size == PHONE}
+    metrics = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": size[0] < 600}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     for log in ("browser", "performance"):
         browser.get_log(log)
@@ -47,9 +51,9 @@ def complaints(browser):
 def column(browser, name, table=0):
     """Text of a column's cells from top to bottom, and its heading's aria-sort."""
     return browser.execute_script(
-        """const table = document.querySelectorAll("table")[arguments[1]];
+        """const table = document.querySelectorAll(".sheet:not(.grid) table")[arguments[1]];
         const headings = [...table.tHead.rows[0].cells];
-        const i = headings.findIndex((cell) => cell.textContent === arguments[0]);
+        const i = headings.findIndex((cell) => cell.querySelector("button").textContent === arguments[0]);
         return [[...table.tBodies[0].rows].map((row) => row.cells[i].textContent.trim()),
           headings[i].getAttribute("aria-sort"), headings.filter((cell) => cell.ariaSort !== "none").length]""",
         name, table,
@@ -57,7 +61,7 @@ def column(browser, name, table=0):
 
 
 def button(browser, name, table=0):
-    grid = browser.find_elements("css selector", "table")[table]
+    grid = browser.find_elements("css selector", ".sheet:not(.grid) table")[table]
     return next(b for b in grid.find_elements("css selector", "thead button") if b.text == name)
 
 
@@ -91,6 +95,52 @@ def test_the_page_shows_all_and_asks_the_network_nothing(browser, page, full):
     assert asked[0] == page.as_uri()
     assert {url.partition(":")[0] for url in asked[1:]} <= {"data"}
     assert not complaints(browser)
+
+
+def test_the_verdict_comes_first_and_is_that_of_the_json(browser, page, full):
+    opened(browser, page)
+    told = json.loads(json.dumps(report_json(full)))
+    shown = browser.find_element("id", "verdict")
+    assert shown.get_attribute("textContent") == told["verdict"]["sentence"]
+    assert shown.get_attribute("class") == f"verdict {told['verdict']['outcome']}"
+    assert browser.execute_script("return document.querySelector('main p') === document.getElementById('verdict')")
+    assert shown.location["y"] < DESK[1] / 3
+    assert not complaints(browser)
+
+
+def test_the_grid_says_in_words_and_colour_what_the_json_says(browser, page, full):
+    opened(browser, page)
+    told = report_json(full)["grid"]
+    shown = browser.execute_script(
+        """const [head, ...rows] = document.querySelectorAll("#grid tr");
+        const text = (cell) => [...cell.childNodes].filter((e) => e.nodeType === 3).map((e) => e.data).join("").trim();
+        return [[...head.cells].slice(1).map((e) => e.textContent), rows.map((row) => [...row.cells].map((e) =>
+          [e.textContent, text(e), e.className, getComputedStyle(e).backgroundColor]))]"""
+    )
+    ops = [op for op in full.ops if op != full.focus]
+    assert shown[0] == [f"against{op}" for op in ops]
+    by_name, colours = {metric.name: metric for metric in metrics()}, {}
+    for line, (heading, *cells) in zip(told, shown[1], strict=True):
+        assert heading[0] == f"{by_name[line['measure']].heading}{line['better']} is better"
+        for op, (_, word, kind, colour) in zip(ops, cells, strict=True):
+            assert word == kind == line["against"][op]
+            colours.setdefault(kind, set()).add(colour)
+    assert {"better", "worse", "undecided"} <= set(colours)
+    assert all(len(each) == 1 for each in colours.values())
+    assert len(set.union(*colours.values())) == len(colours)  # each word its own colour
+    assert "one scorer" in shown[1][1][1][0] and "5 seeds" in shown[1][0][1][0]
+
+
+def test_every_column_of_a_metric_says_which_way_is_better(browser, page):
+    opened(browser, page)
+    for table in (0, 1):
+        headings = browser.find_elements("css selector", ".sheet:not(.grid) table")[table].find_elements(
+            "css selector", "thead th"
+        )
+        texts = [heading.get_attribute("textContent") for heading in headings[1:]]
+        assert len(texts) == len(metrics())
+        for text, metric in zip(texts, metrics(), strict=True):
+            assert text.endswith(f"{metric.better} is better" if metric.better else "nearer 0 is better"), text
 
 
 def test_seeds_and_both_spreads_of_retention_are_shown(browser, page, full):
@@ -164,37 +214,66 @@ def test_the_command_can_be_copied(browser, page, full):
     assert browser.execute_script("return window.copied") == full.command
 
 
-def test_a_phone_needs_no_sideways_scrolling(browser, page):
-    opened(browser, page, PHONE)
+@pytest.mark.parametrize("width", [1280, 500, 390])
+def test_the_page_never_scrolls_sideways_and_says_where_its_tables_do(browser, page, width):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    opened(browser, page, (width, 844))
     root = "return [document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-    scroll, width = browser.execute_script(root)
-    assert scroll <= width == PHONE[0]
-    boxes = browser.execute_script(
-        """return [...document.querySelectorAll(".sheet, figure")].map((e) =>
-        [e.getBoundingClientRect().right, e.scrollWidth > e.clientWidth, getComputedStyle(e).overflowX])"""
-    )
-    assert all(right <= PHONE[0] for right, _, _ in boxes)
-    assert {overflow for _, wide, overflow in boxes if wide} == {"auto"}  # wide ones scroll in their own box
-    name = browser.execute_script(
-        """const box = document.querySelector(".sheet"); box.scrollLeft = 200;
-        return box.querySelector("tbody th").getBoundingClientRect().left - box.getBoundingClientRect().left"""
-    )
-    assert abs(name) < 2  # names stay while numbers scroll
+    scroll, inside = browser.execute_script(root)
+    assert scroll <= inside <= width
+    boxes = "return [...document.querySelectorAll('.sheet, figure')].map((e) => [e.getBoundingClientRect().right, "
+    boxes += "e.scrollWidth - e.clientWidth > 4, getComputedStyle(e).overflowX, "
+    boxes += "getComputedStyle(e.previousElementSibling).display !== 'none'])"
+    WebDriverWait(browser, 5).until(lambda d: all(cue == wide for _, wide, _, cue in d.execute_script(boxes)))
+    boxes = browser.execute_script(boxes)
+    assert all(right <= width for right, *_ in boxes)
+    assert {overflow for _, wide, overflow, _ in boxes if wide} <= {"auto"}  # wide ones scroll in their own box
+    assert any(wide for _, wide, *_ in boxes) == (width < 1280)
+    assert not complaints(browser)
 
 
-def test_dark_is_dark_with_figures_on_white(browser, page):
+def test_names_stay_while_numbers_scroll_and_the_cue_goes_at_the_end(browser, page):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    opened(browser, page, PHONE)
+    for box in (".sheet:not(.grid)", ".grid"):
+        name = browser.execute_script(
+            """const box = document.querySelector(arguments[0]); box.scrollLeft = 60;
+            return box.querySelector("tbody th").getBoundingClientRect().left - box.getBoundingClientRect().left""",
+            box,
+        )
+        assert abs(name) < 5
+        browser.execute_script("const b = document.querySelector(arguments[0]); b.scrollLeft = b.scrollWidth", box)
+        WebDriverWait(browser, 5).until(
+            lambda d, box=box: d.execute_script(
+                "return !document.querySelector(arguments[0]).classList.contains('more')", box
+            )
+        )
+
+
+def shades(browser):
+    """Lightness of the page, and mean and range of that of the pixels of its first figure, between 0 and 1."""
+    image = Image.open(io.BytesIO(browser.find_element("css selector", "figure").screenshot_as_png)).convert("L")
+    pixels = np.asarray(image, float) / 255
+    page = browser.execute_script(
+        """return getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).slice(0, 3)
+        .reduce((sum, part) => sum + Number(part), 0) / 765"""
+    )
+    return page, pixels.mean(), np.ptp(pixels)
+
+
+def test_figures_follow_the_page_into_the_dark(browser, page):
     opened(browser, page)
-    light = {}
+    found = {}
     for scheme in ("light", "dark"):
         features = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", features)
-        light[scheme] = browser.execute_script(
-            """return ["body", "figure"].map((e) => getComputedStyle(document.querySelector(e)).backgroundColor)
-            .map((rgb) => rgb.match(/[0-9]+/g).slice(0, 3).reduce((sum, part) => sum + Number(part), 0) / 765)"""
-        )
+        found[scheme] = shades(browser)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
-    assert light["light"][0] > 0.9 > 0.2 > light["dark"][0]
-    assert light["light"][1] == light["dark"][1] == 1
+    assert found["light"][0] > 0.9 and found["light"][1] > 0.75
+    assert found["dark"][0] < 0.15 and found["dark"][1] < 0.25
+    assert min(found["light"][2], found["dark"][2]) > 0.7  # text and axes stand out in both
 
 
 def test_print_fits_the_sheet_and_hides_what_paper_cannot_do(browser, page):
@@ -202,7 +281,7 @@ def test_print_fits_the_sheet_and_hides_what_paper_cannot_do(browser, page):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
         shown = "return [...document.querySelectorAll(arguments[0])].filter((e) => e.offsetParent).length"
-        assert browser.execute_script(shown, "nav, button.copy") == 0
+        assert browser.execute_script(shown, "nav, button.copy, .cue") == 0
         assert browser.execute_script(shown, "table") > 5
         wide = browser.execute_script(
             """return [...document.querySelectorAll(".wide table, figure svg")].map((e) =>

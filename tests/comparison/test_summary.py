@@ -29,7 +29,6 @@ from gradprobe.comparison.tables import (
     summary_markdown,
     summary_table,
     value,
-    verdict_lines,
 )
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.style import save_figure
@@ -37,6 +36,7 @@ from gradprobe.probes.retention.result import over_seeds
 from gradprobe.store.results import key_of
 
 METRICS = metrics()
+BY_NAME = {metric.name: metric for metric in METRICS}
 
 SHARP = "lapsum:tau=0.01+vpnoise"
 
@@ -131,7 +131,7 @@ def test_a_training_is_not_decided_by_fewer_than_five_seeds():
         results = [retained(right + s % 2, op=op, seed=s) for op, right in far.items() for s in range(count)]
         found = rows(only("retention", results, (MINE, VPNOISE)))
         cell = cells(found, "retention")[VPNOISE]
-        assert (mark(cell), cell["seeds"]) == (marked, count)
+        assert (mark(BY_NAME["retention"], cell), cell["seeds"]) == (marked, count)
         counted = count_of(found)
         assert (counted.compared, counted.decided, counted.few) == ((1, 1, 0) if count == 5 else (0, 0, 1))
     trained = [coherence(asked(op=MINE, steps=50)), coherence(asked(op=VPNOISE, steps=50), seed=1)]
@@ -147,10 +147,9 @@ def test_seeds_of_the_start_are_pooled_in_pairs_and_five_decide():
         seeds = range(1, count + 1)
         pair = only("coherence", answered(MINE, 3.0, seeds) + answered(VPNOISE, 0.1, seeds), (MINE, VPNOISE))
         focus, cell = (cells(rows(pair), "coherence")[op] for op in (MINE, VPNOISE))
-        assert mark(cell) == marked
-        assert mark(focus) == ("(2 seeds)" if count == 2 else "")
+        assert mark(BY_NAME["coherence"], cell) == marked
+        assert mark(BY_NAME["coherence"], focus) == ("(2 seeds)" if count == 2 else "")
         assert ("by 5 seeds" in "".join(summary_lines(pair))) == (count == 5)
-        assert ("(5 seeds)" in "".join(verdict_lines(rows(pair), MINE))) == (count == 5)
         if count > 1:
             assert cell["by_seed"] == [each.row()["coherence"] for each in answered(VPNOISE, 0.1, seeds)]
     two = value(next(m for m in METRICS if m.name == "coherence"), {**cell, "low": None, "by_seed": [0.5, None]})
@@ -264,7 +263,8 @@ def test_the_table_is_legible_at_80_columns_and_holds_every_number(full, table):
         for metric in METRICS:
             if metric.name in row["metrics"]:
                 number, _, ends = value(metric, row["metrics"][metric.name]).partition(" ")
-                assert re.search(rf"{re.escape(number)} {re.escape(mark(row['metrics'][metric.name]))}", text)
+                sign = mark(metric, row["metrics"][metric.name])
+                assert re.search(rf"{re.escape(number)} {re.escape(sign)}", text)
                 assert ends in text
     assert "by random" in text
     assert squeezed("by random") not in squeezed(text.partition("retention")[0])  # only where it has a number
@@ -286,18 +286,25 @@ def test_lines_explain_marks_metrics_chance_and_what_is_missing(full, table):
     assert "about 0.75 would" in chance(table, MINE)
 
 
-def test_words_are_the_verdicts_seen_from_the_focus(table):
-    lines = verdict_lines(table, MINE)
-    assert len(lines) == len(METRICS)
-    (kept,) = (line for line in lines if line.startswith("retention"))
-    found = cells(table, "retention")
-    said = {"lower": "above that of", "higher": "below that of", "undecided": "undecided against"}
-    for op, name in ((VPNOISE, VPNOISE), (GUMBEL, GUMBEL), ("ranked:random", "by random")):
-        part = next(part for part in kept.split("; ") if name in part)
-        assert said[found[op]["verdict"]] in part
-    assert "3 others" in "".join(verdict_lines(
-        [{"op": f"op{i}", "metrics": {"cost": {"verdict": "higher", "seeds": None}}} for i in range(3)], MINE, names=2
-    ))  # fmt: skip
+def test_headings_say_which_way_is_better_in_every_table(full):
+    for text in (printed(summary_table(full)), summary_markdown(full)):
+        for metric in METRICS:
+            arrow = {"higher": " ↑", "lower": " ↓", None: ""}[metric.better]
+            assert f"{metric.heading}{arrow}" in text, metric.name
+    assert "↑ higher is better, ↓ lower is better" in summary_lines(full)
+
+
+def test_marks_are_better_and_worse_whichever_way_the_numbers_go(table):
+    for metric in METRICS:
+        for op, cell in cells(table, metric.name).items():
+            if op == MINE or metric.better is None:
+                continue
+            low, high = cell["difference_low"], cell["difference_high"]
+            equal = 1 if metric.ratio else 0
+            good = low > equal if metric.better == "higher" else high < equal
+            bad = high < equal if metric.better == "higher" else low > equal
+            assert mark(metric, cell) in ("▲" if good else "▼" if bad else "·="), (metric.name, op)
+    assert mark(BY_NAME["cost"], cells(table, "cost")[GUMBEL]) == "▼"  # it costs more
 
 
 def test_differences_have_signs_and_ratios_say_so(table):
