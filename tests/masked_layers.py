@@ -139,7 +139,7 @@ def masking(vlm: VLM, sequence, drops: list[Drop], kept: list):
 
 
 def generated(vlm, sequence, **options):
-    with torch.no_grad(), vlm.running():
+    with torch.no_grad(), vlm.running(), vlm.reading(sequence):
         return vlm.model.generate(
             inputs_embeds=sequence.embeds,
             attention_mask=sequence.attention_mask,

@@ -24,12 +24,14 @@ class Images:
         inputs: As its processor returned them.
         features: Of the images.
         prompt: Rows in which they stand.
+        asked: Mask of the positions that selectors may read words at, ``(B, S)``; None: all.
     """
 
     vlm: VLM
     inputs: Mapping[str, Any]
     features: VisionFeatures
     prompt: Prompt
+    asked: Tensor | None = None
 
     @classmethod
     def of(cls, vlm: VLM, inputs: Mapping[str, Any], attention: bool = False) -> "Images":
@@ -72,16 +74,14 @@ class Images:
 
     def _grids(self) -> list[tuple[tuple[int, int], ...]]:
         family, config = self.vlm.family, self.vlm.model.config
-        names = [name for name in family.inputs[1:] if self.inputs.get(name) is not None]
-        images = range(len(self.features.tokens))
-        return [family.grids(config, {name: self.inputs[name][i] for name in names}) for i in images]
+        return [family.grids(config, each) for each in self.features.inputs]
 
     def _view(self, which: list[int], grids: tuple[tuple[int, int], ...]) -> View:
         rows = [row for row, counts in enumerate(self.prompt.counts) for _ in counts]
         at = torch.tensor([rows[i] for i in which], device=self.prompt.input_ids.device)
 
         def words() -> Words:
-            text = words_of(self.vlm, self.prompt)
+            text = words_of(self.vlm, self.prompt, self.asked)
             return Words(text.states[at], text.mask[at])
 
         return View(

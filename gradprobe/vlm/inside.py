@@ -1,8 +1,11 @@
 """Dropping of visual tokens within the language model, by hooks on its layers; no modelling file is touched."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Several
 from contextlib import contextmanager
+from functools import partial
+from threading import get_ident
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,31 +51,84 @@ def dropping(
 
     Raises:
         UsageError: Stages, rows, model or positions with which it is not possible; also later, of a call that cannot be
-            followed: without a cache, or with a static one, or several tokens after the prompt at once.
+            followed: without a cache, with a static one, or in chunks.
+    """
+    dropped, hooks = layer_hooks(vlm, slot, attention_mask, last, drops, noise, positions)
+    if hooks is None:
+        yield dropped
+        return
+    here = get_ident()  # calls from other threads pass unchanged
+    handles = listen(vlm, [drop.layer for drop in drops], lambda: hooks if get_ident() == here else None)
+    try:
+        yield dropped
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def layer_hooks(
+    vlm: VLM,
+    slot: Tensor,
+    attention_mask: Tensor,
+    last: Tensor,
+    drops: Several[Drop],
+    noise: Noise,
+    positions: Positions = "keep",
+) -> tuple[Dropped, LayerHooks | None]:
+    """Return what follows a prompt through the layers, and what it fills; None where nothing is dropped.
+
+    Args:
+        vlm: The model.
+        slot: As of `dropping`, like the others.
+        attention_mask: Padding.
+        last: Last token of each prompt.
+        drops: Stages.
+        noise: Random numbers.
+        positions: Position ids.
+
+    Raises:
+        UsageError: As of `dropping`.
     """
     attended, total = attention_mask > 0, check_drops(vlm, slot, drops)
     dropped = Dropped([], torch.arange(slot.shape[1], device=slot.device).expand_as(slot))
     if not any(drop.k < total for drop in drops):
         dropped.kept += [slot.masked_select(slot >= 0).view(len(slot), total) for _ in drops]
-        yield dropped
-        return
+        return dropped, None
     check_model(vlm, attended, positions)
-    hooks = LayerHooks(vlm, Prompt.of(slot, attended, last, total), tuple(drops), noise, positions, dropped)
-    layers = layers_of(vlm)
-    first = drops[0].layer
-    handles = []
-    try:
-        for number in sorted({0, max(first - 1, 0), *range(first, len(layers))}):
-            hook = hooks.hook(number, layers[number])
-            handles.append(layers[number].register_forward_pre_hook(hook, with_kwargs=True))
-        for number in {drop.layer - 1 for drop in drops if drop.layer}:
-            projection = getattr(layers[number].self_attn, "k_proj", None)
-            if projection is not None:
-                handles.append(projection.register_forward_hook(hooks.note_keys))
-        yield dropped
-    finally:
-        for handle in handles:
-            handle.remove()
+    return dropped, LayerHooks(vlm, Prompt.of(slot, attended, last, total), tuple(drops), noise, positions, dropped)
+
+
+def listen(vlm: VLM, stages: Iterable[int], current: Callable[[], LayerHooks | None]) -> list[Any]:
+    """Register hooks on the layers of the language model, and return their handles.
+
+    Args:
+        vlm: The model.
+        stages: Layers at which tokens may be dropped, ascending.
+        current: Returns what follows the call that is running; None: the layers run as they are.
+    """
+    stages, layers = list(stages), layers_of(vlm)
+    first: int = stages[0]
+    handles: list[Any] = []
+
+    @torch.compiler.disable
+    def before(number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hooks = current()
+        return None if hooks is None else hooks.before(number, layer, args, kwargs)
+
+    @torch.compiler.disable
+    def note_keys(module: Any, args: tuple[Any, ...], projected: Tensor) -> None:
+        if (hooks := current()) is not None:
+            hooks.note_keys(projected)
+
+    handles += [
+        layers[number].register_forward_pre_hook(partial(before, number), with_kwargs=True)
+        for number in sorted({0, max(first - 1, 0), *range(first, len(layers))})
+    ]
+    for number in {stage - 1 for stage in stages if stage}:
+        projection = getattr(getattr(layers[number], "self_attn", None), "k_proj", None)
+        if projection is not None:
+            handles.append(projection.register_forward_hook(note_keys))
+    return handles
 
 
 def pruned_logits(

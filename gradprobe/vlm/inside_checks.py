@@ -77,22 +77,17 @@ def check_model(vlm: VLM, attended: Tensor, positions: Positions) -> None:
 
 
 def check_call(vlm: VLM, hidden: Tensor, cache: Any, past: int, slot: Tensor) -> None:
-    """Refuse a call of the language model that is neither the whole prompt nor the next token of each row.
+    """Refuse a call of the language model that is neither the whole prompt nor what follows it.
 
     Raises:
         UsageError: The call is another.
     """
     rows, length = hidden.shape[:2]
-    whole = "read the prompt at once and decode with the model's usual cache, one token at a time"
+    whole = "read the prompt at once and decode with the model's usual cache"
     if getattr(cache, "is_compileable", False):
         raise UsageError(
             "a static cache has one length for all layers, so no tokens can be dropped at some; leave "
             "cache_implementation out"
-        )
-    if past and length != 1:
-        raise UsageError(
-            f"{length} tokens at once behind the prompt (assisted decoding, or a prompt in chunks) are not possible "
-            f"where tokens are dropped within the language model; {whole}"
         )
     if not past and (length != slot.shape[1] or rows % len(slot)):
         raise UsageError(
@@ -100,7 +95,7 @@ def check_call(vlm: VLM, hidden: Tensor, cache: Any, past: int, slot: Tensor) ->
             f"{whole}: leave use_cache=False and prefill_chunk_size out"
         )
     if past:
-        _check_window(vlm, past + 1)
+        _check_window(vlm, past + length)
 
 
 def _check_window(vlm: VLM, length: int) -> None:

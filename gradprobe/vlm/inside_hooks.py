@@ -4,7 +4,6 @@ Shapes: B rows, S positions of the prompt (and of an answer behind it), S' of th
 """
 
 from dataclasses import dataclass, field, replace
-from threading import get_ident
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from gradprobe.errors import GradprobeError
 from gradprobe.noise import Noise
 from gradprobe.selectors.asking import keep
 from gradprobe.view import Drop, Kept, Positions, View
+from gradprobe.vlm.deepstack import STREAMS
 from gradprobe.vlm.families.base import attended_positions
 from gradprobe.vlm.inside_checks import MASKED, check_call
 from gradprobe.vlm.inside_places import Left, Places, Prompt, gather_rows, mask_rows
@@ -59,10 +59,7 @@ class Pass:
 
 
 class LayerHooks:
-    """Hooks of one `dropping`: they drop tokens of a prompt, and keep the layers behind in step.
-
-    Calls from other threads than the one that made it pass unchanged.
-    """
+    """Hooks of one `dropping`: they drop tokens of a prompt, and keep the layers behind in step."""
 
     def __init__(
         self, vlm: VLM, prompt: Prompt, drops: tuple[Drop, ...], noise: Noise, positions: Positions, dropped: Dropped
@@ -78,31 +75,24 @@ class LayerHooks:
         self._pass: Pass | None = None
         self._by_layer: dict[int, Left] = {}  # of the latest prompt, for decoding
         self._step: tuple[Any, dict[str, Any]] = (None, {})  # arguments that layers of a decoding step have in common
-        self._thread = get_ident()
 
-    def hook(self, number: int, layer: Any) -> Any:
-        """Return the hook of a layer."""
+    def before(self, number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the arguments of a layer that is called; None: as they are."""
+        hidden = args[0] if args else kwargs["hidden_states"]
+        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        past = 0 if cache is None else cache.get_seq_length(number)
+        if number == 0:
+            check_call(self._vlm, hidden, cache, past, self._prompt.slot)
+        if past:
+            return self._decode(number, args, kwargs, hidden, past)
+        if number == 0:
+            self._start(hidden)
+        hidden, kwargs = self._read(number, layer, hidden, kwargs)
+        return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
 
-        def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if get_ident() != self._thread:
-                return None
-            hidden = args[0] if args else kwargs["hidden_states"]
-            cache = kwargs.get("cache", kwargs.get("past_key_values"))
-            past = 0 if cache is None else cache.get_seq_length(number)
-            if number == 0:
-                check_call(self._vlm, hidden, cache, past, self._prompt.slot)
-            if past:
-                return self._decode(number, args, kwargs, hidden, past)
-            if number == 0:
-                self._start(hidden)
-            hidden, kwargs = self._read(number, layer, hidden, kwargs)
-            return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
-
-        return before
-
-    def note_keys(self, module: Any, args: tuple[Any, ...], projected: Tensor) -> None:
-        """Note the keys of a layer behind which a selector may read them: hook of its projection."""
-        if get_ident() == self._thread and self._pass is not None:
+    def note_keys(self, projected: Tensor) -> None:
+        """Note the keys of a layer behind which a selector may read them."""
+        if self._pass is not None:
             self._pass.projected = projected
 
     def _start(self, hidden: Tensor) -> None:
@@ -167,6 +157,7 @@ class LayerHooks:
             "position_embeddings": self._rotary,
             "position_ids": self._ids,
             "attention_mask": self._square,
+            STREAMS: self._streams,
         }
         new = {}
         for name, cut in slices.items():
@@ -188,18 +179,25 @@ class LayerHooks:
             return None
         if self._compact:
             return attended_positions(_copied(now.left.attended, now.copies))
-        return gather_rows(whole, _copied(now.left.order, now.copies))
+        order = _copied(now.left.order, now.copies)
+        if whole.ndim == 3:  # GLM-4.5V gives its layers all axes
+            return torch.stack([gather_rows(axis, order) for axis in whole])
+        return gather_rows(whole, order)
+
+    def _streams(self, whole: tuple[Tensor, ...], hidden: Tensor, now: Pass) -> tuple[Tensor, ...]:
+        order = _copied(now.left.order, now.copies)
+        return tuple(gather_rows(each, order) for each in whole)
 
     def _square(self, whole: Tensor, hidden: Tensor, now: Pass) -> Tensor:
         order = _copied(now.left.order, now.copies)
         return mask_rows(mask_rows(whole, order).mT, order).mT
 
     def _decode(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any], hidden: Tensor, past: int) -> Any:
-        """Return the arguments of a layer that reads the next token; None: as they are."""
+        """Return the arguments of a layer that reads the next tokens; None: as they are."""
         left = self._by_layer.get(number, self._whole)
         if left is self._whole:
             return None
-        key = (id(left), past)
+        key = (id(left), past, hidden.shape[1])
         if self._step[0] != key:
             self._step = (key, self._common(left, hidden, past))
         return args, kwargs | self._step[1]
@@ -207,15 +205,20 @@ class LayerHooks:
     def _common(self, left: Left, hidden: Tensor, past: int) -> dict[str, Any]:
         """Return the arguments that layers with the same tokens have in common in a step of decoding."""
         copies, attended = len(hidden) // len(left.order), left.attended
+        count = hidden.shape[1]  # several where an assistant's tokens are checked
         new: dict[str, Any] = {"attention_mask": None}
-        if self._prompt.padded:
-            decoded = attended.new_ones(len(attended), past + hidden.shape[1] - attended.shape[1])
+        if self._implementation in MASKED and (self._prompt.padded or count > 1):
+            decoded = attended.new_ones(len(attended), past + count - attended.shape[1])
             mask = _copied(torch.cat([attended, decoded], 1), copies)[:, None, None].to(hidden.device)
+            if count > 1:
+                keys = torch.arange(past + count, device=hidden.device)
+                mask = mask & (keys <= keys[past:, None])
             if self._implementation == "eager":
                 mask = torch.zeros_like(mask, dtype=hidden.dtype).masked_fill(~mask, torch.finfo(hidden.dtype).min)
             new["attention_mask"] = mask
         if self._compact:
             position = attended.sum(1, keepdim=True) + past - attended.shape[1]
+            position = position + torch.arange(count, device=position.device)
             new["position_embeddings"] = self._rotary_emb(hidden, _copied(position, copies).to(hidden.device))
         return new
 

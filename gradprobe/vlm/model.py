@@ -3,19 +3,20 @@
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import get_ident
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gradprobe.devices import check_dtype, cuda_available, device_named
 from gradprobe.embedded.vlms import embedded_folder, training_command
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.models.backbones import frozen
 from gradprobe.models.wrappers import unwrapped
+from gradprobe.vlm.deepstack import added
 from gradprobe.vlm.families import family_of
 from gradprobe.vlm.families.base import Family
 from gradprobe.vlm.installed import no_progress_bar, transformers_module
@@ -30,11 +31,14 @@ class VisionFeatures:
     """Output of the frozen vision tower for some images; no gradient.
 
     Attributes:
-        tokens: ``(N_i, D)`` for each image, before the projector, in the order in which the language model reads them.
+        tokens: ``(N_i, D)`` for each image, before the projector, in the order in which the language model reads them;
+            with the streams of the family behind it, see `Family.streams`.
         slots: ``(L_i,)`` for each image: number of the token at each of its placeholders, -1 for a newline.
         rows: ``(N_i,)`` for each image: row of each token among the patches of all pictures that the tower read.
         recorded: Queries and keys of the tower; None where they were not asked for.
         patches: Rows of one picture.
+        output: Output of the model's ``get_image_features``, with numbers in place of projected tokens.
+        inputs: Size or grid of each image by name, see `Family.inputs_of_each`.
     """
 
     tokens: tuple[Tensor, ...]
@@ -42,6 +46,8 @@ class VisionFeatures:
     rows: tuple[Tensor, ...] = ()
     recorded: Recorded | None = None
     patches: int = 0
+    output: Any = None
+    inputs: tuple[Mapping[str, Tensor], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -74,6 +80,8 @@ class Sequence:
         positions: Original position ids, ``(B, S')`` or ``(3, B, S')``; 0 for padding.
         origin: ``(B, S')``: index of each position in the prompt, -1 for padding.
         slot: ``(B, S')``: number of the visual token within its row, -1 for text and padding, -2 for a newline.
+        streams: ``(B, S', d_l)`` for each of the first layers behind which the language model adds something to the
+            visual tokens, 0 elsewhere; () for most models. `VLM.reading` hands them to it.
     """
 
     embeds: Tensor
@@ -81,6 +89,7 @@ class Sequence:
     positions: Tensor
     origin: Tensor
     slot: Tensor
+    streams: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,7 +154,7 @@ class VLM:
 
     @property
     def dim(self) -> int:
-        """D, the width of a visual token before the projector."""
+        """D, the width of a visual token before the projector, its streams included."""
         return self.family.dim(self.model)
 
     @property
@@ -161,7 +170,7 @@ class VLM:
             "model": self.name,
             "family": self.family.name,
             "tower": str(vision.model_type),
-            "tower_width": int(vision.hidden_size),
+            "tower_width": self.family.tower_width(self.model.config),
             "text_width": int(self.model.config.get_text_config().hidden_size),
             "dim": self.dim,
         }
@@ -182,7 +191,8 @@ class VLM:
             attention: Record queries and keys of the tower too.
 
         Returns:
-            One entry an image, of all rows in order; none without images.
+            One entry an image, of all rows in order; none without images. Of a family whose tiles are told apart by the
+            text alone, an entry a tile where that is missing, see `by_picture`.
         """
         arguments = {name: inputs[name] for name in self.family.inputs if inputs.get(name) is not None}
         pixels = self.family.inputs[0]
@@ -190,36 +200,39 @@ class VLM:
             return VisionFeatures((), ())
         arguments = {name: torch.as_tensor(value, device=self.device) for name, value in arguments.items()}
         arguments[pixels] = arguments[pixels].to(self.model.dtype)
-        group, recorded = self.family.group(self.model), []
+        group, parts = self.family.group(self.model), self._parts
+        recorded: dict[nn.Module, list[Tensor]] = {part: [] for part in parts}
         here = get_ident()  # other threads may project meanwhile
 
         def record(module, args):
             if get_ident() != here:
                 return None
-            recorded.append(args[0].detach())
+            recorded[module].append(args[0].detach())
             return args[0].reshape(-1, args[0].shape[-1])[:group]  # one token, whose projection is thrown away
 
         def number(module, args, output):
             if get_ident() != here:
                 return None
-            *lead, last = recorded[-1].shape[:-1]
+            *lead, last = recorded[module][-1].shape[:-1]
             shape = (*lead, last // group)
             codes = torch.arange(math.prod(shape), device=output.device) + 0.5
             return codes[:, None].expand(-1, output.shape[-1]).reshape(*shape, -1)
 
-        projector = self.family.projector(self.model)
-        hooks = [projector.register_forward_pre_hook(record), projector.register_forward_hook(number)]
+        hooks = [part.register_forward_pre_hook(record) for part in parts]
+        hooks += [part.register_forward_hook(number) for part in parts]
         try:
             with torch.no_grad(), self.running(), ExitStack() as stack:
                 seen = stack.enter_context(recording(self.family, self.model, self.name)) if attention else None
-                images = self.model.model.get_image_features(**arguments, return_dict=True).pooler_output
+                base = self.model.model  # its class's own, where a pruner is attached to the model
+                output = type(base).get_image_features(base, **arguments, return_dict=True)
         finally:
             for hook in hooks:
                 hook.remove()
-        (out,) = recorded
-        rows = out.reshape(-1, self.dim).to(self.device)
+        (out,) = recorded[parts[0]]
+        width = self.dim // len(parts)
+        rows = torch.cat([each.reshape(-1, width).to(self.device) for part in parts for each in recorded[part]], -1)
         tokens, slots, numbers = [], [], []
-        for image in images:
+        for image in output.pooler_output:
             image = image.to(self.device)
             code = image[:, 0]
             real = (image == code[:, None]).all(1) & (code % 1 == 0.5) & (code > 0) & (code < len(rows))
@@ -227,13 +240,48 @@ class VLM:
             tokens.append(rows[numbers[-1]])
             slots.append(torch.where(real, real.cumsum(0) - 1, -1))
         patches = out.shape[1] if out.ndim == 3 else 0
-        return VisionFeatures(tuple(tokens), tuple(slots), tuple(numbers), seen, patches)
+        features = VisionFeatures(tuple(tokens), tuple(slots), tuple(numbers), seen, patches, output)
+        return self.by_picture(features, inputs)
+
+    def by_picture(self, features: VisionFeatures, inputs: Mapping[str, Any]) -> VisionFeatures:
+        """Join the parts of each picture, such as its tiles, once the inputs tell which belong together.
+
+        Args:
+            features: Of all pictures, in whatever parts.
+            inputs: As the processor returns them; of some families the text says where a picture ends.
+
+        Raises:
+            UsageError: The inputs do not fit the parts.
+        """
+        config, parts = self.model.config, [len(slots) for slots in features.slots]
+        lengths = list(self.family.lengths(config, inputs, parts))
+        own = tuple(self.family.inputs_of_each(config, inputs, lengths))
+        if lengths == parts:
+            return replace(features, inputs=own)
+        real = [each >= 0 for each in torch.cat(features.slots).split(lengths)]
+        slots = tuple(torch.where(each, each.cumsum(0) - 1, -1) for each in real)
+        counts = [int(each.sum()) for each in real]
+        tokens, rows = (torch.cat(each).split(counts) for each in (features.tokens, features.rows))
+        return replace(features, tokens=tokens, slots=slots, rows=rows, inputs=own)
 
     def project(self, tokens: Tensor) -> Tensor:
         """Map tokens ``(..., D)`` to the width of the language model ``(..., d_l)``; gradients pass."""
-        rows = tokens.to(self.model.dtype).reshape(-1, self.dim // self.family.group(self.model))
+        return self._mapped(tokens, 0)
+
+    def streams(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        """Map the streams of tokens ``(..., D)`` to what the language model adds, ``(..., d_l)`` for each of them."""
+        return tuple(self._mapped(tokens, place) for place in range(1, len(self._parts)))
+
+    @property
+    def _parts(self) -> list[nn.Module]:
+        """The modules that read the parts of a token, side by side: the projector and those of the streams."""
+        return [self.family.projector(self.model), *self.family.streams(self.model)]
+
+    def _mapped(self, tokens: Tensor, place: int) -> Tensor:
+        parts = self._parts
+        part = tokens.to(self.model.dtype).chunk(len(parts), -1)[place]
         with self.running():
-            out = self.family.projector(self.model)(rows)
+            out = parts[place](part.reshape(-1, part.shape[-1] // self.family.group(self.model)))
         return out.reshape(*tokens.shape[:-1], out.shape[-1])
 
     def prompt(self, inputs: Mapping[str, Any], features: VisionFeatures) -> Prompt:
@@ -276,6 +324,15 @@ class VLM:
             positions = self.family.positions(self.model, ids, mask, inputs)
         return Prompt(ids, mask, positions, slot, tuple(counts))
 
+    def reading(self, sequence: Sequence) -> AbstractContextManager[None]:
+        """Hand the language model what of a sequence its arguments do not hold, on the call that reads the prompt.
+
+        Only a call of the same length, without a past, in this thread is affected; `logits` enters it itself.
+        """
+        if not sequence.streams:
+            return nullcontext()
+        return added(self.family.language(self.model), sequence.streams)
+
     def logits(self, sequence: Sequence, key_bias: Tensor | None = None, self_bias: Tensor | None = None) -> Tensor:
         """Return next-token logits ``(B, S', V)``; gradients reach ``embeds`` and both biases.
 
@@ -294,7 +351,7 @@ class VLM:
         if key_bias is not None or self_bias is not None:
             self._check_biases(mask.shape[1])
             mask = biased_mask(mask, key_bias, self_bias).to(self.model.dtype)
-        with self.running():
+        with self.running(), self.reading(sequence):
             hidden = self.family.language(self.model)(
                 inputs_embeds=sequence.embeds, attention_mask=mask, position_ids=sequence.positions, use_cache=False
             ).last_hidden_state
@@ -302,6 +359,11 @@ class VLM:
 
     def _check_biases(self, length: int) -> None:
         config = self.model.config.get_text_config()
+        if "linear_attention" in (getattr(config, "layer_types", None) or ()):
+            raise UsageError(
+                f"{self.name} has layers of linear attention, which take no bias on single keys; use another throttle "
+                "(gather, zero, scale, vpnoise and mean work)"
+            )
         if config._attn_implementation not in ("eager", "sdpa"):
             raise UsageError(
                 f"{self.name} attends by {config._attn_implementation}, which takes no bias on single keys; load it "

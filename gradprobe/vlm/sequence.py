@@ -42,10 +42,13 @@ def assemble(
         newline = vlm.family.newline(vlm.model)
         if newline is not None:
             embeds = torch.where((slot == -2)[..., None], newline.to(embeds), embeds)
+    streams: list[Tensor] = []
     if any(len(some) for some in tokens):
-        projected = vlm.project(torch.cat([some.to(ids.device) for some in tokens if len(some)]))
-        embeds = embeds.masked_scatter(here[..., None], projected.to(embeds.dtype))
-    return _close_up(embeds, prompt, (prompt.attention_mask > 0) & (here | ~visual), pad)
+        every = torch.cat([some.to(ids.device) for some in tokens if len(some)])
+        empty = torch.zeros_like(embeds)
+        streams = [empty.masked_scatter(here[..., None], added.to(embeds)) for added in vlm.streams(every)]
+        embeds = embeds.masked_scatter(here[..., None], vlm.project(every).to(embeds.dtype))
+    return _close_up([embeds, *streams], prompt, (prompt.attention_mask > 0) & (here | ~visual), pad)
 
 
 def _kept(prompt: Prompt, tokens: Several[Tensor], index: Several[Tensor] | None) -> Tensor:
@@ -93,14 +96,15 @@ def compact(sequence: Sequence) -> Sequence:
     return replace(sequence, positions=attended_positions(sequence.attention_mask))
 
 
-def _close_up(embeds: Tensor, prompt: Prompt, keep: Tensor, pad: str) -> Sequence:
+def _close_up(states: Several[Tensor], prompt: Prompt, keep: Tensor, pad: str) -> Sequence:
     """Move the positions to keep ``(B, S)`` side by side, and pad."""
     length = int(keep.sum(1).max())
     order = (~keep if pad == "right" else keep).long().argsort(stable=True, dim=1)
     order = order[:, :length] if pad == "right" else order[:, order.shape[1] - length :]
     real = keep.gather(1, order)
-    embeds = embeds.gather(1, order[..., None].expand(-1, -1, embeds.shape[-1]))
+    moved = [each.gather(1, order[..., None].expand(-1, -1, each.shape[-1])) for each in states]
+    embeds, *streams = (torch.where(real[..., None], each, 0) for each in moved)
     positions = prompt.positions.gather(-1, order.expand(*prompt.positions.shape[:-1], -1))
-    embeds, positions = torch.where(real[..., None], embeds, 0), torch.where(real, positions, 0)
+    positions = torch.where(real, positions, 0)
     slot = torch.where(real, prompt.slot.gather(1, order), -1)
-    return Sequence(embeds, real.long(), positions, torch.where(real, order, -1), slot)
+    return Sequence(embeds, real.long(), positions, torch.where(real, order, -1), slot, tuple(streams))

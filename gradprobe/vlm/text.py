@@ -104,9 +104,10 @@ def _text(vlm: VLM, pairs: Sequence[tuple[str, str]], images: Sequence[ImageFeat
     """Join prompts and answers, padded on the right to one length."""
     assert vlm.processor is not None
     tokenizer, placeholder = vlm.processor.tokenizer, vlm.processor.image_token
+    written = [vlm.family.written(vlm.processor, image.inputs, len(image.slots)) for image in images]
     before = [
-        tokenizer(prompt.replace(placeholder, placeholder * len(image.slots), 1))["input_ids"]
-        for (prompt, _), image in zip(pairs, images, strict=True)
+        tokenizer(prompt.replace(placeholder, whole, 1))["input_ids"]
+        for (prompt, _), whole in zip(pairs, written, strict=True)
     ]
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     after = [tokenizer(answer, add_special_tokens=False)["input_ids"] + end for _, answer in pairs]

@@ -76,8 +76,7 @@ def _features(vlm: VLM, examples: Sequence[Example]) -> list[ImageFeatures]:
     inputs = inputs_of(vlm, examples)
     with torch.no_grad():
         features = vlm.vision_features(inputs)
-    own = [{name: inputs[name][i] for name in vlm.family.inputs[1:] if name in inputs} for i in range(len(examples))]
-    return [ImageFeatures(*parts) for parts in zip(features.tokens, features.slots, own, strict=True)]
+    return [ImageFeatures(*parts) for parts in zip(features.tokens, features.slots, features.inputs, strict=True)]
 
 
 def inputs_of(vlm: VLM, examples: Sequence[Example]) -> dict[str, Tensor]:
@@ -92,7 +91,7 @@ def inputs_of(vlm: VLM, examples: Sequence[Example]) -> dict[str, Tensor]:
     else:
         assert vlm.processor is not None
         try:
-            inputs = dict(vlm.processor.image_processor(images=images, return_tensors="pt"))
+            inputs = vlm.family.processed(vlm.processor, images)
         except (ValueError, TypeError):
             _name_refused(vlm.processor, examples, images)
             raise

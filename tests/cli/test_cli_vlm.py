@@ -103,4 +103,4 @@ def test_an_unknown_model_is_refused(run, tmp_path):
     (tmp_path / "bert").mkdir()
     (tmp_path / "bert" / "config.json").write_text('{"model_type": "bert"}')
     code, _, err = run("coherence", "--op", "scale", "--task", str(tmp_path / "bert"), "--k", "3")
-    assert code == 2 and "llava, llava_next, qwen2_5_vl" in err
+    assert code == 2 and "possible: llava, llava_next, " in " ".join(err.split())

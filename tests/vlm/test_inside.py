@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 from masked_layers import LAYERS, deep, generated, gone_of, masking, noise_of, opened, read, recorded
-from tiny_vlms import FAMILIES, made
+from tiny_vlms import ATTENDING, PATCHES, made, over
 
 from gradprobe.errors import GradprobeError
 from gradprobe.selectors.dart import DART
@@ -32,7 +32,7 @@ CASES = {
         ("three stages", "two images"),
     )
 }
-each_family = pytest.mark.parametrize("family", FAMILIES)
+each_family = over(ATTENDING)
 each_case = pytest.mark.parametrize(("stages", "rows"), CASES.values(), ids=CASES)
 each_batch = pytest.mark.parametrize("rows", BATCHES.values(), ids=BATCHES)
 each_attention = pytest.mark.parametrize("implementation", ["eager", "sdpa"])
@@ -42,7 +42,7 @@ GREEDY = {"max_new_tokens": 4, "do_sample": False}
 def cached(vlm, sequence):
     """Logits and lengths of the layers of the cache."""
     inputs = {"attention_mask": sequence.attention_mask, "position_ids": sequence.positions}
-    with torch.no_grad():
+    with torch.no_grad(), vlm.reading(sequence):
         out = vlm.model(inputs_embeds=sequence.embeds, **inputs, use_cache=True)
     cache = out.get("cache", out.get("past_key_values"))
     return out.logits, [cache.get_seq_length(layer) for layer in range(LAYERS)]
@@ -89,6 +89,8 @@ def test_decoding_with_a_cache_equals_the_masked_full_length(family, implementat
 @each_family
 def test_inputs_of_a_processor_are_followed_too(family):
     vlm, inputs = deep(family), made(deep(family), [[0]])
+    if vlm.family.streams(vlm.model):
+        pytest.skip("its own forward adds streams to all tokens")
     sequence, last = read(vlm, [[0]])
     with torch.no_grad(), opened(vlm, sequence, last, recorded(PLANS["three stages"])):
         assert torch.equal(vlm.model.generate(**inputs, **GREEDY)[:, -4:], generated(vlm, sequence, **GREEDY))
@@ -152,7 +154,7 @@ def test_a_prompt_without_images_is_read_as_it_is(family):
 
 @pytest.mark.parametrize(
     ("family", "positions"),
-    [(family, p) for family in FAMILIES for p in ("keep", "compact") if (family, p) != ("qwen2_5_vl", "compact")],
+    [(family, p) for family in ATTENDING for p in ("keep", "compact") if p == "keep" or family not in PATCHES],
 )
 def test_an_answer_behind_the_prompt_changes_no_choice_and_its_logits_are_those_of_decoding(family, positions):
     vlm = deep(family)
@@ -190,7 +192,8 @@ def extended(sequence, embeds):
         steps = (positions.amax((0, 2))[:, None] + 1 + torch.arange(n)).expand(3, b, n)
     origin = sequence.origin.amax(1, keepdim=True) + 1 + torch.arange(n)
     pieces = [(sequence.attention_mask, ones), (positions, steps), (sequence.origin, origin), (sequence.slot, -ones)]
-    return type(sequence)(torch.cat([sequence.embeds, embeds], 1), *(torch.cat(each, -1) for each in pieces))
+    streams = tuple(torch.cat([stream, torch.zeros_like(embeds)], 1) for stream in sequence.streams)
+    return type(sequence)(torch.cat([sequence.embeds, embeds], 1), *(torch.cat(each, -1) for each in pieces), streams)
 
 
 @pytest.mark.parametrize("family", ["llava", "llava_next"])
@@ -227,8 +230,10 @@ def test_a_row_in_a_batch_is_the_row_alone(family):
         logits = vlm.logits(sequence)
     for row in range(3):
         real = sequence.attention_mask[row] > 0
-        cut = {name: value[..., row : row + 1, real] for name, value in vars(sequence).items() if name != "embeds"}
-        alone = type(sequence)(embeds=sequence.embeds[row : row + 1, real], **cut)
+        names = ("attention_mask", "positions", "origin", "slot")
+        cut = {name: getattr(sequence, name)[..., row : row + 1, real] for name in names}
+        embeds, *streams = (each[row : row + 1, real] for each in (sequence.embeds, *sequence.streams))
+        alone = type(sequence)(embeds=embeds, **cut, streams=tuple(streams))
         end = torch.tensor([int(real.sum()) - 1])
         drops = recorded(stages)
         noise = type(noise_of(sequence))(3, (row,))
@@ -253,7 +258,7 @@ def test_a_prompt_that_ends_in_an_image_goes_on_after_the_last_token_left():
     vlm, drops = deep("llava"), recorded([(1, Random(), 6), (3, FastV(), 3)])
     sequence, _ = read(vlm, [[0]])
     stop = int((sequence.slot[0] >= 0).nonzero()[-1]) + 1
-    cut = {name: value[:, :stop] for name, value in vars(sequence).items()}
+    cut = {name: value[:, :stop] for name, value in vars(sequence).items() if torch.is_tensor(value)}
     sequence = type(sequence)(**cut)
     last = torch.tensor([stop - 1])
     with torch.no_grad(), opened(vlm, sequence, last, drops) as dropped:
@@ -312,6 +317,38 @@ def test_a_choice_that_is_none_is_an_error(numbers):
     sequence, last = read(vlm, [[0]])
     with pytest.raises(GradprobeError, match="Wrong"), opened(vlm, sequence, last, [Drop(1, Wrong(*numbers), 3)]):
         vlm.logits(sequence)
+
+
+@each_attention
+@pytest.mark.parametrize("positions", ["keep", "compact"])
+@pytest.mark.parametrize("rows", [BATCHES["alone"], BATCHES["padded"]], ids=["alone", "padded"])
+def test_several_tokens_behind_the_prompt_are_read_as_one_by_one(implementation, positions, rows):
+    """An assistant's tokens are checked together."""
+    vlm = deep("llava", implementation)
+    sequence, last = read(vlm, rows)
+    ids = torch.tensor([[3, 9, 4]]).expand(len(rows), -1)
+    ends = sequence.positions.amax(1, keepdim=True)
+    inputs = {"inputs_embeds": sequence.embeds, "position_ids": sequence.positions}
+    logits = []
+    for parts in (ids.split(1, 1), ids.split(3, 1), ids.split([1, 2], 1)):
+        with torch.no_grad(), opened(vlm, sequence, last, [Drop(1, FastV(), 6), Drop(3, FastV(), 4)], positions):
+            out, places, mask = (
+                vlm.model(**inputs, attention_mask=sequence.attention_mask),
+                ends,
+                sequence.attention_mask,
+            )
+            each = []
+            for part in parts:
+                mask = torch.cat([mask, torch.ones_like(part)], 1)
+                where = places + 1 + torch.arange(part.shape[1])
+                name = "cache" if "cache" in out else "past_key_values"
+                past = {name: out[name]}
+                out = vlm.model(input_ids=part, position_ids=where, attention_mask=mask, **past)
+                each.append(out.logits)
+                places = where[:, -1:]
+        logits.append(torch.cat(each, 1))
+    torch.testing.assert_close(logits[1], logits[0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits[2], logits[0], atol=1e-5, rtol=0)
 
 
 def test_another_thread_reads_its_prompt_whole():

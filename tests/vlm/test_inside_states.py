@@ -3,7 +3,7 @@
 import pytest
 import torch
 from masked_layers import Recorded, deep, eager, masking, opened, read
-from tiny_vlms import BOS, FAMILIES, IMAGE, made, tiny
+from tiny_vlms import ATTENDING, BOS, IMAGE, made, over, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
 from gradprobe.errors import UsageError
@@ -17,7 +17,7 @@ from gradprobe.vlm.families.base import TINY_TEXT
 from gradprobe.vlm.families.llava import TINY_CLIP
 from gradprobe.vlm.model import VLM
 
-each_family = pytest.mark.parametrize("family", FAMILIES)
+each_family = over(ATTENDING)
 ROWS = [[0], [0], [0]]
 
 
@@ -41,7 +41,7 @@ def words_of(sequence, last):
 
 
 def attentions(vlm, sequence):
-    with torch.no_grad():
+    with torch.no_grad(), vlm.reading(sequence):
         return vlm.family.language(vlm.model)(
             inputs_embeds=sequence.embeds,
             attention_mask=sequence.attention_mask,
@@ -152,19 +152,19 @@ def test_words_are_those_of_the_prompt_and_never_of_its_answer(family, pad, answ
     drops = [Drop(1, Recorded(Random()), 9), Drop(2, spy, 4)]
     with torch.no_grad(), opened(vlm, sequence, last, drops) as dropped:
         vlm.logits(sequence)
+    layer, hidden = vlm.family.language(vlm.model).layers[2], []
     with masking(vlm, sequence, drops[:1], dropped.kept[:1]), torch.no_grad():
-        hidden = vlm.family.language(vlm.model)(
-            inputs_embeds=sequence.embeds, attention_mask=sequence.attention_mask, position_ids=sequence.positions,
-            output_hidden_states=True, use_cache=False,
-        ).hidden_states  # fmt: skip
-    layer = vlm.family.language(vlm.model).layers[2]
-    with torch.no_grad():
-        own_keys = layer.self_attn.k_proj(layer.input_layernorm(hidden[2]))
+        note = layer.register_forward_pre_hook(lambda _, args: hidden.append(args[0]))
+        vlm.logits(sequence)
+        note.remove()
+        own = layer.self_attn
+        heads = own.k_proj(layer.input_layernorm(hidden[0])).unflatten(-1, (-1, own.head_dim))
+        own_keys = (own.k_norm(heads) if hasattr(own, "k_norm") else heads).flatten(2)
     words, first, behind, keys, visual_keys = spy.found[0]
     for row, places in enumerate(words_of(sequence, last)):
         real = words.mask[row]
         assert int(real.sum()) == len(places) and torch.equal(first.mask, words.mask)
-        torch.testing.assert_close(words.states[row][real], hidden[2][row, places], atol=1e-5, rtol=0)
+        torch.testing.assert_close(words.states[row][real], hidden[0][row, places], atol=1e-5, rtol=0)
         assert torch.equal(first.states[row][real], sequence.embeds[row, places])
         torch.testing.assert_close(keys[row][real], own_keys[row, places], atol=1e-5, rtol=0)
         left = torch.isin(sequence.slot[row], dropped.kept[0][row])
@@ -220,7 +220,8 @@ def test_flops_are_those_of_the_products_that_are_computed(family, selector, lay
     config = vlm.model.config.get_text_config()
     head = config.hidden_size // config.num_attention_heads
     total = int((sequence.slot >= 0).sum())
-    text = int((sequence.slot == -1 if isinstance(selector, DART) else sequence.slot < 0).sum())  # newlines have keys
+    rating = isinstance(selector, DART | SparseVLM)  # words; newlines have keys only
+    text = int((sequence.slot == -1 if rating else sequence.slot < 0).sum())
     widths = (config.hidden_size, head * config.num_attention_heads, head * config.num_key_value_heads)
     with torch.no_grad(), opened(vlm, sequence, last, [Drop(layers[0], Counted(), 9), Drop(layers[1], Counted(), 4)]):
         vlm.logits(sequence)

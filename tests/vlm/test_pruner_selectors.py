@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from tiny_vlms import FAMILIES, IMAGE, made, shared
+from tiny_vlms import ATTENDING, IMAGE, made, not_told, over, shared
 
 import gradprobe as gp
 from gradprobe.errors import UsageError
@@ -19,13 +19,9 @@ OUTSIDE = (
     "random", "norm", "projected-norm", "downsample", "class-attention", "mean-attention", "divprune", "zoo:draws=4",
     "zoo:exact", "visionzip", "visionzip:query=mean,context=0.5", "holov:crops=3", "prunesid", "hired", "cdpruner",
 )  # fmt: skip
-TOWER = ("class-attention", "mean-attention", "visionzip", "holov", "prunesid", "hired")  # what Qwen's cannot tell
 GREEDY = {"do_sample": False}
-each_family = pytest.mark.parametrize("family", FAMILIES)
-
-
-def not_told(family: str, name: str) -> bool:
-    return family == "qwen2_5_vl" and (name.partition(":")[0] in TOWER or name == "zoo:exact")
+each_family = over()
+each_attending = over(ATTENDING)
 
 
 def reference(pruned, inputs):
@@ -33,7 +29,7 @@ def reference(pruned, inputs):
     vlm = pruned.vlm
     images = pruned._images(inputs)
     kept, model = pruned._chosen(images), copy.deepcopy(vlm.model)
-    projector = vlm.family.projector(model)
+    projectors = [vlm.family.projector(model), *vlm.family.streams(model)]
     values = [tokens.clone() for tokens in images.features.tokens]
     for each, new in zip(values, kept, strict=True):
         if new.tokens is not None:
@@ -51,17 +47,19 @@ def reference(pruned, inputs):
     rows = torch.cat(images.features.rows)
 
     def replaced(module, args):
-        flat = args[0].reshape(-1, vlm.dim).clone()
-        flat[rows] = placed.to(flat)
+        part = placed.chunk(len(projectors), -1)[projectors.index(module)]
+        flat = args[0].reshape(-1, part.shape[-1]).clone()
+        flat[rows] = part.to(flat)
         return (flat.reshape(args[0].shape),)
 
-    projector.register_forward_pre_hook(replaced)
+    for projector in projectors:
+        projector.register_forward_pre_hook(replaced)
     positions = images.prompt.positions if images.prompt.positions.ndim == 3 else None
     with torch.no_grad():
         return model(**{**inputs, "attention_mask": mask}, position_ids=positions).logits, mask
 
 
-@each_family
+@each_attending
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_logits_are_those_of_the_whole_model_with_dropped_keys_masked(family, name):
     pruned = Pruner(shared(family), name, Budget(k=5))
@@ -108,7 +106,7 @@ def test_keeping_all_is_the_models_own_logits_and_text(family, name):
     assert torch.equal(pruned.generate(inputs, max_new_tokens=4, options=GREEDY), own)
 
 
-@each_family
+@each_attending
 @pytest.mark.parametrize("plan", ["fastv@1", "norm:k=9;fastv@1", "dart@1", "sparsevlm@1"])
 def test_a_plan_inside_leaves_k_tokens_and_decodes(family, plan):
     pruned = Pruner(shared(family), plan, Budget(k=3))

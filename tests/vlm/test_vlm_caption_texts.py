@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from captioned import captioned, paint, trained, with_processor
 from PIL import Image
-from tiny_vlms import FAMILIES, IMAGE
+from tiny_vlms import IMAGE, over
 
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.vlm.caption_files import Entry, list_captions
@@ -91,7 +91,7 @@ def test_a_text_beside_an_image_is_looked_at_too(tmp_path):
     assert captions.skipped == ("b.png: the caption has the model's placeholder <image> in it",)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over()
 def test_training_passes_over_what_the_model_cannot_take(tmp_path, family):
     """The hidden line and the long picture once ended a run between two steps."""
     vlm, file = with_processor(family), captioned(tmp_path / "data")

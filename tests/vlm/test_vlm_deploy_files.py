@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save as bytes_of
 from stored import result
-from tiny_vlms import FAMILIES, SPEC, made, pruner, shared
+from tiny_vlms import SPEC, made, over, pruner, shared
 
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.models.scorer_file import load_scorer, save_scorer
@@ -26,7 +26,7 @@ def written(folder, family="llava", **changed):
     return pruned, save(folder, pruned.scorer, metadata)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over()
 def test_what_was_saved_prunes_as_before(tmp_path, family):
     pruned, folder = written(tmp_path / "a" / "b", family)
     again = load(folder, shared(family))

@@ -1,6 +1,14 @@
-"""A family that gradprobe does not know is a class and a line: opened, pruned, ranked, timed and counted."""
+"""The family of docs/add-a-family.md: a class and a line are opened, pruned, ranked, timed and counted."""
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
 
 import pytest
+import test_pruner_selectors as selectors
+import test_vlm_deploy as deployed
+import test_vlm_families as families
 import torch
 from tiny_vlms import made
 
@@ -12,70 +20,72 @@ from gradprobe.vlm.costs.flops import cost
 from gradprobe.vlm.deploy import load, save
 from gradprobe.vlm.embedded import digits_processor
 from gradprobe.vlm.families import FAMILIES
-from gradprobe.vlm.families.base import TINY_TEXT, TINY_TOKEN, Family, Layout, View
+from gradprobe.vlm.families.base import Family
 from gradprobe.vlm.model import open_vlm
 from gradprobe.vlm.pruner import Pruner
 from gradprobe.vlm.ranking import ranking
 
+PAGE = Path(__file__).parents[2] / "docs" / "add-a-family.md"
+NAME = "deepseek_vl"
 ROWS = [[0], [1, 2], []]
 
 
-class Idefics3(Family):
-    """``Idefics3ForConditionalGeneration`` with one tile an image: 2 x 2 patches are shuffled into a token."""
-
-    name = "idefics3"
-    inputs = ("pixel_values",)
-
-    def projector(self, model):
-        return model.model.connector.modality_projection
-
-    def tower(self, model):
-        return model.model.vision_model
-
-    def language(self, model):
-        return model.model.text_model
-
-    def dim(self, model):
-        return model.config.vision_config.hidden_size * model.config.scale_factor**2
-
-    def layout(self, config, size=None):
-        side = config.vision_config.image_size
-        across = side // config.vision_config.patch_size
-        grid = (across // config.scale_factor,) * 2
-        return Layout(size or (side, side), (side, side), 1, across**2, 0, (grid,), 0)
-
-    def random_inputs(self, config, layouts):
-        return {"pixel_values": torch.randn(len(layouts), 1, 3, *layouts[0].seen)}
-
-    def views(self, config, inputs):
-        return (View("", inputs["pixel_values"][0, 0], self.layout(config).grids[0]),)
-
-    def tiny(self):
-        from transformers import Idefics3Config, LlamaConfig
-
-        vision = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-        vision |= {"image_size": 32, "patch_size": 4}
-        return Idefics3Config(
-            vision_config=vision, text_config=LlamaConfig(**TINY_TEXT), image_token_id=TINY_TOKEN, scale_factor=2
-        ), None
+@pytest.fixture
+def adapter(monkeypatch):
+    """The adapter and the line of the page, at home in gradprobe while a test runs."""
+    code, line = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    module = ModuleType(f"gradprobe.vlm.families.{NAME}")
+    exec(compile(code, str(PAGE), "exec"), vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    ((name, place),) = eval(line).items()
+    assert name == NAME and name not in FAMILIES
+    monkeypatch.setitem(FAMILIES, name, place)
+    return module.DeepseekVL()
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, adapter):
     """A model of that family, as ``save_pretrained`` leaves it."""
     from transformers import AutoModelForImageTextToText
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        AutoModelForImageTextToText.from_config(Idefics3().tiny()[0]).save_pretrained(tmp_path)
+        AutoModelForImageTextToText.from_config(adapter.tiny()[0]).save_pretrained(tmp_path)
     digits_processor().save_pretrained(tmp_path)
     return str(tmp_path)
 
 
+def test_the_page_names_members_of_a_family_and_files_that_are_there(adapter):
+    page = PAGE.read_text()
+    rows = [row for row in page.partition("## When something differs")[2].splitlines() if row.startswith("| `")]
+    names = [name for row in rows for name in re.findall(r"`(\w+)", row.split("|")[1])]
+    assert len(rows) >= 12 and all(hasattr(Family, name) for name in names)
+    examples = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[3])]
+    assert set(examples) <= set(FAMILIES) and len(examples) >= len(rows)
+    for pattern in re.findall(r"`(test_[\w*]+\.py)`", page):
+        assert list(Path(__file__).parent.glob(pattern)), pattern
+
+
+@pytest.mark.parametrize(
+    ("test", "arguments"),
+    [
+        (families.test_everything_kept_is_the_models_own_answer, (families.ROWS["mixed"], "left")),
+        (families.test_everything_kept_is_the_models_own_answer, (families.ROWS["several"], "right")),
+        (families.test_one_row_alone_is_the_models_own_answer_bit_for_bit, ()),
+        (families.test_positions_are_those_that_generate_uses, ()),
+        (families.test_gradients_reach_visual_tokens_and_no_parameter, (True,)),
+        (families.test_minus_infinity_is_exactly_absent_and_zero_exactly_present, ()),
+        (selectors.test_logits_are_those_of_the_whole_model_with_dropped_keys_masked, ("divprune",)),
+        (selectors.test_logits_are_those_of_the_whole_model_with_dropped_keys_masked, ("visionzip",)),
+        (selectors.test_a_plan_inside_leaves_k_tokens_and_decodes, ("norm:k=9;fastv@1",)),
+        (deployed.test_generate_in_a_batch_is_generate_alone_after_the_prompt, ("left",)),
+    ],
+)
+def test_it_passes_the_tests_of_every_family(adapter, test, arguments):
+    test(NAME, *arguments)
+
+
 def test_a_class_and_a_line_make_a_family(folder, tmp_path, monkeypatch):
-    with pytest.raises(UsageError, match="model of type 'idefics3', for which there is no adapter"):
-        open_vlm(folder)
-    monkeypatch.setitem(FAMILIES, "idefics3", f"{__name__}:Idefics3")
     vlm = open_vlm(folder)
     inputs = made(vlm, ROWS)
     scorer = part("scorer", "mlp:width=8").make(vlm.dim, 0)
@@ -90,11 +100,13 @@ def test_a_class_and_a_line_make_a_family(folder, tmp_path, monkeypatch):
     out = pruned.generate(inputs, max_new_tokens=3, options={"do_sample": False})
     assert torch.equal(out[:, :-3], inputs["input_ids"])
     (view,) = ranking(vlm, made(vlm, [[0]]), 3, scorer).views
-    assert view.grid == (4, 4) and view.image.shape == (32, 32, 3)
+    assert view.grid == (4, 4) and view.image.shape == (28, 28, 3)
+    monkeypatch.delitem(FAMILIES, NAME)
+    with pytest.raises(UsageError, match="model of type 'deepseek_vl', for which there is no adapter"):
+        open_vlm(folder)
 
 
-def test_its_cost_is_what_torch_counts(folder, monkeypatch):
-    monkeypatch.setitem(FAMILIES, "idefics3", f"{__name__}:Idefics3")
+def test_its_cost_is_what_torch_counts(folder):
     report = cost(folder, k=[4], text_tokens=7, scorer="mlp:width=8").measured(passes=6)
     model = open_vlm(folder).model.model
     sizes = report.parameters
@@ -104,10 +116,10 @@ def test_its_cost_is_what_torch_counts(folder, monkeypatch):
         == sum(sizes[part] for part in ("vision tower", "projector", "language model")) - 64 * 48
     )  # the head
     unpruned, pruned = report.flops
-    pixels, embeds = torch.randn(1, 1, 3, 32, 32), torch.randn(1, unpruned.sequence, 48)
+    pixels, embeds = torch.randn(1, 3, 28, 28), torch.randn(1, unpruned.sequence, 48)
     for call, flops in (
         (lambda: model.get_image_features(pixels), unpruned.vision + unpruned.projector),
-        (lambda: model.text_model(inputs_embeds=embeds), unpruned.linear + unpruned.attention_full),
+        (lambda: model.language_model(inputs_embeds=embeds), unpruned.linear + unpruned.attention_full),
     ):
         with torch.no_grad(), counted() as counter:
             call()

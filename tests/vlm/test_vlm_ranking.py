@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from captioned import SIZES, captioned, with_processor
 from PIL import Image
-from tiny_vlms import FAMILIES
+from tiny_vlms import over
 
 from gradprobe.errors import UsageError
 from gradprobe.probes.contract import Ranking, Resources, Subject
@@ -19,7 +19,7 @@ from gradprobe.vlm.vision_features import inputs_of
 K = 3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over()
 def test_tokens_cover_the_pictures_and_their_ends_are_those_that_show_draws(family, tmp_path):
     source = open_captions(captioned(tmp_path, 12, SIZES[1:2]), held_out=5)
     names = {"backbone": "tiny", "weights": family, "data": str(tmp_path), "dtype": "float32"}

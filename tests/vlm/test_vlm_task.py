@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from captioned import SIZES, captioned, paint, with_processor
-from tiny_vlms import FAMILIES, types_of
+from tiny_vlms import ATTENDING, over, types_of
 
 import gradprobe as gp
 from gradprobe.core import Noise, RaggedBatch, Selection, hard_topk
@@ -48,7 +48,7 @@ def everything(batch):
     return Selection(patches, torch.ones(patches.shape[:2]))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over()
 def test_with_all_tokens_the_loss_is_the_models_own(family, tmp_path):
     task = made(family, tmp_path)
     (batch,) = task.batches(1, 4, 0)
@@ -66,7 +66,7 @@ def test_with_all_tokens_the_loss_is_the_models_own(family, tmp_path):
         assert float(losses[i]) == pytest.approx(float(own), rel=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over(ATTENDING)
 def test_dropped_tokens_are_exactly_absent(family, tmp_path):
     task = made(family, tmp_path)
     (batch,) = task.batches(1, 4, 0)
@@ -79,7 +79,7 @@ def test_dropped_tokens_are_exactly_absent(family, tmp_path):
     assert not torch.allclose(task.losses(everything(batch), batch), task.losses(masked, batch), atol=1e-3)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over()
 def test_an_images_loss_does_not_depend_on_its_neighbours(family, tmp_path):
     task = made(family, tmp_path)
     (batch,) = task.batches(1, 5, 0)

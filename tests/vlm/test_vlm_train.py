@@ -1,22 +1,20 @@
-"""Training of a pruner: trained and frozen parts, losses, log, card and trackers, and bad input."""
+"""Training of a pruner: trained and frozen parts, losses, log and card, and bad input."""
 
 import json
 import sys
-import types
 from pathlib import Path
 
 import pytest
 import torch
-from captioned import FEW, SCORER, captioned, log, trained, with_processor
+from captioned import FEW, SCORER, SIZES, captioned, log, trained, with_processor
 from safetensors.torch import load_file
-from tiny_vlms import FAMILIES
+from tiny_vlms import READING, over, shared, types_of
 
 from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.operators.registry import names, part, registered
 from gradprobe.vlm.captions import Captions, open_captions
 from gradprobe.vlm.deploy import load
 from gradprobe.vlm.model import VLM
-from gradprobe.vlm.training.tracking import tracker
 from gradprobe.vlm.training.train import Launch, fingerprint, fit
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +33,7 @@ def data(tmp_path_factory) -> Captions:
 # scores are wide.
 @pytest.mark.parametrize("op", [op.replace("imle+", "imle:lam=norm+") for op in registered()])
 def test_every_operator_trains_the_scorer_and_not_the_model(op, data, tmp_path):
-    for family in FAMILIES:
+    for family in READING:
         vlm = with_processor(family)
         vlm.model.train()
         before = {n: p.detach().clone() for n, p in vlm.model.named_parameters()}
@@ -75,14 +73,15 @@ def calls_of_a_spy(tmp_path: Path) -> list:
     return sys.modules[name].calls
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over()
 @pytest.mark.parametrize("budget", [{"k": 6}, {"k": None, "ratio": 0.3}, {"k": 12}], ids=str)
 def test_weights_of_each_image_sum_to_its_budget(family, budget, data, tmp_path):
     (tmp_path / "spy.py").write_text(SPY)
     trained(family, data, tmp_path / "out", op=f"{tmp_path}/spy.py:Spy", steps=2, tau_steps=2, rows=3, **budget)
     calls = calls_of_a_spy(tmp_path)
     sizes = {n for n, _, _ in calls}
-    assert len(sizes) == 1 if family == "llava" else len(sizes) > 1  # several sizes in a batch
+    layouts = [shared(family).family.layout(shared(family).model.config, size[::-1]) for size in SIZES]
+    assert (len(sizes) > 1) == (len({layout.tokens for layout in layouts}) > 1)  # several sizes in a batch
     for n, k, weights in calls:
         assert k == (min(budget["k"], n) if budget["k"] else max(1, round(0.3 * n)))
         assert torch.allclose(weights.sum(1), torch.full((len(weights),), float(k)), atol=1e-4)
@@ -91,28 +90,30 @@ def test_weights_of_each_image_sum_to_its_budget(family, budget, data, tmp_path)
         assert few and all(bool((weights == 1).all()) for weights in few)  # fewer tokens than K: all are kept
 
 
-def test_images_at_a_time_change_rounding_alone(data, tmp_path):
-    for family in FAMILIES:
-        one, three = (trained(family, data, tmp_path / f"{family}{r}", rows=r) for r in (1, 3))
-        for a, b in zip(log(one.out), log(three.out), strict=True):
-            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
-        assert one.losses == pytest.approx(three.losses, rel=1e-5)
+@over()
+def test_images_at_a_time_change_rounding_alone(family, data, tmp_path):
+    one, three = (trained(family, data, tmp_path / f"{family}{r}", rows=r) for r in (1, 3))
+    for a, b in zip(log(one.out), log(three.out), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    assert one.losses == pytest.approx(three.losses, rel=1e-5)
 
 
 def inputs_of(vlm: VLM, example) -> tuple[dict, torch.Tensor]:
     """An example with its caption as the model's own processor would make it, and the labels of a forward pass."""
     image = example.image() if callable(example.image) else example.image
-    pixels = dict(vlm.processor.image_processor(images=[image], return_tensors="pt"))
-    tokenizer, places = vlm.processor.tokenizer, len(vlm.vision_features(pixels).slots[0])
-    ids = tokenizer(example.prompt.replace("<image>", "<image>" * places))["input_ids"]
+    pixels = vlm.family.processed(vlm.processor, [image])
+    tokenizer, features = vlm.processor.tokenizer, vlm.vision_features(pixels)
+    written = vlm.family.written(vlm.processor, features.inputs[0], len(features.slots[0]))
+    ids = tokenizer(example.prompt.replace("<image>", written))["input_ids"]
     answer = [*tokenizer(example.caption, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
     whole = torch.tensor([ids + answer])
-    types = {"mm_token_type_ids": (whole == 60).int()} if vlm.family.name == "qwen2_5_vl" else {}
+    types = types_of(vlm, whole)
+    pixels = {name: pixels[name] for name in vlm.family.inputs if name in pixels}
     inputs = {"input_ids": whole, "attention_mask": torch.ones_like(whole), **pixels, **types}
     return inputs, torch.tensor([[-100] * len(ids) + answer])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over()
 def test_losses_are_those_of_the_model_and_of_the_deployed_pruner(family, data, tmp_path):
     vlm = with_processor(family)
     result = trained(family, data, tmp_path, vlm=vlm)
@@ -130,17 +131,17 @@ def test_losses_are_those_of_the_model_and_of_the_deployed_pruner(family, data, 
     assert result.losses["deployed"] == pytest.approx(sum(deployed) / 4, rel=1e-5)
 
 
-def test_the_pruner_holds_the_scorer_alone_and_opens(data, tmp_path):
-    for family in FAMILIES:
-        vlm = with_processor(family)
-        result = trained(family, data, tmp_path / family, vlm=vlm)
-        network = part("scorer", SCORER).make(vlm.dim, 0)
-        state = load_file(result.out / "scorer.safetensors")
-        assert state.keys() == network.state_dict().keys()
-        best = load_file(result.out / "checkpoint.safetensors")
-        assert all(torch.equal(t, best[f"best.{n}"]) for n, t in state.items())
-        pruner = load(result.out, vlm)
-        assert pruner.budget.k == 6 and pruner.metadata["training"]["steps"] == 6
+@over()
+def test_the_pruner_holds_the_scorer_alone_and_opens(family, data, tmp_path):
+    vlm = with_processor(family)
+    result = trained(family, data, tmp_path / family, vlm=vlm)
+    network = part("scorer", SCORER).make(vlm.dim, 0)
+    state = load_file(result.out / "scorer.safetensors")
+    assert state.keys() == network.state_dict().keys()
+    best = load_file(result.out / "checkpoint.safetensors")
+    assert all(torch.equal(t, best[f"best.{n}"]) for n, t in state.items())
+    pruner = load(result.out, vlm)
+    assert pruner.budget.k == 6 and pruner.metadata["training"]["steps"] == 6
 
 
 def test_a_model_that_changes_is_found_out(data, tmp_path, monkeypatch):
@@ -166,7 +167,7 @@ def test_a_fingerprint_sees_every_bit():
     assert fingerprint(network) != first
 
 
-# Log, card and trackers
+# Log and card
 
 
 def test_the_log_has_a_line_for_each_step(data, tmp_path):
@@ -188,7 +189,7 @@ def test_the_card_and_the_facts_agree(data, tmp_path):
     about = json.loads((tmp_path / "scorer.json").read_text())
     text = (tmp_path / "README.md").read_text()
     assert about["training"]["losses"] == result.losses and about["op"] == "lapsum+vpnoise" and about["k"] == 6
-    for what in ("base_model: tiny-llava", "6 tokens an image", "gradprobe vlm train --model tiny", data.fingerprint):
+    for what in ("library_name: gradprobe", "6 tokens an image", "gradprobe vlm train --model tiny", data.fingerprint):
         assert what in text
     assert all(f"{loss:.4f}" in text for loss in result.losses.values()) and len(result.losses) == 4
     assert about["training"]["examples"] == {"held_out": 4, "seen": 24}
@@ -200,28 +201,6 @@ def test_without_validation_the_last_scorer_is_kept(data, tmp_path):
     state, last = load_file(tmp_path / "scorer.safetensors"), load_file(tmp_path / "checkpoint.safetensors")
     assert all(torch.equal(t, last[f"scorer.{n}"]) for n, t in state.items())
     assert "There was no validation" in (tmp_path / "README.md").read_text()
-
-
-def test_trackers_get_what_the_log_gets(data, tmp_path, monkeypatch):
-    records: list = []
-    fake = types.ModuleType("trackio")
-    fake.__spec__ = types.SimpleNamespace(name="trackio")  # type: ignore[assignment]
-    fake.init = lambda **what: records.append(what)  # type: ignore[attr-defined]
-    fake.log = lambda values, step: records.append({"step": step, **values})  # type: ignore[attr-defined]
-    fake.finish = lambda: records.append("done")  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "trackio", fake)
-    fit(with_processor("llava"), data, tmp_path / "run", FEW, rows=2, launch=Launch(tracker="trackio"))
-    assert records[0]["name"] == "run" and records[0]["config"]["k"] == 6 and records[-1] == "done"
-    assert records[1:-1] == log(tmp_path / "run")
-
-
-@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
-def test_a_tracker_that_is_missing_says_what_to_install(name, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(GradprobeError, match=f"pip install {name}"), tracker(name, tmp_path, {}):
-        pass
-    with pytest.raises(UsageError, match="did you mean 'wandb'"), tracker("wandbb", tmp_path, {}):
-        pass
 
 
 # Bad input
@@ -258,7 +237,7 @@ def test_outside_of_micro_batches_a_full_memory_says_what_to_lower(data, tmp_pat
         trained("llava", data, tmp_path, rows=2)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over(READING)
 def test_where_memory_runs_out_fewer_images_are_read_at_a_time(family, data, tmp_path, monkeypatch):
     wanted = trained(family, data, tmp_path / "one", rows=1)
     logits, sizes = VLM.logits, []

@@ -12,7 +12,7 @@ import pytest
 import torch
 from captioned import FEW, captioned, log, trained, with_processor
 from safetensors.torch import load_file
-from tiny_vlms import FAMILIES
+from tiny_vlms import READING, over
 
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.vlm.captions import Captions, open_captions
@@ -43,7 +43,7 @@ def stop_at(step: int):
     return progress
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over(READING)
 @pytest.mark.parametrize("step", [1, 4, 5])
 def test_stopped_and_resumed_it_ends_in_the_same_bytes(family, step, data, tmp_path):
     whole = trained(family, data, tmp_path / "whole")

@@ -39,7 +39,8 @@ class Flops:
         scorer: On all N tokens; 0 without pruning. Of a plan, what its selectors take.
         projector: On the whole output of the tower or, pruned, on the K kept.
         linear: The language model's linear layers but for its head.
-        attention: Its two attention products where a query has a key (causal half).
+        attention: Its two attention products where a query has a key (causal half); of layers of linear attention,
+            what their recurrence takes.
         attention_full: On whole squares, as FlopCounterMode counts and as an eager implementation computes.
         head: ``lm_head`` on the last position.
         head_all: On all positions.
@@ -209,9 +210,9 @@ def budgets_of(k: Sequence[int], ratio: Sequence[float], tokens: int) -> list[in
 
 def parameters_of(family: Family, model: Any) -> dict[str, int]:
     """Count the parameters of each part of a model; those of its embeddings and head are the language model's."""
-    tower, projector = family.tower(model), family.projector(model)
-    sizes = {"vision tower": _size(tower) - _inside(projector, tower) * _size(projector)}
-    sizes["projector"] = _size(projector)
+    tower, parts = family.tower(model), [family.projector(model), *family.streams(model)]
+    sizes = {"vision tower": _size(tower) - sum(_size(part) for part in parts if _inside(part, tower))}
+    sizes["projector"] = sum(map(_size, parts))
     return sizes | {"language model": _size(model) - sum(sizes.values())}
 
 
@@ -223,6 +224,26 @@ def weights_of(module: nn.Module, *kinds: type[nn.Module]) -> int:
     """Count the weights of the layers of some kinds, without biases."""
     layers: list[Any] = [each for each in module.modules() if isinstance(each, kinds)]
     return sum(layer.weight.numel() for layer in layers)
+
+
+def active_weights(layer: nn.Module) -> int:
+    """Count the weights of a decoder layer that each position passes: of a mixture of experts, those of its share."""
+    total, blocks = weights_of(layer, nn.Linear), [each for each in layer.modules() if hasattr(each, "experts")]
+    for block in cast(list[Any], blocks):
+        router, experts = block.gate, block.experts
+        stacked = sum(weight.numel() for weight in (experts.gate_up_proj, experts.down_proj))
+        total += router.weight.numel() + stacked // experts.num_experts * router.top_k
+    return total
+
+
+def mixing_flops(family: Family, config: Any, layer: int, length: int) -> tuple[int, int]:
+    """Count the FLOPs with which a decoder layer mixes positions: those that are needed, and on whole squares."""
+    recurrent = family.recurrence(config, layer, length)
+    if recurrent is not None:
+        return recurrent, recurrent
+    reader = config.get_text_config()
+    pair = 4 * reader.num_attention_heads * head_dim_of(reader)
+    return pair * (length * (length + 1) // 2), pair * length**2
 
 
 def _inside(projector: nn.Module, tower: nn.Module) -> bool:
@@ -251,24 +272,25 @@ def flops_of(
         layers: Visual tokens that each layer of the language model reads; (): ``kept`` in each.
     """
     tower, decoder, config = family.tower(model), cast(Any, family.language(model)).layers, model.config
-    head, projector = 2 * model.get_output_embeddings().weight.numel(), weights_of(family.projector(model), nn.Linear)
-    linear = weights_of(tower, nn.Linear) - _inside(family.projector(model), tower) * projector
-    vision = 2 * layout.tiles * layout.patches * weights_of(tower, nn.Conv2d, nn.Conv3d)
+    head, parts = 2 * model.get_output_embeddings().weight.numel(), [family.projector(model), *family.streams(model)]
+    projector = sum(weights_of(part, nn.Linear) for part in parts)
+    linear = weights_of(tower, nn.Linear) - sum(weights_of(part, nn.Linear) for part in parts if _inside(part, tower))
+    vision = 2 * layout.tiles * family.convolutions(model, layout)
     vision += 2 * layout.tiles * (layout.patches + layout.class_tokens) * linear
-    vision += 4 * layout.tiles * config.vision_config.hidden_size * family.vision_pairs(config, layout)
+    vision += 4 * layout.tiles * family.tower_width(config) * family.vision_pairs(config, layout)
     rows, columns = layout.grids[0]
     projected = layout.tiles * rows * columns  # padding of tiles too, which is cut away later
     reader = config.get_text_config()
     each = layers or [layout.tokens if kept is None else kept] * reader.num_hidden_layers
     lengths = [n + layout.newlines + text for n in each]
-    pair = 4 * reader.num_attention_heads * head_dim_of(reader)
-    weights = [weights_of(layer, nn.Linear) for layer in decoder]
+    mixing = [mixing_flops(family, config, number, length) for number, length in enumerate(lengths)]
+    weights = [active_weights(layer) for layer in decoder]
     return Flops(
         kept=each[-1], pruned=bool(layers) or kept is not None, sequence=lengths[0], vision=vision, scorer=scorer,
         projector=2 * projector * (projected if kept is None else kept),
         linear=2 * sum(weight * length for weight, length in zip(weights, lengths, strict=True)),
-        attention=pair * sum(length * (length + 1) // 2 for length in lengths),
-        attention_full=pair * sum(length**2 for length in lengths), head=head, head_all=head * lengths[-1],
+        attention=sum(needed for needed, _ in mixing),
+        attention_full=sum(whole for _, whole in mixing), head=head, head_all=head * lengths[-1],
     )  # fmt: skip
 
 

@@ -162,7 +162,7 @@ def _sizes(family: Family, model: Any, layout: Layout, text: int) -> Sizes:
         dim=family.dim(model),
         width=reader.hidden_size,
         projector=2 * weights_of(family.projector(model), nn.Linear),
-        tower_width=vision.hidden_size,
+        tower_width=family.tower_width(model.config),
         tower_heads=heads,
         patches=layout.patches + layout.class_tokens,
         prefix=layout.class_tokens,

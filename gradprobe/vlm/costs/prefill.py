@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, cast
 
-from torch import nn
-
-from gradprobe.vlm.costs.flops import head_dim_of, weights_of
+from gradprobe.vlm.costs.flops import active_weights, mixing_flops
 from gradprobe.vlm.model import VLM
 
 
@@ -23,9 +21,7 @@ def prefill_flops(vlm: VLM, lengths: Sequence[int]) -> int:
         >>> round(pruned / whole, 2)
         0.59
     """
-    reader: Any = vlm.model.config.get_text_config()
     layers = cast(Any, vlm.family.language(vlm.model)).layers
-    pair = 4 * reader.num_attention_heads * head_dim_of(reader)
-    linear = sum(2 * weights_of(layer, nn.Linear) * n for layer, n in zip(layers, lengths, strict=True))
-    attention = sum(pair * (n * (n + 1) // 2) for n in lengths)
+    linear = sum(2 * active_weights(layer) * n for layer, n in zip(layers, lengths, strict=True))
+    attention = sum(mixing_flops(vlm.family, vlm.model.config, layer, n)[0] for layer, n in enumerate(lengths))
     return linear + attention + 2 * vlm.model.get_output_embeddings().weight.numel()

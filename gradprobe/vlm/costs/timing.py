@@ -171,13 +171,14 @@ class _Run:
 
         def prefill() -> None:
             sequence = assemble(self.vlm, self.vlm.prompt(self.inputs, features), tokens, index, pad="left")
-            self.vlm.model(
-                inputs_embeds=sequence.embeds,
-                attention_mask=sequence.attention_mask,
-                position_ids=sequence.positions,
-                use_cache=True,
-                logits_to_keep=1,
-            )
+            with self.vlm.reading(sequence):
+                self.vlm.model(
+                    inputs_embeds=sequence.embeds,
+                    attention_mask=sequence.attention_mask,
+                    position_ids=sequence.positions,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
 
         return _milliseconds([encode, prune, prefill], self.device)
 

@@ -9,7 +9,17 @@ from gradprobe.vlm.families.base import Family
 FAMILIES = {  # a new family is a file and a line here
     "llava": "gradprobe.vlm.families.llava:Llava",
     "llava_next": "gradprobe.vlm.families.llava_next:LlavaNext",
+    "qwen2_vl": "gradprobe.vlm.families.qwen2_vl:Qwen2VL",
     "qwen2_5_vl": "gradprobe.vlm.families.qwen2_5_vl:Qwen25VL",
+    "internvl": "gradprobe.vlm.families.internvl:InternVL",
+    "llava_onevision": "gradprobe.vlm.families.llava_onevision:LlavaOnevision",
+    "idefics3": "gradprobe.vlm.families.idefics3:Idefics3",
+    "smolvlm": "gradprobe.vlm.families.smolvlm:SmolVLM",
+    "qwen3_vl": "gradprobe.vlm.families.qwen3_vl:Qwen3VL",
+    "qwen3_vl_moe": "gradprobe.vlm.families.qwen3_vl:Qwen3VLMoe",
+    "qwen3_5": "gradprobe.vlm.families.qwen3_5:Qwen35",
+    "glm4v": "gradprobe.vlm.families.glm4v:Glm4v",
+    "glm4v_moe": "gradprobe.vlm.families.glm4v:Glm4vMoe",
 }
 
 

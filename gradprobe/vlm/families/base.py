@@ -96,7 +96,7 @@ class Family(ABC):
 
     @abstractmethod
     def dim(self, model: Any) -> int:
-        """Return D, the width of a token before the projector."""
+        """Return D, the width of a token before the projector, its `streams` included."""
 
     @abstractmethod
     def layout(self, config: Any, size: Size | None = None) -> Layout:
@@ -122,6 +122,19 @@ class Family(ABC):
         """Return the number of rows of the projector's input that make one token."""
         return 1
 
+    def streams(self, model: Any) -> Sequence[nn.Module]:
+        """Return the modules of further parts of a token, behind the projector's in its D; () for most families.
+
+        Module i maps its part to what the language model adds to the states of the token behind layer i. All parts
+        have one width. As they belong to the token, whatever an operator or a selector does to it happens to each of
+        them alike.
+        """
+        return ()
+
+    def tower_width(self, config: Any) -> int:
+        """Return the width of the vision tower."""
+        return int(config.vision_config.hidden_size)
+
     def newline(self, model: Any) -> Tensor | None:
         """Return the embedding between the lines of an image's tokens ``(d_l,)``; None: there is none."""
         return None
@@ -135,9 +148,54 @@ class Family(ABC):
 
         Args:
             config: Of the model.
-            inputs: Size or grid of the image, by the names of `inputs` but the pixels.
+            inputs: Size or grid of the image, see `inputs_of_each`.
         """
         return self.layout(config).grids
+
+    def lengths(self, config: Any, inputs: Mapping[str, Any], parts: Sequence[int]) -> Sequence[int]:
+        """Return the placeholders of each picture, in the order of the prompt; a picture has a budget of its own.
+
+        Args:
+            config: Of the model.
+            inputs: As the processor returns them; the text may be missing.
+            parts: Placeholders of each part of what ``get_image_features`` made: of a picture in most families, of a
+                tile or of all pictures of a row in others.
+        """
+        return parts
+
+    def inputs_of_each(self, config: Any, inputs: Mapping[str, Any], lengths: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Return the size or grid of each picture by name, which `grids` and `written` read.
+
+        Args:
+            config: Of the model.
+            inputs: As the processor returns them.
+            lengths: Placeholders of each picture.
+        """
+        names = [name for name in self.inputs[1:] if inputs.get(name) is not None]
+        return [{name: inputs[name][i] for name in names} for i in range(len(lengths))]
+
+    def processed(self, processor: Any, images: Sequence[Any]) -> dict[str, Any]:
+        """Make the inputs of the vision tower for PIL images, as the processor makes them for prompts of one each."""
+        return dict(processor.image_processor(images=images, return_tensors="pt"))
+
+    def written(self, processor: Any, inputs: Mapping[str, Tensor], length: int) -> str:
+        """Return what the processor writes in a prompt in place of a picture's placeholder.
+
+        Args:
+            processor: Of the model.
+            inputs: Of the picture, see `inputs_of_each`.
+            length: Placeholders of the picture.
+        """
+        return str(processor.image_token) * length
+
+    def convolutions(self, model: Any, layout: Layout) -> int:
+        """Count the multiply-adds of the tower's convolutions in one tile."""
+        convolutions = [each for each in self.tower(model).modules() if isinstance(each, nn.Conv2d | nn.Conv3d)]
+        return layout.patches * sum(each.weight.numel() for each in convolutions)
+
+    def recurrence(self, config: Any, layer: int, length: int) -> int | None:
+        """Count the FLOPs of mixing positions in a layer of the language model without attention; None: it attends."""
+        return None
 
     def vision_pairs(self, config: Any, layout: Layout) -> int:
         """Count the pairs of a query and a key over all layers of the vision tower, in one tile."""

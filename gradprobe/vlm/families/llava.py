@@ -48,7 +48,7 @@ class Llava(Family):
     """
 
     name = "llava"
-    inputs = ("pixel_values", "image_sizes")
+    inputs: tuple[str, ...] = ("pixel_values", "image_sizes")
     published: ClassVar = {  # CLIP ViT-L/14 at 336 px is the default
         "llava-hf/llava-1.5-7b-hf": {"text_config": VICUNA_7B},
         "llava-hf/llava-1.5-13b-hf": {"text_config": _VICUNA_13B},

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from gradprobe.errors import UsageError
 from gradprobe.ranges import SHARE
-from gradprobe.vlm.costs.flops import head_dim_of, weights_of
+from gradprobe.vlm.costs.flops import active_weights, head_dim_of
 from gradprobe.vlm.model import VLM
 
 
@@ -38,7 +38,7 @@ class Spending:
         reader: Any = vlm.model.config.get_text_config()
         layers = cast(Any, vlm.family.language(vlm.model)).layers
         pair = 4 * reader.num_attention_heads * head_dim_of(reader)
-        return cls(tuple(weights_of(layer, nn.Linear) for layer in layers), pair, tokens, text)
+        return cls(tuple(active_weights(layer) for layer in layers), pair, tokens, text)
 
     @property
     def layers(self) -> int:

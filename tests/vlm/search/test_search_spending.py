@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from masked_layers import LAYERS, deep, noise_of, read
-from tiny_vlms import FAMILIES
+from tiny_vlms import ATTENDING, over
 
 from gradprobe.errors import UsageError
 from gradprobe.probes.cost.measure import counted
@@ -20,7 +20,7 @@ from gradprobe.vlm.search.spending import Spending
 SPENDING = Spending((500, 700, 700, 500, 600), 64, 40, 7)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@over(ATTENDING)
 def test_equals_what_torch_counts_where_tokens_are_dropped(family):
     vlm = deep(family)
     sequence, last = read(vlm, [[0]])
