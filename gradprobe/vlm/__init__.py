@@ -11,6 +11,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # as in gradprobe/__init__.py
+    from gradprobe.vlm.attaching import attach as attach
+    from gradprobe.vlm.attaching import attached as attached
+    from gradprobe.vlm.attaching import detach as detach
     from gradprobe.vlm.budgets import Budget as Budget
     from gradprobe.vlm.captions import open_captions as open_captions
     from gradprobe.vlm.costs.flops import cost as cost
@@ -27,8 +30,11 @@ _HOME = {
     "Budget": "budgets",
     "Pruner": "pruner",
     "VLM": "model",
+    "attach": "attaching",
+    "attached": "attaching",
     "captioning": "task",
     "cost": "costs.flops",
+    "detach": "attaching",
     "fit": "training.train",
     "load": "deploy",
     "open_captions": "captions",

@@ -1,9 +1,10 @@
 """A vision-language model that reads only the visual tokens that selectors keep."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -50,6 +51,88 @@ class Pruner:
         if isinstance(given, str | Path | nn.Module):
             made = Scored(given) if isinstance(given, nn.Module) else plan_of(given)
             object.__setattr__(self, "selector", made)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: Path | str,
+        model: Any = None,
+        *,
+        revision: str | None = None,
+        device: str = "cpu",
+        dtype: str | None = None,
+        trust: Collection[Path | str] = (),
+    ) -> "Pruner":
+        """Load a pruner from a folder or from the hub, with its model; `gradprobe.vlm.load` under another name.
+
+        Args:
+            name: Folder, or id of a repository, ``user/name``, whose files are fetched once.
+            model: A `VLM`, a Hugging Face model, a hub id or a folder; None: the model that it was made for.
+            revision: Branch, tag or commit of the repository; None: its main branch.
+            device: Device on which a model given by name is opened.
+            dtype: Type of such a model; None: ``float32`` on a CPU, ``bfloat16`` elsewhere.
+            trust: Python files that its files may name and that may run.
+
+        Raises:
+            UsageError: There is no such folder, repository or revision, no pruner in it, or one of another model.
+            GradprobeError: Its files, or the model, cannot be read or fetched.
+        """
+        from gradprobe.vlm.deploy import load
+
+        return load(name, model, device, dtype, trust, revision)
+
+    def save_pretrained(self, folder: Path | str, *, license: str = "apache-2.0") -> Path:
+        """Write the pruner into a folder, which is made if need be: its scorer or its plan, its budget and a card.
+
+        A ``README.md`` that is there stays.
+
+        Args:
+            folder: Folder to write to.
+            license: Licence for the card, as the hub spells it.
+
+        Raises:
+            UsageError: A selector that has no name, a scorer that its name does not make, no budget, or a folder with
+                another pruner.
+            GradprobeError: The folder cannot be written.
+        """
+        from gradprobe.vlm.pruner_files import save_pruner
+
+        return save_pruner(self, folder, licence=license)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool | None = None,
+        branch: str | None = None,
+        token: str | None = None,
+        commit_message: str = "Push pruner with gradprobe",
+        license: str = "apache-2.0",
+    ) -> str:
+        """Upload what `save_pretrained` writes to a repository on the hub, in one commit.
+
+        Args:
+            repo_id: ``user/name``; made if it is not there.
+            private: Whether a repository that is made is private; None: as the user's settings say.
+            branch: Branch, made if it is not there; None: the main one.
+            token: Token that may write; None: ``HF_TOKEN``, or that of ``hf auth login``.
+            commit_message: First line of the commit's message.
+            license: Licence for the card, as the hub spells it.
+
+        Returns:
+            Address of the commit.
+
+        Raises:
+            UsageError: As `save_pretrained`; or an id that cannot be, no token or one that may not write, or a public
+                repository where a private one is asked for.
+            GradprobeError: The hub cannot be reached, or refuses the files.
+        """
+        from gradprobe.vlm.hub import push
+        from gradprobe.vlm.pruner_files import save_pruner
+
+        with TemporaryDirectory() as folder:
+            saved = save_pruner(self, folder, repo_id, license)
+            return push(saved, repo_id, private=private, branch=branch, token=token, message=commit_message)
 
     @property
     def plan(self) -> Plan:
@@ -138,7 +221,7 @@ class Pruner:
             raise UsageError("return_dict_in_generate is not possible here; leave it out: token ids are returned")
         images = self._images(inputs)
         sequence = self._assembled(images, "left")
-        with torch.no_grad(), self.vlm.running(), self._dropping(images, sequence):
+        with torch.no_grad(), self.vlm.running(), self.vlm.reading(sequence), self._dropping(images, sequence):
             new = self.vlm.model.generate(
                 inputs_embeds=sequence.embeds,
                 attention_mask=sequence.attention_mask,
