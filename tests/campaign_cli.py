@@ -54,7 +54,7 @@ SPECIAL = {  # options of text, by what is meant
     "params": ["***", "nothing", "[", ""],
     "axes": [*HOSTILE, "pca", "checkpoints:fifo,0", "checkpoints:", "checkpoints:-1,2"],
     "data": FILES, "train_data": FILES, "weights": FILES, "image_root": FILES,
-    "model": FILES, "vlm": FILES, "preset": HOSTILE, "page": PLACES,
+    "model": FILES, "pruner": FILES, "vlm": FILES, "preset": HOSTILE, "page": PLACES,
 }  # fmt: skip
 READ = ("preset", "pruner", "image", "trust", "presets", "data")  # paths that are read; others are written
 UNREFUSED = {  # what means something after all: (option, value)
@@ -72,6 +72,7 @@ TINY = {  # what makes a command small and complete; the option that is tried st
     "vlm train": ["--model", "scenes-vlm", "--k", "5", "--steps", "1", "--out", "out"],
     "vlm generate": ["--pruner", "missing", "--image", "p.png", "--prompt", "what"],
     "vlm show": ["--model", "scenes-vlm", "--figure", "a.png", "--picture", "0", "--k", "3"],
+    "vlm push": ["missing", "ada/keep-five"],
     "vlm cost": ["--model", "llava-hf/llava-1.5-7b-hf"],
     "check": [], "cite": [], "list": [], "show": [], "leaderboard": ["--draw-only"], "ablation": ["--draw-only"],
     "figures": ["--draw-only"], "train-scenes": ["--steps", "0"], "vlm train-scenes": [],

@@ -25,7 +25,7 @@ def generate(
     k: Annotated[int | None, typer.Option(help="Tokens kept an image; instead of the pruner's own budget.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Tokens kept as a share of N in (0, 1]; instead of --k.")] = None,
     average: Average = None,
-    positions: Positions = "keep",
+    positions: Positions = None,
     max_new_tokens: Annotated[int, typer.Option(help="Largest number of new tokens.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, ..., or auto: spread over all devices.")] = "cpu",
     dtype: Annotated[
@@ -56,7 +56,7 @@ def generate(
     share = _share(pruned.vlm, each, words, sum(sizes))
     if as_json:
         settings: dict[str, Any] = {
-            "pruner": pruner and str(pruner),
+            "pruner": pruner,
             "select": pruned.plan.label,
             "model": pruned.vlm.name,
         }

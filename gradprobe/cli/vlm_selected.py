@@ -6,22 +6,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gradprobe.cli import completion
 from gradprobe.errors import UsageError
 
 if TYPE_CHECKING:
     from gradprobe.vlm.pruner import Pruner
 
 Trained = Annotated[
-    Path | None, typer.Option("--pruner", help="Folder of a trained pruner, as vlm train --out wrote it.")
+    str | None,
+    typer.Option("--pruner", help="Folder of a pruner, as vlm train --out wrote it, or a hub id: user/name[@branch]."),
 ]
 Select = Annotated[
     str | None,
-    typer.Option(help="Selectors without training instead: divprune, fastv@2, 'divprune:k=128;fastv@8', plan.json."),
+    typer.Option(
+        help="Selectors without training instead: divprune, fastv@2, 'divprune:k=128;fastv@8', plan.json.",
+        autocompletion=completion.selectors,
+    ),
 ]
 Average = Annotated[
     float | None, typer.Option(help="Tokens that a layer of the language model reads on average; instead of --k.")
 ]
-Positions = Annotated[str, typer.Option(help="Position ids of kept tokens: keep, or compact (renumbered).")]
+Positions = Annotated[
+    str | None, typer.Option(help="Position ids of kept tokens: keep, or compact (renumbered); keep by default.")
+]
 DEFAULT = "photos-vlm"
 
 
@@ -30,22 +37,22 @@ class Selected:
     """The words of a user.
 
     Attributes:
-        pruner: Folder of a trained scorer.
+        pruner: Folder of a pruner, or its id on the hub.
         select: Text of a plan.
         model: Model, where it is not that of the pruner.
         k: Tokens kept.
         ratio: Their share.
         average: Their mean over the layers.
-        positions: Position ids of kept tokens.
+        positions: Position ids of kept tokens; None: as the plan says.
     """
 
-    pruner: Path | None
+    pruner: str | None
     select: str | None
     model: str | None
     k: int | None = None
     ratio: float | None = None
     average: float | None = None
-    positions: str = "keep"
+    positions: str | None = None
 
     def opened(self, device: str, dtype: str | None, trust: tuple[Path, ...]) -> "Pruner":
         """Open the model and join it to what selects.
@@ -74,7 +81,9 @@ class Selected:
             trained = load(self.pruner, self.model, device, dtype, trust)
             pruned = trained if budget is None else replace(trained, budget=budget)
             plan = plan_of(self.select or pruned.selector, positions)
-            return replace(pruned, selector=_with_scorer(plan, pruned, self.select))
+            if self.select is not None:
+                plan = _with_scorer(plan, pruned, self.select)
+            return replace(pruned, selector=plan)
         assert self.select is not None
         plan = plan_of(self.select, positions, trust)
         pruned = Pruner(open_vlm(self.model or DEFAULT, device=device, dtype=dtype or "float32"), plan, budget)
@@ -83,21 +92,18 @@ class Selected:
         return pruned
 
 
-def _with_scorer(plan: Any, pruned: "Pruner", typed: str | None) -> Any:
+def _with_scorer(plan: Any, pruned: "Pruner", typed: str) -> Any:
     """Return the plan with the pruner's scorer in its stage ``scored``.
 
     Raises:
-        UsageError: It has no such stage.
+        UsageError: It has no such stage, or the pruner no scorer.
     """
     from gradprobe.models.scored import Scored
+    from gradprobe.vlm.deploy import with_scorer
 
-    if not any(isinstance(stage.selector, Scored) for stage in plan.stages):
+    if pruned.scorer is None or not any(isinstance(stage.selector, Scored) for stage in plan.stages):
         raise UsageError(
-            f"--select {typed} does not use the scorer of --pruner; leave one of them out, or name the scorer as a "
-            "stage: --select 'scored:k=64;fastv@8'"
+            f"--select {typed} does not use the scorer of --pruner; leave one of them out, or name the scorer of a "
+            "trained pruner as a stage: --select 'scored:k=64;fastv@8'"
         )
-    stages = [
-        replace(stage, selector=pruned.selector) if isinstance(stage.selector, Scored) else stage
-        for stage in plan.stages
-    ]
-    return replace(plan, stages=tuple(stages))
+    return with_scorer(plan, pruned.scorer)

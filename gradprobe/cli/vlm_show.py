@@ -56,7 +56,7 @@ def show(
     selected = Selected(pruner, "norm" if pruner is None and select is None else select, model, k)
     pruned: Pruner = selected.opened(device, dtype, options.trusted(trust))
     vlm = pruned.vlm
-    ranked_by = f"scorer of {pruner}" if select is None else pruned.plan.label
+    ranked_by = f"scorer of {pruner}" if select is None and pruned.scored else pruned.plan.label
     if pruner is None and select is None:
         ranked_by = NORM
     inputs, relevant = _inputs(vlm, pixels, picture, prompt)

@@ -1,12 +1,16 @@
 """Facts about a training for ``scorer.json``, and the model card."""
 
-import json
+import math
 import re
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from gradprobe.plotting.escape import code_span, visible
+from gradprobe.statistics.estimates import Estimate
+from gradprobe.vlm.hub_card import LICENCE, code_in, front_matter, use_lines
 from gradprobe.vlm.training.conclusion import conclusion, gain_facts
-from gradprobe.vlm.training.result import TrainingResult
+from gradprobe.vlm.training.result import TrainingResult, Validation
 
 _SETTINGS = (  # names and descriptions of the settings on the card
     ("op", "operator"), ("scorer", "scorer"), ("denoiser", "denoiser (training only)"), ("batch_size", "images a step"),
@@ -35,6 +39,37 @@ def facts(result: TrainingResult) -> dict[str, Any]:
     return {**budget, "op": config["op"], "scorer": config["scorer"], "training": training}
 
 
+def result_of(facts: Mapping[str, Any], out: Path) -> TrainingResult:
+    """Return the result that `facts` described, of a pruner that lies in a folder.
+
+    Raises:
+        KeyError: An entry is missing.
+
+    Example:
+        >>> config = {"k": 64, "ratio": None, "op": "lapsum+vpnoise", "scorer": "mlp"}
+        >>> result = TrainingResult(Path("a"), config, 9, 9, 8, (), {}, 1.5, {}, 60.0, (), {"held_out": 0, "seen": 9})
+        >>> result_of(facts(result), Path("a")) == result
+        True
+    """
+    training = facts["training"]
+    gain = training.get("over_random")
+    return TrainingResult(
+        out=out,
+        config=training["question"],
+        steps=training["steps"],
+        planned=training["planned_steps"],
+        step=training["best_step"],
+        validations=tuple(Validation(*each) for each in training["validations"]),
+        losses=training["losses"],
+        training_loss=training["training_loss"],
+        parameters=training["parameters"],
+        seconds=training["seconds"],
+        skipped=tuple(training["skipped"]),
+        examples=training["examples"],
+        over_random=gain and Estimate(*[math.nan if x is None else x for x in gain]),
+    )
+
+
 def budget_text(config: dict[str, Any]) -> str:
     """Return the budget in words.
 
@@ -52,14 +87,17 @@ def loss_rows(result: TrainingResult) -> list[tuple[str, float]]:
     return [(text, result.losses[name]) for name, text in _LOSSES if name in result.losses]
 
 
-def card(result: TrainingResult, command: str = "") -> str:
+def card(result: TrainingResult, command: str = "", name: str = "", licence: str = LICENCE) -> str:
     """Return the ``README.md`` of a pruner's folder, with the front matter that the Hugging Face hub reads.
 
     Args:
         result: Result of the training.
         command: Command line of the training; empty: it was started from Python.
+        name: Folder or id by which its examples open it; empty: the folder's own name.
+        licence: Licence of the pruner, as the hub spells it.
     """
     config, rows = result.config, loss_rows(result)
+    name = name or result.out.absolute().name
     early = f" of {result.planned} planned: validation stopped it" if result.steps < result.planned else ""
     counts = ", ".join(f"{name} {count:,} parameters" for name, count in result.parameters.items())
     chosen = [(text, code_span(config[name])) for name, text in _SETTINGS if config.get(name) is not None]
@@ -71,13 +109,7 @@ def card(result: TrainingResult, command: str = "") -> str:
         measured += ["", f"{verdict[:1].upper()}{verdict[1:]}."] if (verdict := conclusion(result)) else []
     fence = "`" * max(3, max(map(len, re.findall("`+", command)), default=0) + 1)
     lines = [
-        *(
-            "---",
-            "library_name: gradprobe",
-            f"base_model: {_yaml(config['backbone'])}",
-            "tags: [visual-token-pruning]",
-            "---",
-        ),
+        front_matter(name, config["backbone"], rows, result.examples["held_out"], config["data"], licence),
         "",
         f"# A visual token pruner for {visible(config['backbone'])}",
         "",
@@ -85,6 +117,8 @@ def card(result: TrainingResult, command: str = "") -> str:
         "positions. The scorer was trained with gradprobe by the caption loss alone; the model itself is unchanged.",
         "",
         *(measured or ["There was no validation: nothing was measured beside the loss of training."]),
+        "",
+        *use_lines(name, config["backbone"], code_in([config["scorer"]])),
         "",
         "## Training",
         "",
@@ -96,22 +130,8 @@ def card(result: TrainingResult, command: str = "") -> str:
         *("| setting | |", "| --- | --- |", *settings),
         *(["", "Made by:", "", fence, visible(command), fence] if command else []),
         "",
-        "## Use",
-        "",
-        "```python",
-        "import gradprobe as gp",
-        "",
-        f"pruned = gp.vlm.load({json.dumps(result.out.name)})  # opens {visible(config['backbone'])} too",
-        "ids = pruned.generate(inputs)  # as the model's processor returns them",
-        "```",
-        "",
         "`scorer.safetensors` holds the scorer alone. `checkpoint.safetensors` and `log.jsonl`, where they lie beside",
         "it, are of the training and may be deleted.",
         "",
     ]
     return "\n".join(lines)
-
-
-def _yaml(name: str) -> str:
-    """Return a name as a value of YAML: bare if that is safe, else in quotes, as JSON writes them."""
-    return name if re.fullmatch(r"[A-Za-z][\w./-]*", name, re.ASCII) else json.dumps(name)
