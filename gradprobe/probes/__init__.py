@@ -20,13 +20,15 @@ BUILT_IN = {  # name -> where its `Probe` is declared
     "ranking": "gradprobe.probes.ranking:PROBE",
     "cost": "gradprobe.probes.cost:PROBE",
 }
+OWN_COMMAND = {"evaluation": "gradprobe.vlm.evaluation:PROBE"}  # of another subject than a task; stored like the others
 _named: dict[str, Probe] = {}  # probes of Python files that the user named in this process
 _files: dict[str, str] = {}  # their files and names there
 
 
 def names() -> list[str]:
     """Return the names of all probes: built in, of installed packages, and of files named in this process."""
-    return list(dict.fromkeys([*BUILT_IN, *(point.name for point in entry_points(group="gradprobe.probes")), *_named]))
+    packages = (point.name for point in entry_points(group="gradprobe.probes"))
+    return list(dict.fromkeys([*BUILT_IN, *OWN_COMMAND, *packages, *_named]))
 
 
 def named_files() -> list[str]:
@@ -45,13 +47,13 @@ def probe_of(name: str) -> Probe:
         >>> probe_of("cost").name
         'cost'
     """
-    if name in BUILT_IN:
-        return _attribute(BUILT_IN[name])
+    if own := BUILT_IN.get(name) or OWN_COMMAND.get(name):
+        return _attribute(own)
     if name in _named:
         return _named[name]
     if match := PATH.fullmatch(name):
         probe = _declared(from_file(Path(match["file"]), match["cls"], called=False), name)
-        if probe.name in BUILT_IN:
+        if probe.name in (*BUILT_IN, *OWN_COMMAND):
             raise UsageError(f"{name} calls its probe {probe.name!r}, which is a built-in one; give it another name")
         _named[probe.name] = probe
         _files[probe.name] = f"{Path(match['file']).resolve()}:{match['cls']}"
