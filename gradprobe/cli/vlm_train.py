@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradprobe.cli import options
+from gradprobe.cli import completion, options
 from gradprobe.cli.output import say, say_json
 from gradprobe.errors import UsageError
 
@@ -15,11 +15,21 @@ from gradprobe.errors import UsageError
 def train(
     model: Annotated[str, typer.Option(help="photos-vlm or scenes-vlm (embedded), a hub id, or a folder.")],
     out: Annotated[Path, typer.Option(help="Folder for the pruner, its card, the log and the checkpoint.")],
-    data: Annotated[str | None, typer.Option(help="captions.jsonl, or a folder of images with captions.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="captions.jsonl, a folder of images with captions, or a data set: FOLDER or user/name[:split]."
+        ),
+    ] = None,
     image_root: Annotated[str | None, typer.Option(help="What paths in a captions file are relative to.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Of a data set, where it is not plain.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Likewise; a text, or a list of them.")] = None,
     k: Annotated[int | None, typer.Option(help="Visual tokens kept of an image.")] = None,
     ratio: Annotated[float | None, typer.Option(help="The same as a share of each image's N, e.g. 0.111.")] = None,
-    op: Annotated[str | None, typer.Option(help="Operator that is trained through; vpnoise by default.")] = None,
+    op: Annotated[
+        str | None,
+        typer.Option(help="Operator that is trained through; vpnoise by default.", autocompletion=completion.operators),
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="diffprune, autoselect, diffprune-84m, small.")] = None,
     scorer: Annotated[str | None, typer.Option(help="Its name and fields.")] = None,
     denoiser: Annotated[str | None, typer.Option(help="token, global or none.")] = None,
@@ -63,31 +73,42 @@ def train(
         from gradprobe.vlm.picture_source import check_captions
 
         check_captions(model, "--model")
-    if data is None and image_root is not None:
-        raise UsageError("--image-root goes with --data captions.jsonl")
+    if data is None:
+        for option, value in (
+            ("image-root", image_root), ("image-column", image_column), ("caption-column", caption_column),
+        ):  # fmt: skip
+            if value is not None:
+                raise UsageError(f"--{option} goes with --data captions.jsonl or a data set")
 
     from gradprobe.cli.progress import bars
-    from gradprobe.vlm.caption_files import list_captions
+    from gradprobe.vlm.caption_tables import check_data
     from gradprobe.vlm.captions import open_captions
     from gradprobe.vlm.model import open_vlm
     from gradprobe.vlm.picture_source import source_of
+    from gradprobe.vlm.training.need import check_frozen
     from gradprobe.vlm.training.processes import process_group
     from gradprobe.vlm.training.train import Launch, fit
 
     if data is not None:
-        list_captions(data, image_root)  # refuse a wrong file before a large model is opened
+        check_data(data, image_root, image_column, caption_column)  # before a large model is opened
     with process_group(device) as processes, options.working_in(out, processes.main):
-        vlm = open_vlm(model, device=processes.device, dtype=dtype or ("float32" if device == "cpu" else "bfloat16"))
+        dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
+        check_frozen(model, dtype, processes.loading, processes.readers)
+        vlm = open_vlm(model, device=processes.loading, dtype=dtype)
         source: Any
         if data is None:
             source = source_of(model, None, vlm)
         else:
-            source = open_captions(data, image_root, held_out=validation, processor=vlm.processor)
+            source = open_captions(
+                data, image_root, held_out=validation, processor=vlm.processor, image_column=image_column,
+                caption_column=caption_column,
+            )  # fmt: skip
         if processes.main and not as_json:
             say(f"preset {name}: {PRESETS[name].description}")
             _print_data(source)
         with bars(quiet=not processes.main) as progress:
-            launch = Launch(processes, track, shlex.join(["gradprobe", *sys.argv[1:]]))
+            command = shlex.join(["gradprobe", *sys.argv[1:]])
+            launch = Launch(processes, track, command, None if as_json else say)
             result = fit(vlm, source, out, settings, rows=rows, restart=restart, progress=progress, launch=launch)
     if processes.main and as_json:
         from gradprobe.vlm.training.card import facts

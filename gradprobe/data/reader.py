@@ -4,6 +4,7 @@ timm and torchvision ignore EXIF orientation and drop alpha; here a picture look
 profiles are ignored.
 """
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,14 @@ class PictureError(GradprobeError):
     """Picture that cannot be used; the text continues a sentence that begins with the file's name."""
 
 
-def read_picture(path: str | Path) -> Image.Image:
+def read_picture(path: str | Path | BytesIO) -> Image.Image:
     """Return a picture file as a viewer shows it, in mode RGB.
 
     16-bit grey is scaled to 8 bits, transparent parts are put on white, and EXIF orientation is applied. Plain upright
     RGB is returned bit for bit as Pillow decodes it. Of an animation the first frame is read.
 
     Args:
-        path: Path of the file; its content, not its suffix, determines the format.
+        path: Path of the file, or its content; the content, not the suffix, determines the format.
 
     Raises:
         PictureError: The file does not exist, is not a picture or is broken, or the picture is more than 200 times as
@@ -52,7 +53,7 @@ def read_picture(path: str | Path) -> Image.Image:
         (255, 255, 255)
     """
     try:
-        with open_regular(Path(path)) as content, Image.open(content) as file:
+        with path if isinstance(path, BytesIO) else open_regular(Path(path)) as content, Image.open(content) as file:
             _check(file)
             raw = file.tile[0][3] if file.format == "PNG" and file.tile else None
             file.load()

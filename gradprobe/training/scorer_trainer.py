@@ -1,11 +1,11 @@
 """Resumable trainer of a scorer, with a denoiser if the task has one."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +16,13 @@ from gradprobe.errors import GradprobeError
 from gradprobe.operators.temperature import at_tau
 from gradprobe.training.checkpoint import adamw_state, load_adamw_state
 from gradprobe.training.joined import ByBudget, Joined
-from gradprobe.training.memory import Limit, training_rows
+from gradprobe.training.memory import MOST, Limit, training_rows
 from gradprobe.training.scalars import Scalars
 from gradprobe.training.surrogate_loss import training_loss
 from gradprobe.training.train import Recipe, descend
 from gradprobe.training.workers import groups_of, over_groups
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -51,11 +53,29 @@ class Shard:
         rank: Rank of the process, from 0 on.
         count: Number of processes.
         all_reduce: Function from tensors to their sums over all processes.
+        lockstep: True if all processes must do equally many passes, as where the frozen model is spread over them.
     """
 
     rank: int
     count: int
     all_reduce: Callable[[list[Tensor]], list[Tensor]]
+    lockstep: bool = False
+
+    def part(self, groups: Sequence[Item]) -> tuple[list[Item], int]:
+        """Return this process's micro-batches and the number that counts; in lockstep one too many fills a gap.
+
+        Example:
+            >>> [Shard(rank, 2, list, lockstep=True).part("abc") for rank in range(2)]
+            [(['a', 'c'], 2), (['b', 'a'], 1)]
+        """
+        own = list(groups[self.rank :: self.count])
+        gap = self.lockstep and len(own) < -(-len(groups) // self.count)
+        return own + list(groups[:gap]), len(own)
+
+
+def limit_of(shard: Shard | None, unit: int = 1) -> Limit:
+    """Return the limit of a training's micro-batches; in lockstep a process may not halve them on its own."""
+    return Limit(unit=MOST if shard is not None and shard.lockstep else unit)
 
 
 class ScorerTrainer:
@@ -87,7 +107,7 @@ class ScorerTrainer:
         self._k = k if callable(k) else lambda n: k
         self._rows, self._shard = rows, shard
         self._seeds = task.seeds if isinstance(task, Joined) else (recipe.seed,)
-        self._limit = Limit(unit=len(self._seeds))
+        self._limit = limit_of(shard, len(self._seeds))
         self.recipe = recipe
         self._losses = Scalars()
         self._parameters = {n: p for n, p in task.scorer.named_parameters() if p.requires_grad}
@@ -109,6 +129,10 @@ class ScorerTrainer:
         for name, parameter in self.named_parameters():
             parameter.data.copy_(state[f"scorer.{name}"])
         load_adamw_state(self._optimiser, self.named_parameters(), state)
+
+    def tokens_kept(self, n: int) -> int:
+        """Return the number of tokens kept of an image's n."""
+        return self._k(n)
 
     @property
     def done(self) -> int:
@@ -183,8 +207,10 @@ class ScorerTrainer:
         total = parameters[0].new_zeros((), dtype=torch.float64)
         summed: list[Tensor | None] = [None] * len(parameters)
         groups, shard = self._groups(batch), self._shard
-        mine = groups if shard is None else groups[shard.rank :: shard.count]
-        for _, (loss, gradients) in over_groups(work, mine, self._workers, self._limit):
+        mine, counted = (groups, len(groups)) if shard is None else shard.part(groups)
+        for number, (_, (loss, gradients)) in enumerate(over_groups(work, mine, self._workers, self._limit)):
+            if shard is not None and shard.lockstep and number >= counted:
+                continue
             total = total + loss
             summed = [b if a is None else a if b is None else a + b for a, b in zip(summed, gradients, strict=True)]
         if shard is not None:

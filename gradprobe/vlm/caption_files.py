@@ -2,6 +2,7 @@
 
 import codecs
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b, sha256
@@ -9,8 +10,11 @@ from pathlib import Path, PurePosixPath
 from stat import S_ISREG
 from typing import Any
 
+from PIL.Image import Image
+
 from gradprobe.data.fingerprints import image_files
 from gradprobe.data.hashes import file_hashes
+from gradprobe.data.reader import read_picture
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import open_regular
 from gradprobe.vlm.placeholders import Placeholders
@@ -52,7 +56,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """Captions of a file or folder.
+    """Captions and their images, by default files below a folder.
 
     Attributes:
         root: Folder that the images' paths are relative to.
@@ -67,13 +71,32 @@ class Listing:
     @cached_property
     def fingerprint(self) -> str:
         """``sha256:`` and 16 hex digits of the hash of entries and contents of images; reads all images once."""
-        images = sorted({entry.image for entry in self.entries})
-        contents = dict(zip(images, file_hashes(self.root, images), strict=True))
+        contents = self.contents(sorted({entry.image for entry in self.entries}))
         digest = sha256(b"gradprobe captions 2\n")
         for entry in self.entries:
             line = f"{entry!r}{contents[entry.image] or 'unreadable'}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
         return f"sha256:{digest.hexdigest()[:16]}"
+
+    def contents(self, images: Sequence[str]) -> dict[str, str | None]:
+        """Return the SHA-256 of each image; None for one that cannot be read."""
+        return dict(zip(images, file_hashes(self.root, images), strict=True))
+
+    def read(self, image: str) -> Image:
+        """Return an image.
+
+        Raises:
+            PictureError: It cannot be used.
+        """
+        return read_picture(self.root / image)
+
+    def place_of(self, image: str) -> str:
+        """Return the place of an image in messages."""
+        return image
+
+    def rank_of(self, image: str) -> Any:
+        """Return the sorting key of an image in messages."""
+        return image
 
 
 def hash_of(*parts: str) -> int:
@@ -120,7 +143,7 @@ def list_captions(
     candidates, faults = _beside(path) if file is None else _lines(file)
     entries: dict[Entry, str] = {}
     for where, entry in candidates:
-        fault = "" if placeholders is None else _misplaced(entry, placeholders)
+        fault = "" if placeholders is None else misplaced(entry, placeholders)
         if fault:
             faults.append((where, fault))
         elif not _is_file(root / entry.image):
@@ -223,7 +246,7 @@ def _beside(folder: Path) -> tuple[list[tuple[str, Entry]], list[tuple[str, str]
     return entries, faults
 
 
-def _misplaced(entry: Entry, placeholders: Placeholders) -> str:
+def misplaced(entry: Entry, placeholders: Placeholders) -> str:
     """Name a text of an entry that has the model's placeholders where it must not; empty: none."""
     for name, text in (("caption", entry.caption), ("answer", entry.answer)):
         if text is not None and (fault := placeholders.fault_of_text(text)):

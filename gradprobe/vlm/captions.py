@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from gradprobe.data.reader import PictureError, read_picture
+from gradprobe.data.reader import PictureError
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.vlm.caption_files import Listing, first_faults, hash_of, list_captions
+from gradprobe.vlm.caption_files import Listing, first_faults, hash_of
+from gradprobe.vlm.caption_tables import list_any
 from gradprobe.vlm.placeholders import Placeholders
 
 PROMPT = "Describe the image briefly."  # the paper does not say what it asks
@@ -114,7 +115,9 @@ class Captions:
     @property
     def skipped(self) -> tuple[str, ...]:
         """The first few lines and images that could not be used so far, and the number of the others."""
-        unreadable = tuple(f"{image} {fault}" for image, fault in sorted(dict(self._faults).items()) if fault)
+        faults = [(image, fault) for image, fault in dict(self._faults).items() if fault]
+        faults.sort(key=lambda each: self.listing.rank_of(each[0]))
+        unreadable = tuple(f"{self.listing.place_of(image)} {fault}" for image, fault in faults)
         return first_faults(self.listing.faults + unreadable)
 
     @property
@@ -178,7 +181,7 @@ class Captions:
         image: Any = partial(self._again, entry.image)
         if fault is None:
             try:
-                image = read_picture(self.listing.root / entry.image)
+                image = self.listing.read(entry.image)
                 if self.check is not None:
                     self.check(image)
             except PictureError as error:
@@ -191,9 +194,10 @@ class Captions:
 
     def _again(self, image: str) -> Image.Image:
         try:
-            return read_picture(self.listing.root / image)
+            return self.listing.read(image)
         except PictureError as error:
-            raise GradprobeError(f"{self.listing.root / image} can no longer be read: it {error}") from None
+            place = self.listing.root / self.listing.place_of(image)
+            raise GradprobeError(f"{place} can no longer be read: it {error}") from None
 
     def _because(self) -> str:
         return f" ({'; '.join(self.skipped)})" if self.skipped else ""
@@ -206,6 +210,8 @@ def open_captions(
     held_out: int | None = None,
     template: Callable[[str], str] | None = None,
     processor: Any = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
 ) -> Captions:
     r"""Open the captions of a file or folder, and hold out a fixed part of the images.
 
@@ -215,16 +221,19 @@ def open_captions(
     Args:
         path: A ``captions.jsonl`` (lines ``{"image": ..., "caption": ...}``, with ``"prompt"``, ``"question"`` and
             ``"answer"`` if need be), a folder that holds one (or a ``metadata.jsonl``), or a folder of images with a
-            ``.txt`` of the same name beside each.
+            ``.txt`` of the same name beside each; or a data set of ``datasets``: a folder that ``save_to_disk`` wrote
+            (``FOLDER:SPLIT`` of several), or a hub id (``user/name``, ``user/name:split``).
         image_root: Folder that the paths in a file are relative to; None: the file's own.
         held_out: Images to hold out; None: a tenth, at least 1 and at most 256.
         template: Text of a prompt -> the prompt with the image's placeholder; None: `template_of` the processor.
         processor: Of the model that will read them: images that it refuses, and texts that hold its placeholders, are
             passed over and listed; None: LLaVA's placeholder ``<image>``, and any image.
+        image_column: Column of a data set that holds the images; None: it is found by type and name.
+        caption_column: Column that holds the captions; None: likewise.
 
     Raises:
-        UsageError: No such file or folder, no usable caption in it, or nothing would be left to train on.
-        GradprobeError: The file cannot be read.
+        UsageError: No such file, folder or data set, no usable caption in it, or nothing would be left to train on.
+        GradprobeError: The file cannot be read, or ``datasets`` is missing.
 
     Example:
         >>> import tempfile
@@ -236,7 +245,7 @@ def open_captions(
         >>> captions.size, captions.epoch, captions.train(0, 1, seed=0)[0].prompt
         (1, 1, '<image>\nDescribe the image briefly.')
     """
-    listing = list_captions(path, image_root, Placeholders.of(processor))
+    listing = list_any(path, image_root, Placeholders.of(processor), image_column, caption_column)
     images = sorted({entry.image for entry in listing.entries}, key=hash_of)
     count = max(1, min(HELD_OUT, len(images) // 10)) if held_out is None else held_out
     if not 0 <= count < len(images):

@@ -38,7 +38,7 @@ def test_the_gain_is_the_paired_difference_with_students_interval(family, rows, 
     task = task_of(
         with_processor(family), data, {"backbone": f"tiny {family}"}, scorer=FEW.scorer, denoiser="none", seed=0
     )
-    validator = Validator(task, build("vpnoise"), Budget(k=6), FEW, "vpnoise", rows)
+    validator = Validator(task, build("vpnoise"), Budget(k=6), FEW, "vpnoise", rows, 1)
     with task.running():
         random, gain = validator.against_random()
         each = [validator._losses(select)[1].numpy() for select in (validator._at_random, validator._ranked_first)]

@@ -74,6 +74,7 @@ def command(monkeypatch):
     app = typer.Typer()
     app.command()(train)
     monkeypatch.setattr("gradprobe.vlm.model.open_vlm", lambda name, device, dtype: with_processor(name))
+    monkeypatch.setattr("gradprobe.vlm.training.need.check_frozen", lambda name, dtype, device, copies: None)
 
     def call(*arguments):
         return CliRunner().invoke(app, [*map(str, arguments)])
@@ -93,6 +94,8 @@ def test_the_command_trains_and_says_how_to_go_on(command, data, tmp_path):
     for words in (
         "DiffPrune as appendix A",
         "9 captions to train on, 3 held out",
+        "frozen model (float32) +",
+        "are free beside the model",
         "kept by this pruner",
         "than random tokens: caption loss",
         str(tmp_path),
@@ -126,6 +129,7 @@ def test_the_command_names_lines_that_are_no_captions(command, tmp_path):
         (("--model", "llava", "--k", 5, "--tau", "hot"), "--tau hot"),
         (("--model", "llava", "--k", 5, "--track", "wand"), "did you mean 'wandb'"),
         (("--model", "scenes-vlm", "--k", 5, "--image-root", "."), "--image-root goes with --data"),
+        (("--model", "scenes-vlm", "--k", 5, "--caption-column", "text"), "--caption-column goes with --data"),
     ],
 )
 def test_what_cannot_be_asked_of_the_command(arguments, words, command, tmp_path):
@@ -139,7 +143,7 @@ def test_nothing_heavy_is_imported_before_it_is_asked_for():
         import sys
         import gradprobe.cli.vlm_train
         import gradprobe.vlm.training.presets
-        heavy = {"transformers", "accelerate", "trackio", "wandb", "tensorboard"} & set(sys.modules)
+        heavy = {"transformers", "accelerate", "datasets", "trackio", "wandb", "tensorboard"} & set(sys.modules)
         assert not heavy, heavy
         """
     )

@@ -32,13 +32,14 @@ def rows_of(vlm: VLM, parts: Sequence[Batch]) -> int:
 
 
 @contextmanager
-def memory_advice(rows: int | None, batch_size: int, out: Path) -> Iterator[None]:
+def memory_advice(rows: int | None, batch_size: int, out: Path, lockstep: bool = False) -> Iterator[None]:
     """Turn errors of a full memory into advice on what to lower.
 
     Args:
         rows: Images at a time; None: they are not the trouble.
         batch_size: Images of a step.
         out: Folder of the checkpoint.
+        lockstep: Whether images at a time stay as many where memory is full: processes share the frozen model.
 
     Raises:
         GradprobeError: Memory was full.
@@ -48,7 +49,7 @@ def memory_advice(rows: int | None, batch_size: int, out: Path) -> Iterator[None
     except (RuntimeError, MemoryError, GradprobeError) as error:
         if not isinstance(error, OutOfMemory) and not out_of_memory(error):
             raise
-        single = isinstance(error, OutOfMemory) or rows in (None, 1)
+        single = rows in (None, 1) or (isinstance(error, OutOfMemory) and not lockstep)
         lower = [] if single else [f"--rows (below {rows})"]
         lower += [f"--batch-size (below {batch_size})"] if batch_size > 1 else []
         remedies = [*([f"lower {', then '.join(lower)}"] if lower else []), "give --dtype bfloat16"]

@@ -4,12 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gradprobe.errors import GradprobeError
+from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.training.scorer_trainer import Shard
+from gradprobe.vlm.training.sharding import fsdp_asked
 
 
 @dataclass(frozen=True)
@@ -19,15 +21,27 @@ class ProcessGroup:
     Attributes:
         shard: Its part of each batch; None: it is the only process.
         device: Device that it works on.
+        sharded: Whether the frozen model is spread over the processes.
     """
 
     shard: Shard | None
     device: str
+    sharded: bool = False
 
     @property
     def main(self) -> bool:
         """True for the process that writes files and shows progress."""
         return self.shard is None or self.shard.rank == 0
+
+    @property
+    def loading(self) -> str:
+        """Device onto which the frozen model is read; one that is to be spread is read into host memory."""
+        return "cpu" if self.sharded else self.device
+
+    @property
+    def readers(self) -> int:
+        """Number of processes of this machine that read the model into host memory at the same time."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if self.loading == "cpu" and self.shard else 1
 
     def broadcast(self, content: bytes | None) -> bytes | None:
         """Return the main process's content on all of them, so that other machines need not see its disk."""
@@ -36,6 +50,14 @@ class ProcessGroup:
         contents = [content if self.main else None]
         torch.distributed.broadcast_object_list(contents, src=0)
         return contents[0]
+
+    def smallest(self, number: int) -> int:
+        """Return the smallest of the numbers of all processes, which split batches alike only by the same one."""
+        if self.shard is None:
+            return number
+        lowest = torch.tensor([number], device=self.device)
+        torch.distributed.all_reduce(lowest, op=torch.distributed.ReduceOp.MIN)
+        return int(lowest)
 
 
 SINGLE = ProcessGroup(None, "cpu")
@@ -50,6 +72,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         device: Device asked for; with several processes ``cuda`` becomes each one's own.
 
     Raises:
+        UsageError: Several processes with a device map, or a setting of FSDP that is not possible.
         GradprobeError: Accelerate is missing.
     """
     if max(int(os.environ.get(name, "1")) for name in _COUNTS) < 2:
@@ -59,11 +82,17 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         from accelerate import PartialState
     except ImportError:
         raise GradprobeError('several processes need accelerate; type: pip install "gradprobe[vlm]"') from None
+    if device == "auto":
+        raise UsageError(
+            "--device auto spreads the model of one process over all GPUs; with several processes give --device cuda, "
+            "and to spread the model over them: accelerate launch --use_fsdp"
+        )
+    sharded = fsdp_asked()
     state = PartialState(cpu=device == "cpu")
     own = device if device == "cpu" else str(state.device)
-    shard = Shard(state.process_index, state.num_processes, lambda tensors: all_reduce(tensors, own))
+    all_sums = partial(all_reduce, device=own)
     try:
-        yield ProcessGroup(shard, own)
+        yield ProcessGroup(Shard(state.process_index, state.num_processes, all_sums, sharded), own, sharded)
     finally:
         state.destroy_process_group()
 

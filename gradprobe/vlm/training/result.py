@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from gradprobe.plotting.shown import Shown
 from gradprobe.statistics.estimates import Estimate
 
 
@@ -24,8 +25,8 @@ class Validation:
     deployed: float
 
 
-@dataclass(frozen=True)
-class TrainingResult:
+@dataclass(frozen=True, repr=False)
+class TrainingResult(Shown):
     """Result of a training run.
 
     Attributes:
@@ -59,6 +60,7 @@ class TrainingResult:
     skipped: tuple[str, ...]
     examples: dict[str, int]
     over_random: Estimate | None = None
+    _shown_by: ClassVar[str] = "gradprobe.vlm.training.shown"
 
 
 def best(validations: Sequence[Validation]) -> Validation:

@@ -1,14 +1,15 @@
 """Log of a training, ``log.jsonl`` with one line a step, and the experiment trackers that get the same numbers."""
 
-import importlib
 import importlib.util
 import json
+import sys
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.errors import GradprobeError, UsageError, brief, nearest
 
 try:
     import fcntl
@@ -62,42 +63,54 @@ class Log:
 
 
 @contextmanager
-def tracker(name: str | None, out: Path, settings: Mapping[str, Any]) -> Iterator[Record]:
-    """Open a tracker as a function ``(step, values)``, which does nothing if there is no tracker.
+def tracker(name: str | None, out: Path, settings: Mapping[str, Any], done: int = 0) -> Iterator[Record]:
+    """Open a tracker of accelerate's as a function ``(step, values)``, which does nothing if there is no tracker.
+
+    A training that resumes goes on in the run that it began.
 
     Args:
         name: ``trackio``, ``wandb`` or ``tensorboard``; None: no tracker.
         out: Folder of the training, whose name becomes the run's.
         settings: Config shown beside the run.
+        done: Steps that were done before.
 
     Raises:
         UsageError: There is no such tracker.
-        GradprobeError: It is not installed.
+        GradprobeError: It is not installed, or cannot begin.
     """
     if name is None:
         yield lambda step, values: None
         return
     check_tracker(name)
-    if name == "tensorboard":
-        from torch.utils.tensorboard import SummaryWriter
+    from accelerate.state import PartialState
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-        writer = SummaryWriter(str(out / "tensorboard"))
-
-        def add(step: int, values: Mapping[str, float]) -> None:
-            for key, value in values.items():
-                writer.add_scalar(key, value, step)
-
-        try:
-            yield add
-        finally:
-            writer.close()
-        return
-    module: Any = importlib.import_module(name)
-    module.init(project="gradprobe", name=out.name, config=dict(settings))
+    PartialState()  # the messages of accelerate's trackers ask it which process this is
     try:
-        yield lambda step, values: module.log(dict(values), step=step)
+        opened: Any = LOGGER_TYPE_TO_CLASS[name](**_arguments(name, out, done))
+        if hasattr(opened, "start"):  # before accelerate 1.9 the constructor did it
+            opened.start()
+        opened.store_init_configuration({n: v for n, v in settings.items() if isinstance(v, str | int | float)})
+    except Exception as error:  # of a service out of reach, a key that is missing, a folder that is full
+        raise GradprobeError(f"--track {name} cannot begin: {brief(error)}; leave it out, or mend that") from None
+    try:
+        yield lambda step, values: opened.log(dict(values), step=step)
     finally:
-        module.finish()
+        opened.finish()
+
+
+def _arguments(name: str, out: Path, done: int) -> dict[str, Any]:
+    """Return the arguments with which a tracker goes on in the run of a folder, or begins one."""
+    if name == "tensorboard":
+        return {"run_name": "tensorboard", "logging_dir": str(out), "purge_step": done + 1}  # drops undone steps
+    run = {"run_name": "gradprobe", "name": out.name, "resume": "allow" if done else "never"}
+    if name == "trackio":
+        return run
+    note = out / "wandb.txt"
+    known = note.read_text(encoding="utf-8").strip() if done and note.is_file() else ""
+    identity = known or uuid.uuid4().hex[:12]
+    note.write_text(f"{identity}\n", encoding="utf-8")
+    return {**run, "id": identity}
 
 
 def check_tracker(name: str | None) -> None:
@@ -111,8 +124,9 @@ def check_tracker(name: str | None) -> None:
         return
     if name not in TRACKERS:
         raise UsageError(f"--track {name} is not known; {nearest(name, TRACKERS)}")
-    if importlib.util.find_spec(name) is None:
-        raise GradprobeError(f"--track {name} needs it installed; type: pip install {name}")
+    for module, package in ((name, name), ("accelerate", '"gradprobe[vlm]"')):
+        if sys.modules.get(module, ...) is None or importlib.util.find_spec(module) is None:
+            raise GradprobeError(f"--track {name} needs {module} installed; type: pip install {package}")
 
 
 def _step(line: bytes) -> int | None:

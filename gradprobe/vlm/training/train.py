@@ -7,7 +7,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,11 @@ from gradprobe.vlm.task import Captioning, task_of
 from gradprobe.vlm.training.card import card, facts
 from gradprobe.vlm.training.conclusion import unfinished
 from gradprobe.vlm.training.memory import memory_advice, rows_of
+from gradprobe.vlm.training.need import free_on, need_of
 from gradprobe.vlm.training.presets import Settings
 from gradprobe.vlm.training.processes import SINGLE, ProcessGroup
 from gradprobe.vlm.training.result import TrainingResult, Validation, best
+from gradprobe.vlm.training.sharding import shard
 from gradprobe.vlm.training.tracking import Log, Record, tracker
 from gradprobe.vlm.training.validation import Validator
 
@@ -52,11 +54,13 @@ class Launch:
         processes: Processes that share the work.
         tracker: ``trackio``, ``wandb`` or ``tensorboard``; None: ``log.jsonl`` alone.
         command: Command line for the model card.
+        tell: Called with a line about the memory that is needed, before the first step.
     """
 
     processes: ProcessGroup = SINGLE
     tracker: str | None = None
     command: str = ""
+    tell: Callable[[str], None] | None = None
 
 
 def fit(
@@ -90,7 +94,7 @@ def fit(
 
     Raises:
         UsageError: Impossible settings, K that keeps every token, or a checkpoint of another training.
-        GradprobeError: No memory or disk left, a loss that is not finite, or a model that changed.
+        GradprobeError: Not enough memory or disk, a loss that is not finite, or a model that changed.
 
     Source: DiffPrune, Eq. 2, section 4 and appendix A.
     """
@@ -99,28 +103,36 @@ def fit(
         raise UsageError(f"--rows {rows} is not possible; give a whole number of at least 1")
     out, launch = Path(out), launch or Launch()
     main = launch.processes.main
+    check_whole(vlm)
     weights = fingerprint(vlm.model)
+    if launch.processes.sharded:
+        shard(vlm, launch.processes.device)
+    before = fingerprint(vlm.model)  # of the part that this process holds
     with memory_advice(rows, settings.batch_size, out):
         run = _Run(vlm, source, out, settings, rows, weights, launch.processes)
     if main and (warning := unfinished(settings, run.trainer.recipe.steps)):
         warnings.warn(warning, Notice, stacklevel=2)
     run.check_budget()
+    with memory_advice(1, settings.batch_size, out):
+        run.check_memory(rows, launch.tell if main else None)
     log = Log(out) if main else None
     try:
         with (
-            memory_advice(run.rows, settings.batch_size, out),
-            tracker(launch.tracker if main else None, out, run.config) as record,
+            memory_advice(run.rows, settings.batch_size, out, launch.processes.sharded),
+            ExitStack() as stack,
         ):
             if not restart:
                 run.resume()
             if log:
                 log.truncate(run.trainer.done)
+            name = launch.tracker if main else None
+            record = stack.enter_context(tracker(name, out, run.config, run.trainer.done))
             run.train(log, record, progress if main else None)
             losses, gain = run.load_best()
     finally:
         if log:
             log.close()
-    if fingerprint(vlm.model) != weights:
+    if fingerprint(vlm.model) != before:
         raise GradprobeError(f"{vlm.name} changed during its training; no pruner was written: please report this")
     result = run.result(losses, gain)
     if main:
@@ -153,13 +165,12 @@ class _Run:
         self.budget, name, shard = Budget(settings.k, settings.ratio), label(operator), processes.shard
         recipe = settings.recipe(settings.steps or _epoch(source, settings))
         self.config = _config(self.task, settings, operator, recipe.steps)
-        parts = self._first_batch()
-        self.tokens = [part.tokens.patches.shape[1] for part in parts]
-        self.rows = rows = rows or rows_of(vlm, parts)
-        self.trainer = ScorerTrainer(
-            self.task, operator, self.budget.of, name, recipe, workers_for(self.task), rows=rows, shard=shard
-        )
-        self.validator = Validator(self.task, operator, self.budget, settings, name, rows, shard)
+        self.parts = self._first_batch()
+        self.tokens = [part.tokens.patches.shape[1] for part in self.parts]
+        self.rows = rows = rows or processes.smallest(rows_of(vlm, self.parts))
+        self.workers = workers = 1 if processes.sharded else workers_for(self.task)
+        self.trainer = ScorerTrainer(self.task, operator, self.budget.of, name, recipe, workers, rows=rows, shard=shard)
+        self.validator = Validator(self.task, operator, self.budget, settings, name, rows, workers, shard)
         self.best: dict[str, Tensor] = {}
         self.validations: tuple[Validation, ...] = ()
         self.seconds = 0.0
@@ -173,6 +184,24 @@ class _Run:
                 f"{option} keeps every token: the images have {'at most ' * (min(sizes) < max(sizes))}{max(sizes)}; "
                 f"possible: --k 1 to --k {max(sizes) - 1}, or --ratio with a share below 1"
             )
+
+    def check_memory(self, rows: int | None, tell: Callable[[str], None] | None) -> None:
+        """Tell the memory that is needed; refuse to begin where there is less.
+
+        Args:
+            rows: Images at a time that were asked for; None: they may be lowered on a GPU.
+            tell: Called with the need; None: nobody.
+        """
+        settings, device = self.settings, self.task.vlm.device
+        spread = len(set((getattr(self.task.vlm.model, "hf_device_map", None) or {}).values())) > 1
+        free = free_on("auto" if spread else device)
+        seen = self.trainer.recipe.steps * settings.batch_size
+        images = min(seen, getattr(self.task.source, "epoch", seen)) + self.validator.examples
+        with self.task.running():
+            need = need_of(self.trainer, self.task, self.parts, self.rows, self.workers, images)
+        if tell:
+            tell(need.text(free))
+        need.check(free, need.images if rows or device.type == "cpu" or self.processes.sharded else 1)
 
     def _first_batch(self) -> tuple[Batch, ...]:
         with self.task.running():
@@ -279,6 +308,21 @@ class _Run:
         return sum(v.step > since for v in self.validations) >= self.settings.patience
 
 
+def check_whole(vlm: VLM) -> None:
+    """Refuse a model with layers on the host or on disk, which a device map puts there if GPUs are too small.
+
+    Raises:
+        GradprobeError: It has some; their parameters would stay on the GPU from the forward pass to the backward.
+    """
+    places = sorted({str(place) for place in (getattr(vlm.model, "hf_device_map", None) or {}).values()})
+    if any(p.is_meta for p in vlm.model.parameters()):
+        raise GradprobeError(
+            f"{vlm.name} does not fit the GPUs of this machine ({', '.join(places)}), and a scorer cannot be trained "
+            "through layers that lie elsewhere: give --dtype bfloat16, or spread it over more (accelerate launch "
+            "--use_fsdp)"
+        )
+
+
 def fingerprint(model: nn.Module) -> str:
     """Return ``sha256:`` and 16 hex digits of the hash of all parameters and buffers, bit by bit.
 
@@ -287,7 +331,9 @@ def fingerprint(model: nn.Module) -> str:
         False
     """
     digest = hashlib.sha256()
-    for name, value in (*model.named_parameters(), *model.named_buffers()):
+    tensors: list[tuple[str, Any]] = [*model.named_parameters(), *model.named_buffers()]
+    for name, value in tensors:
+        value = value.to_local() if hasattr(value, "to_local") else value  # of processes that share the model
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()[:16]}"

@@ -12,8 +12,8 @@ from gradprobe.core import Batch, Noise, Selection, SelectionOperator, Stream
 from gradprobe.operators.temperature import at_tau
 from gradprobe.statistics.estimates import Estimate, batch_mean
 from gradprobe.training.memory import Limit
-from gradprobe.training.scorer_trainer import Denoised, Shard
-from gradprobe.training.workers import groups_of, over_groups, workers_for
+from gradprobe.training.scorer_trainer import Denoised, Shard, limit_of
+from gradprobe.training.workers import groups_of, over_groups
 from gradprobe.vlm.budgets import Budget
 from gradprobe.vlm.task import Captioning
 from gradprobe.vlm.training.presets import Settings
@@ -30,6 +30,7 @@ class Validator:
         settings: Settings of the training: number of examples, seed, last temperature.
         name: The operator's name in error messages.
         rows: Images that the model reads at a time.
+        workers: Threads.
         shard: The part of this process; None: all.
         limit: Images at a time, where memory was full.
     """
@@ -40,8 +41,12 @@ class Validator:
     settings: Settings
     name: str
     rows: int
+    workers: int
     shard: Shard | None = None
     limit: Limit = field(default_factory=Limit, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "limit", limit_of(self.shard))
 
     @property
     def examples(self) -> int:
@@ -95,7 +100,6 @@ class Validator:
         total, done = 0.0, 0
         each = torch.zeros(self.examples, dtype=torch.float64)
         parts: list[list[tuple[Tensor, Tensor]]] = []  # of each batch: places of examples, and their losses
-        rank, count = (0, 1) if self.shard is None else (self.shard.rank, self.shard.count)
 
         def work(item: tuple[Tensor, Batch]) -> Tensor:
             group = item[1]
@@ -107,9 +111,10 @@ class Validator:
             examples = self.task.source.probe(done, min(size, self.examples - done), seed)
             groups = groups_of(self.task.batch_of(examples), self.rows)
             places = torch.arange(done, done + len(examples)).split([len(group.ids) for group in groups])
-            items = list(zip(places, groups, strict=True))[rank::count]
-            results = over_groups(work, items, workers_for(self.task), self.limit)
-            parts.append([(where, losses) for (where, _), losses in results])
+            items = list(zip(places, groups, strict=True))
+            items, counted = (items, len(items)) if self.shard is None else self.shard.part(items)
+            results = [(where, losses) for (where, _), losses in over_groups(work, items, self.workers, self.limit)]
+            parts.append(results[:counted] if self.shard is not None and self.shard.lockstep else results)
             done += len(examples)
         for part in parts:  # a GPU is not waited for before it has them all
             total += sum(float(losses.sum()) for _, losses in part)
