@@ -36,8 +36,14 @@ lint: .venv/developing  ## style, types and floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-docs: .venv/installed  ## write the tables of built-in operators into docs/operators.md
+.venv/documenting: .venv/installed
+	$(BIN)/python -m pip install --quiet --group docs
+	@touch $@
+
+docs: .venv/documenting  ## write the tables of docs/operators.md, and build the documentation into site/, links checked
 	$(BIN)/python -m gradprobe.operators.page docs/operators.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo 'built: site/index.html; with search: python3 -m http.server --directory site'
 
 .venv-floor/installed: pyproject.toml tests/floors.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \

@@ -11,14 +11,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 PYPROJECT = Path(__file__).parent.parent / "pyproject.toml"
-REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)>=(?P<lowest>[0-9.]+)$")
+REQUIREMENT = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)>=(?P<lowest>[0-9.]+)(?:,<[0-9.]+)?$")
 
 
 def declared() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
     """Lower bounds of the core's dependencies, and of each extra's: ``({name: version}, {extra: {name: version}})``.
 
     Raises:
-        ValueError: a requirement that is not ``name>=version``.
+        ValueError: a requirement that is not ``name>=version``, perhaps with an upper bound after it.
     """
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
     extras = {extra: _bounds(each) for extra, each in project["optional-dependencies"].items()}
