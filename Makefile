@@ -4,7 +4,7 @@ WORKERS ?= 2
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test slow lint docs floor figures bench gpu clean
+.PHONY: help demo test slow lint docs floor package figures bench gpu clean
 
 help:  ## show this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,21 @@ docs: .venv/documenting  ## write the tables of docs/operators.md, and build the
 floor: .venv-floor/installed  ## the demo, every probe and the quick tests with the lowest versions of all dependencies
 	cd .venv-floor && WORKERS=$(WORKERS) ../tests/floor.sh
 
+.venv-package/installed:
+	rm -rf .venv-package
+	$(PYTHON) -m venv .venv-package
+	.venv-package/bin/python -m pip install --quiet --upgrade pip build twine
+	@touch $@
+
+package: .venv-package/installed  ## build dist/, check it, and use the wheel in an empty environment; PYTHON=python3.13
+	rm -rf dist .venv-package/empty
+	.venv-package/bin/python -m build --outdir dist .
+	.venv-package/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv-package/empty
+	.venv-package/empty/bin/python -m pip install --quiet dist/*.whl
+	cd .venv-package/empty && bin/gradprobe coherence --op vpnoise --k 58 --batches 4 && \
+	  bin/gradprobe figures table4_cost
+
 figures: .venv/installed  ## draw every figure of experiments/ from stored answers; gradprobe figures computes the rest
 	$(BIN)/gradprobe figures --draw-only
 
@@ -67,4 +82,4 @@ gpu:  ## the campaign on a GPU, with PYTHON and its packages as they are; ARGS="
 	PYTHONPATH=.$${PYTHONPATH:+:$$PYTHONPATH} $(PYTHON) benchmarks/gpu.py $(ARGS)
 
 clean:  ## remove the virtual environment and caches
-	rm -rf .venv .venv-floor .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-floor .venv-package dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -18,12 +18,13 @@ def figures(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("figures"),
     presets: Annotated[Path, typer.Option(help="Folder of the presets.")] = Path("experiments"),
     results: Annotated[Path, typer.Option(help="Where new answers are kept.")] = Path("runs"),
+    kinds: Annotated[str, typer.Option("--format", help="Kinds of files: any of png, svg and pdf.")] = "png,svg",
     draw_only: Annotated[bool, typer.Option("--draw-only", help="Compute nothing; draw what is stored.")] = False,
     trust: options.Trust = None,
     jobs: options.Jobs = None,
     cluster: options.Cluster = None,
 ) -> None:
-    """Draw the figures of the presets as png and svg; only questions without a stored answer are computed."""
+    """Draw the figures of the presets; only questions without a stored answer are computed."""
     from gradprobe.cli.progress import bars
     from gradprobe.cli.screen import Screen
     from gradprobe.comparison.drawings import drawings as figures_by_name
@@ -31,14 +32,18 @@ def figures(
     from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.parallel.driver import Crew
     from gradprobe.plotting.palette import to_palette
-    from gradprobe.plotting.style import save_figure
+    from gradprobe.plotting.style import check_path, save_figure
+    from gradprobe.store.presets import shipped
     from gradprobe.store.results import Store
 
-    known = {path.stem: path for path in sorted(presets.glob("*.toml"))}
+    known = {path.stem: path for path in sorted(shipped(presets).glob("*.toml"))}
     if not known:
-        raise UsageError(f"no presets in {presets}; run this in a clone of gradprobe, or give --presets DIR")
+        raise UsageError(f"no presets in {presets}; give --presets DIR, or leave it out for gradprobe's own")
     if name is not None and name not in known:
         raise UsageError(f"no preset {name!r} in {presets}: {nearest(name, known)}")
+    suffixes = [f".{kind.strip().lower()}" for kind in kinds.split(",")]
+    for suffix in suffixes:
+        check_path(out / f"figure{suffix}")
     drawings = figures_by_name()
     chosen = [load_experiment(path, options.trusted(trust)) for stem, path in known.items() if name in (None, stem)]
     for experiment in chosen:
@@ -61,7 +66,7 @@ def figures(
             undrawn.append(experiment.name)
             continue
         figure = drawings[experiment.figure](experiment, answers)
-        for suffix in (".png", ".svg"):
+        for suffix in suffixes:
             say(f"  drawn: {to_palette(save_figure(figure, out / f'{experiment.name}{suffix}'))}")
         if name is not None and (report := reports().get(experiment.figure)):
             console = Screen()

@@ -24,6 +24,7 @@ from gradprobe.probes.ask import stored
 from gradprobe.probes.contract import Progress, Resources, check_keys
 from gradprobe.probes.opened import OpenTasks, answered
 from gradprobe.settings import settings_from
+from gradprobe.store.presets import shipped
 from gradprobe.store.results import Store, key_of
 
 KINDS = {
@@ -98,14 +99,15 @@ def load_experiment(path: Path | str, trust: Collection[Path | str] = ()) -> Exp
     Args:
         path: a TOML file with ``title``, ``figure``, ``claim``, ``baseline``, ``[[paper]]``, ``[confirm]``,
             ``[table]``, ``[where]``, ``[question]`` and ``[[run]]`` (``panel``, ``where`` and fields that override);
-            the last two are left out where the figure is one of `CONFIGURED`.
+            the last two are left out where the figure is one of `CONFIGURED`. ``experiments/...`` is gradprobe's own
+            where there is none here.
         trust: Python files that it may name and that may run.
 
     Raises:
         UsageError: the file is not there, not TOML, lacks a key, has an unknown one, names Python code that is not
             trusted, or asks a question twice.
     """
-    path = Path(path)
+    path = shipped(path)
     try:
         with open_regular(path) as file:
             preset = tomllib.loads(file.read().decode("utf-8"))

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from gradprobe.files import open_regular
+from gradprobe.store.presets import FOLDER
+from gradprobe.store.presets import HOMES as OWN
 
 PRESETS = {"llava_next": "table2_llavanext", "qwen2_5_vl": "table3_qwen"}  # family -> preset
 OTHERS = "table1_llava15"
-HOMES = (Path("experiments"), Path(__file__).parents[3] / "experiments")
+HOMES = (Path(FOLDER), *OWN)
 
 
 @dataclass(frozen=True)
