@@ -13,9 +13,9 @@ SHOWN = ("hard", "hard+zero", "scale:tau=0.01", "vpnoise:tau=0.01", "vpnoise:tau
 def drawings() -> dict[str, Drawing]:
     """Return the figures by name; matplotlib is imported now."""
     from gradprobe.comparison.confirm_figure import confirm_figure
-    from gradprobe.comparison.figures import leaderboard
     from gradprobe.comparison.leaderboard import comparisons
-    from gradprobe.comparison.predict import predict
+    from gradprobe.comparison.leaderboard_figure import leaderboard
+    from gradprobe.comparison.predict_figure import predict
     from gradprobe.probes.coherence.figure import fig1c, operators
     from gradprobe.probes.fidelity.figure import fidelity_panels
     from gradprobe.probes.landscape.figure import fig2

@@ -1,22 +1,17 @@
-"""Do measures of the start go with what is retained at the end? One panel a measure, one point an operator and seed."""
+"""Measures of the start beside what is retained at the end, an operator under a seed a unit."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from gradprobe.operators.temperature import family
+from gradprobe.plotting.colours import throttle_of
 from gradprobe.plotting.columns import interval, number
-from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, VERMILION, look
-from gradprobe.statistics.association import Association, Units, associations, difference
+from gradprobe.statistics.association import Association, Units, difference
 from gradprobe.statistics.estimates import Estimate
 
-COLOURS = {"gather": ORANGE, "zero": VERMILION, "scale": GREEN, "mean": GREY, "attention": PURPLE}  # by throttle
-COLUMNS = 4
-ASIDE = ((0, 7), (0, -7), (0, 12), (0, -12))  # points
 END, DURING = "retention", "during"
 COHERENCE, ROUGHNESS = "coherence C", "roughness"
 NAMED = ("fidelity, scorer, σ = 1", "descent, step 0.01")  # the two to be confirmed elsewhere; the rest explores
@@ -54,52 +49,6 @@ def units_of(results: Sequence[Any], of: str = END) -> Units:
     )
 
 
-def predict(results: Sequence[Any]) -> Figure:
-    """Retention over each measure of the start, with rank correlations; below, each correlation without a throttle.
-
-    A small dot is an operator under one seed, a number its mean over seeds. ρ: rank correlation over operators and
-    seeds with the interval of the hierarchical bootstrap; τ: Kendall's, outcomes within the noise of seeds tied; p: of
-    permuting whole throttles. ``during``: with the mean over the training curve.
-
-    Args:
-        results: of the coherence, fidelity and retention probes.
-    """
-    import seaborn
-
-    units = units_of(results)
-    end, during = associations(units), associations(units_of(results, DURING))
-    rows = -(-len(end) // COLUMNS)
-    throttles = list(dict.fromkeys(units.throttle))
-    height = 0.9 + 0.17 * max(len(end), 0.55 * len(set(units.operator)))
-    with look():
-        figure = Figure(figsize=(PAGE, 1.85 * rows + height))
-        above, below = figure.subfigures(2, 1, height_ratios=[1.85 * rows, height], squeeze=False)[:, 0]
-        grid = above.subplots(rows, COLUMNS, sharey=True, squeeze=False).ravel()
-        for axes, name in zip(grid, end, strict=False):
-            measure_panel(axes, name, units, list(dict.fromkeys(units.operator)))
-            star = "* " if name in NAMED else ""
-            title = f"{star}{told(end[name])}\nduring {_rho(during[name].rho)}"
-            axes.set_title(title, fontsize=5.5, fontweight="normal")
-        for axes in grid[::COLUMNS]:
-            axes.set_ylabel("retention at the end")
-        for axes in grid[len(end) :]:
-            axes.set_axis_off()
-        left, right = below.subplots(1, 2, width_ratios=[1.5, 1])
-        table = np.array([[e.rho.value, *(e.without.get(t, np.nan) for t in throttles)] for e in end.values()])
-        seaborn.heatmap(
-            table, ax=left, vmin=-1, vmax=1, cmap="RdBu", annot=True, fmt=".2f", annot_kws={"fontsize": 5.5},
-            cbar=False, xticklabels=["all", *(f"no {t}" for t in throttles)], yticklabels=list(end), linewidths=0.5,
-        )  # fmt: skip
-        left.tick_params(axis="x", labelsize=5.5, labelrotation=35, length=0)
-        left.tick_params(axis="y", labelsize=5.5, length=0)
-        left.set_title("ρ with the end, one throttle left out at a time", fontsize=6.5)
-        right.set_axis_off()
-        names = [f"{i + 1:2d}  {op}" for i, op in enumerate(dict.fromkeys(units.operator))]
-        right.text(0, 1, "\n".join(names), va="top", fontsize=5.5, transform=right.transAxes)
-        figure.supxlabel(_footnote(units), x=0.01, ha="left", fontsize=6, color=GREY)
-    return figure
-
-
 def differences(units: Units) -> dict[str, Estimate]:
     """Correlation of each of the two named measures less that of coherence, on the same operators."""
     return {name: difference(units, name, COHERENCE) for name in NAMED if {name, COHERENCE} <= units.measures.keys()}
@@ -124,17 +73,6 @@ def without(units: Units, throttle: str) -> Units:
     )
 
 
-def throttle_of(op: str) -> str:
-    """Return the throttle of an operator without its fields; the name itself of one that has no two parts.
-
-    Example:
-        >>> throttle_of("lapsum+vpnoise:sigma=unit"), throttle_of("my.py:Op")
-        ('vpnoise', 'my.py:Op')
-    """
-    _, plus, throttle = op.rpartition("+")
-    return throttle.partition(":")[0] if plus else op
-
-
 def told(association: Association) -> str:
     """Return a correlation as a line: rho with its interval, tau and p; a dash where nothing varies."""
     p = "p < 0.001" if association.p < 0.001 else f"p {number(association.p, 3)}"
@@ -145,45 +83,6 @@ def _rho(rho: Estimate) -> str:
     if np.isnan(rho.value):
         return "ρ undefined"
     return f"ρ = {interval(rho.value, rho.low, rho.high)}"
-
-
-def _footnote(units: Units) -> str:
-    lines = [
-        "ρ over operators and seeds; bootstrap over throttle, operator | seed | images; p: whole throttles permuted"
-    ]
-    for name, each in differences(units).items():
-        lines.append(f"{name} less {COHERENCE}, same operators: {interval(each.value, each.low, each.high)}")
-    return "\n".join([*lines, "* to be confirmed on other operators, seeds and models; all else explores"])
-
-
-def measure_panel(axes: Axes, name: str, units: Units, operators: Sequence[str]) -> None:
-    """Draw retention over one measure: a dot an operator and seed, and the operator's number at its mean.
-
-    Args:
-        axes: Axes to draw in.
-        name: Name of the measure.
-        units: Operators under seeds.
-        operators: Names in the order of their numbers.
-    """
-    values = units.measures[name]
-    shown = []
-    for i, op in enumerate(operators):
-        own = np.array([other == op for other in units.operator]) & np.isfinite(values)
-        if own.any():
-            colour = COLOURS.get(throttle_of(op), BLUE)
-            axes.plot(values[own], units.outcome[own], ".", ms=3, color=colour, mew=0)
-            shown.append((values[own].mean(), units.outcome[own].mean(), i, colour))
-    for turn, (x, y, i, colour) in enumerate(sorted(shown)):
-        beside = ASIDE[turn % len(ASIDE)]  # neighbours' numbers apart
-        axes.annotate(
-            str(i + 1), (x, y), beside, textcoords="offset points", fontsize=5.5, color=colour, ha="center", va="center"
-        )
-    if name == ROUGHNESS:
-        axes.set_xscale("log")
-    else:
-        axes.axvline(0, color=BLACK, lw=0.4, alpha=0.4, zorder=0)
-    axes.set_xlabel(f"{name} (n = {len(shown)})", fontsize=6.5)
-    axes.margins(0.12, 0.3)
 
 
 def _of_seed(values: Mapping[int, tuple[float, float]], seed: int) -> tuple[float, float]:

@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 from gradprobe.comparison.scaling import AVERAGE, Scaling
 from gradprobe.comparison.scaling_verdicts import RULE, verdicts
 from gradprobe.plotting.escape import legend_label
-from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, OTHERS, PAGE, VERMILION, look
+from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, PAGE, PURPLE, SKY, VERMILION, look
 from gradprobe.statistics.ratios import FEWEST_SEEDS
 
-COLOURS, MARKS = (GREEN, BLUE, VERMILION, *OTHERS), "so^DvP"  # of the sizes, the smallest first
+COLOURS, MARKS = (GREEN, BLUE, VERMILION, PURPLE, SKY, GREY), "so^DvP"  # of the sizes, the smallest first
 COLUMNS, APART = 3, 1.3  # panels in a row; distance of neighbouring sizes at a rate, in points of the rate
 LINE, WIDTH = 0.117, 150  # inches and characters of a line of text below the panels
 

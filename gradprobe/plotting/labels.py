@@ -79,6 +79,36 @@ def placed(
     return boxes
 
 
+def spread(values: Sequence[float], apart: float, low: float, high: float) -> list[float]:
+    """Return values moved as little as it takes for neighbours to be a distance apart, in the order they had.
+
+    Args:
+        values: Any number, in any order.
+        apart: Least distance of two; less if there is no room for it.
+        low: Least value returned.
+        high: Largest value returned.
+
+    Example:
+        >>> spread([0.5, 0.5, 0.9], 0.2, 0, 1)
+        [0.4, 0.6, 0.9]
+    """
+    apart = min(apart, (high - low) / max(len(values) - 1, 1))
+    order = sorted(range(len(values)), key=lambda i: values[i])
+    groups: list[tuple[float, int]] = []  # (mean of the values less their steps, count): those that are pushed together
+    for place, i in enumerate(order):
+        mean, count = values[i] - place * apart, 1
+        while groups and groups[-1][0] > mean:
+            before, many = groups.pop()
+            mean, count = (before * many + mean * count) / (many + count), many + count
+        groups.append((mean, count))
+    top = high - (len(values) - 1) * apart
+    bases = [min(max(mean, low), top) for mean, count in groups for _ in range(count)]
+    moved = [0.0] * len(values)
+    for place, (i, base) in enumerate(zip(order, bases, strict=True)):
+        moved[i] = round(base + place * apart, 9)
+    return moved
+
+
 def ends(point: tuple[float, float], box: Box) -> tuple[float, float]:
     """Return the point of a box's edge that is nearest to a mark, where the line to it ends."""
     x, y = point

@@ -14,12 +14,12 @@ from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.files import check_place
 from gradprobe.plotting.escape import visible
 
-# Okabe and Ito, "Color universal design" (2008): distinguishable with all kinds of colour vision.
+# Okabe and Ito, "Color universal design" (2008): distinguishable with all kinds of colour vision. Beside them three of
+# Tol's, which stay so; their yellow is left out, as it cannot be seen as a line. What is whose: `plotting.colours`.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+WINE, INDIGO, BROWN = "#882255", "#332288", "#6B3A00"
 GREY = "#666666"
-OTHERS = (GREEN, PURPLE, SKY, VERMILION, YELLOW, GREY)  # after orange and blue, in this order
-COLOURS = {"gumbel-ste+gather": ORANGE, "lapsum+vpnoise": BLUE}  # the paper's two; others take the next free one
 INTERVAL: dict[str, Any] = {"ecolor": BLACK, "elinewidth": 0.8, "capsize": 2, "capthick": 0.8, "fmt": "none"}
 
 RISE, STEP = FORMULAS = ("$L - L(0)$", "$|L_{j+1} - L_j|$")  # the only formulas in figures

@@ -9,11 +9,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import AxesImage
 from matplotlib.patches import Patch, Rectangle
 
-from gradprobe.plotting.style import BLUE, GREY, VERMILION
+from gradprobe.plotting.style import BLACK, BLUE, GREY, VERMILION
 
 FADE, OPACITY = 0.45, 0.5  # of the picture towards white, and of the colour on a token
 BAND = 0.035  # breadth of a band along the matrix, as a share of its side
 TOP, BOTTOM = VERMILION, BLUE
+DIVERGING = "PRGn"  # of cosines: neither red nor blue, which are those of the two ends
 
 
 def draw_tokens(axes: Axes, image: np.ndarray, grid: tuple[int, int], ends: Sequence[np.ndarray]) -> None:
@@ -40,25 +41,24 @@ def draw_tokens(axes: Axes, image: np.ndarray, grid: tuple[int, int], ends: Sequ
     axes.spines[:].set(visible=True, color=GREY, linewidth=0.3)
 
 
-def draw_similarity(axes: Axes, similarity: np.ndarray, low: float) -> AxesImage:
-    """Draw the similarities of [top; bottom] with a band of colour along each block.
+def draw_similarity(axes: Axes, similarity: np.ndarray) -> AxesImage:
+    """Draw the similarities of [top; bottom] with a band of colour along each block; white is no similarity.
 
     Args:
         axes: Place.
-        similarity: ``(2K, 2K)``.
-        low: Lower end of the colours; the upper is 1.
+        similarity: ``(2K, 2K)``, of -1 to 1.
     """
     size = len(similarity)
     k = size // 2
-    drawn = axes.imshow(similarity, cmap="viridis", vmin=low, vmax=1, interpolation="none", extent=(0, size, size, 0))
-    axes.axhline(k, color="white", linewidth=1)
-    axes.axvline(k, color="white", linewidth=1)
+    drawn = axes.imshow(similarity, cmap=DIVERGING, vmin=-1, vmax=1, interpolation="none", extent=(0, size, size, 0))
+    axes.axhline(k, color=BLACK, linewidth=0.8)
+    axes.axvline(k, color=BLACK, linewidth=0.8)
     band = BAND * size
     for first, colour in ((0, TOP), (k, BOTTOM)):  # along both sides
         axes.add_patch(Rectangle((first, -1.4 * band), k, band, color=colour, clip_on=False, linewidth=0))
         axes.add_patch(Rectangle((-1.4 * band, first), band, k, color=colour, clip_on=False, linewidth=0))
     axes.set(xticks=[], yticks=[])
-    axes.spines[:].set_visible(False)
+    axes.spines[:].set(visible=True, color=GREY, linewidth=0.3)
     return drawn
 
 

@@ -42,7 +42,7 @@ def ranking_figure(
             draw_tokens(each, view.image, view.grid, [np.asarray(end) - first for end in (top, bottom)])
             each.set_title(" · ".join(filter(None, ("" if first else title, view.title))))
             first += view.grid[0] * view.grid[1]
-        drawn, k = draw_similarity(matrix, similarity, min(0.0, float(similarity.min()))), len(top)
+        drawn, k = draw_similarity(matrix, similarity), len(top)
         matrix.set_xticks([k / 2, 1.5 * k], [f"{name} {k}\nmean {number(means[name])}" for name in ("top", "bottom")])
         matrix.tick_params(length=0)
         matrix.set_xlabel(f"top with bottom: mean {number(means['across'])}", color=GREY)

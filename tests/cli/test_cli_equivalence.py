@@ -129,6 +129,12 @@ def test_a_preset_is_answered_by_the_same_probe_and_drawn(run, tmp_path):
     assert "fig4: 0 stored, 4 computed, 0 missing" in out
     svg = (tmp_path / "figures" / "fig4.svg").read_text()
     assert svg.count("<image") == 2 * 7  # a row of pictures for each K
+    code, out, err = run("figures", "--draw-only", "--out", "paper", "--format", "png, PDF")
+    assert code == 0, err
+    assert sorted(path.name for path in (tmp_path / "paper").iterdir()) == ["fig4.pdf", "fig4.png"]
+    assert (tmp_path / "paper" / "fig4.pdf").read_bytes().startswith(b"%PDF")
+    code, _, err = run("figures", "--draw-only", "--format", "png,gif")
+    assert code == 2 and ".gif is not a known kind; use .png, .svg or .pdf" in err
     rows = rows_of(run("equivalence", *SMALL, "--op", "vpnoise", "--json"))
     assert [row["path"] for row in rows] == [
         str(path.relative_to(tmp_path))

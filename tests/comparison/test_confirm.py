@@ -12,9 +12,10 @@ from gradprobe.advice import measures
 from gradprobe.comparison.confirm import better, conclusion, conclusions, lines, pairs, predicts, trials
 from gradprobe.comparison.confirm_figure import confirm_figure
 from gradprobe.comparison.experiments import Answer, Experiment, Run, load_experiment, run_experiment
-from gradprobe.comparison.predict import COHERENCE, NAMED, throttle_of
+from gradprobe.comparison.predict import COHERENCE, NAMED
 from gradprobe.operators import registry
 from gradprobe.operators.temperature import at_tau, family
+from gradprobe.plotting.colours import throttle_of
 from gradprobe.plotting.style import save_figure
 from gradprobe.statistics.association import Association
 from gradprobe.statistics.estimates import Estimate

@@ -4,10 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
-from gradprobe.comparison.predict import COHERENCE, NAMED, differences, predict, throttle_of, units_of, without
+from gradprobe.comparison.measure_panels import by_throttle, styles_of
+from gradprobe.comparison.predict import COHERENCE, NAMED, differences, units_of, without
+from gradprobe.comparison.predict_figure import SHOWN, predict
 from gradprobe.operators.temperature import family
-from gradprobe.plotting.style import save_figure
+from gradprobe.plotting.colours import THROTTLES, throttle_of
+from gradprobe.plotting.style import BLACK, save_figure
 from gradprobe.statistics.association import associations
 
 OPERATORS = ["a+gather", "b+gather", "a+zero", "b+scale", "c+vpnoise", "c+mean"]
@@ -103,17 +107,43 @@ def test_differences_to_coherence_are_of_the_two_named_measures():
     assert throttle_of("lapsum+vpnoise:sigma=unit") == "vpnoise"
 
 
-def test_the_figure_shows_every_measure_and_names_every_operator(tmp_path):
+def test_the_figure_tells_every_measure_and_names_every_operator(tmp_path):
     drawn = results([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 2, 3, 4, 5, 6], [0.1, None, 0.3, 0.4, 0.5, 0.6])
-    figure = predict(drawn)
-    names = list(units_of(drawn).measures)
-    shown = [axes for axes in figure.axes if axes.axison]
-    assert [axes.get_xlabel().partition(" (")[0] for axes in shown[: len(names)]] == names
-    written = " ".join(text.get_text() for axes in figure.axes for text in axes.texts)
+    figure, units = predict(drawn), units_of(drawn)
+    names = list(units.measures)
+    panels = {axes.get_xlabel().partition(" (")[0]: axes for axes in figure.axes if "(n =" in axes.get_xlabel()}
+    assert list(panels) == [name for name in SHOWN if name in names]
+    assert "n = 5" in panels[NAMED[0]].get_xlabel()
+    (table,) = [axes for axes in figure.axes if axes.get_xlabel().startswith("ρ with")]
+    assert [label.get_text().removeprefix("* ") for label in table.get_yticklabels()] == names
+    found = associations(units)
+    marks = [line for line in table.lines if len(line.get_xdata()) == 1]
+    filled = [line.get_xdata()[0] for line in marks if line.get_markerfacecolor() == BLACK]
+    assert filled == pytest.approx([each.rho.value for each in found.values()])
+    written = " ".join(text.get_text() for text in figure.texts)
     assert all(op in written for op in OPERATORS)
-    assert "n = 5" in shown[2].get_xlabel()
-    heat = shown[len(names)]
-    assert [label.get_text() for label in heat.get_yticklabels()] == names
-    assert [label.get_text() for label in heat.get_xticklabels()][:3] == ["all", "no gather", "no zero"]
+    heat = figure.axes[-1]
+    assert [label.get_text() for label in heat.get_xticklabels()] == ["gather", "zero", "scale", "vpnoise", "mean"]
     one, two = (save_figure(predict(drawn), tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))
     assert one == two
+
+
+def test_a_mark_is_the_mean_over_seeds_and_its_lines_their_range():
+    drawn = results([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [1, 2, 3, 4, 5, 6], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    drawn[2] = ended("a+gather", 1, 0.9)
+    axes = predict(drawn).axes[0]
+    assert axes.get_xlabel().startswith(COHERENCE)
+    units = units_of(drawn)
+    own = np.array(units.operator) == "a+gather"
+    x, y = units.measures[COHERENCE][own], units.outcome[own]
+    lying, standing, mark = axes.lines[:3]
+    assert list(lying.get_xdata()) == [x.min(), x.max()] and list(standing.get_ydata()) == [y.min(), y.max()]
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == pytest.approx((x.mean(), y.mean()))
+    assert to_hex(mark.get_color()).upper() == THROTTLES["gather"]
+
+
+def test_a_throttle_has_the_same_colour_and_marker_in_every_figure():
+    one, other = styles_of(["a+gather", "b+scale", "my.py:Op"]), styles_of(["x.py:Op", "b+scale", "c+mean"])
+    assert one["scale"] == other["scale"]
+    assert len(set(one.values())) == 3
+    assert by_throttle(["b+scale", "a+gather", "c+scale"]) == ["b+scale", "c+scale", "a+gather"]

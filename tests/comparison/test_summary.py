@@ -19,7 +19,8 @@ from test_plotting_fidelity import result as fidelity
 from gradprobe.cli.screen import Screen
 from gradprobe.comparison.comparison import Comparison, answers_of, metrics, rows, to_json
 from gradprobe.comparison.comparison import count as count_of
-from gradprobe.comparison.figures import figures_of, leaderboard
+from gradprobe.comparison.figures import figures_of
+from gradprobe.comparison.leaderboard_figure import UNITS, leaderboard
 from gradprobe.comparison.tables import (
     chance,
     difference,
@@ -336,7 +337,8 @@ def test_the_leaderboard_shows_every_number_best_retention_on_top(full, table):
     assert names == [*sorted(OPS, key=lambda op: -cells(table, "retention")[op]["value"]), "by random"]
     assert [label.get_fontweight() for label in first.get_yticklabels()].count("bold") == 1
     for axes, metric in zip(figure.axes, METRICS, strict=True):
-        assert axes.get_title(loc="left") == metric.heading
+        assert axes.get_title(loc="left") == metric.heading + {"higher": " ↑", "lower": " ↓", None: ""}[metric.better]
+        assert [text.get_text() for text in axes.texts if text.get_text() == UNITS[metric.name]]
         dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"}
         shown = [names.index("by random" if op.startswith("ranked") else op) for op in cells(table, metric.name)]
         assert dots == dict(zip(shown, (c["value"] for c in cells(table, metric.name).values()), strict=True))
@@ -350,7 +352,7 @@ def test_the_leaderboard_shows_every_number_best_retention_on_top(full, table):
 def test_the_leaderboard_says_none_and_refuses_nothing(tmp_path):
     none = Comparison("a test", (MINE, REFERENCE), MINE, {"cost": [cost(MINE), cost(REFERENCE, gradient="none")]}, {})
     texts = [text.get_text() for text in leaderboard([none]).axes[0].texts]
-    assert texts == ["none"]
+    assert texts == ["none", UNITS["cost"]]
     with pytest.raises(UsageError, match="at least one"):
         leaderboard([Comparison("a test", (MINE,), MINE, {}, {})])
     one, two = (save_figure(leaderboard([none]), tmp_path / name).read_bytes() for name in ("a.svg", "b.svg"))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradprobe.plotting.labels import MARK, Box, ends, placed, text_size
+from gradprobe.plotting.labels import MARK, Box, ends, placed, spread, text_size
 
 BOUNDS = Box(0, 0, 220, 300)
 
@@ -59,3 +59,18 @@ def test_texts_are_as_wide_as_they_are_drawn():
             text = figure.text(0, 0, words, fontsize=6, family="DejaVu Sans", fontweight=weight)
             drawn = text.get_window_extent(canvas.get_renderer()).width
             assert text_size(words, 6, weight == "bold")[0] == pytest.approx(drawn, rel=0.1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_spread_values_keep_their_order_their_distance_and_their_ends(seed):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0.5, 0.5, rng.integers(1, 15)).tolist()
+    moved = spread(values, 0.05, 0.0, 1.0)
+    assert np.argsort(moved, kind="stable").tolist() == np.argsort(values, kind="stable").tolist()
+    assert all(np.diff(sorted(moved)) > 0.05 - 1e-6)
+    assert min(moved) >= -1e-6 and max(moved) <= 1 + 1e-6
+    assert spread(moved, 0.05, 0.0, 1.0) == pytest.approx(moved)  # what is apart stays
+
+
+def test_too_many_values_share_the_room():
+    assert spread([0.5] * 11, 0.5, 0.0, 1.0) == pytest.approx(np.linspace(0, 1, 11))

@@ -108,8 +108,8 @@ def test_marks_lie_where_the_numbers_are():
 
 def test_without_steps_there_is_no_descent():
     drawn = [row | {"ladder": []} for row in rows()]
-    figure = fidelity_panels([("random", drawn)])
-    assert not figure.axes[1].axison
+    figure = fidelity_panels([("random", drawn), ("scenes", rows())])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["", "", "fall of the deployed loss"]  # and no empty panel
     with pytest.raises(UsageError, match="no fidelity to draw"):
         fidelity_panels([("none", [])])
 
@@ -126,6 +126,18 @@ def test_rows_without_steps_are_drawn_and_printed_beside_rows_with_them():
     assert all(np.array_equal(a, b) for a, b in zip(alone, beside, strict=True))
     descent = rendered(table(drawn)).partition("reference 0.3")[0].rpartition("operator")[2]
     assert "lapsum+vpnoise" in descent and "lapsum+scale" not in descent
+
+
+def test_names_of_curves_are_apart_and_in_the_order_of_their_ends():
+    close = [row | {"op": f"lapsum:tau={i}+vpnoise"} for i, row in enumerate([*rows()[:2]] * 3, 1)]
+    _, right = fidelity_panels([("scenes", close)]).axes
+    names = sorted(right.texts, key=lambda text: text.get_position()[1])
+    heights = [text.get_position()[1] for text in names]
+    assert len(names) == len(close) + 2 and min(np.diff(heights)) > 0.05
+    assert heights[0] >= 0 and heights[-1] <= 1
+    falls = {row["op"]: row["ladder"][-1]["rate"] * row["ladder"][-1]["step"] for row in close}
+    ordered = [falls[text.get_text()] for text in names if text.get_text() in falls]
+    assert ordered == sorted(ordered)
 
 
 def test_labels_stay_inside_and_bytes_are_the_same(tmp_path):

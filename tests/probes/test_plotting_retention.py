@@ -147,29 +147,44 @@ def lines_of(axes, label):
     return line
 
 
-def test_lines_are_means_over_k_dots_are_seeds_and_rankings_are_grey_and_dashed():
+def test_marks_are_means_at_each_k_dots_are_seeds_and_rankings_are_grey_and_dashed():
     figure = retention_figure([("scenes", RESULTS)])
     over, curves = figure.axes
     for op, colour in ((GUMBEL, ORANGE), (VPNOISE, BLUE)):
-        line = lines_of(over, op)
+        marks = lines_of(over, op)
         rows = [row for row in ROWS if row["op"] == op]
-        assert list(line.get_ydata()) == [row["retention"] for row in rows]
-        assert list(line.get_xdata()) == pytest.approx([5, 20], rel=0.1) and to_hex(line.get_color()).upper() == colour
+        assert list(marks.get_ydata()) == [row["retention"] for row in rows]
+        assert np.round(marks.get_xdata()).tolist() == [0, 1] and to_hex(marks.get_color()).upper() == colour
+        assert marks.get_linestyle() == "None"  # nothing between the K was measured
         dots = [d for d in over.lines if d.get_marker() == "." and to_hex(d.get_color()).upper() == colour]
         assert [list(d.get_ydata()) for d in dots] == [row["by_seed"] for row in rows]
     assert lines_of(over, GUMBEL).get_xdata()[0] < lines_of(over, VPNOISE).get_xdata()[0]  # not on top of each other
     for ranking in ("random", "truth"):
-        line = lines_of(over, f"by {ranking}")
+        drawn = [line for line in over.lines if line.get_label() == f"by {ranking}"]
         expected = [row["retention"] for row in ROWS if row["op"] == f"ranked:{ranking}"]
-        assert list(line.get_ydata()) == expected and list(line.get_xdata()) == [5, 20]
-        assert to_hex(line.get_color()).upper() == GREY and line.is_dashed()
+        assert [list(line.get_ydata()) for line in drawn] == [[value] * 2 for value in expected]
+        assert [np.mean(line.get_xdata()) for line in drawn] == [0, 1] and all(np.ptp(d.get_xdata()) < 1 for d in drawn)
+        assert all(to_hex(line.get_color()).upper() == GREY and line.is_dashed() for line in drawn)
     assert [t.get_text() for t in over.get_xticklabels()] == ["5", "20"] and over.get_title(loc="left") == "scenes"
     assert "K = 5" in curves.get_xlabel()
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == [GUMBEL, VPNOISE, "by random", "by truth", "all N tokens"]
 
 
-def test_curves_are_those_of_the_least_k_and_their_mean():
+def test_an_operator_that_was_not_asked_at_a_k_has_no_mark_there():
+    some = [r for r in RESULTS if not (r.question["op"] == VPNOISE and r.question["k"] == 5)]
+    over, _ = retention_figure([("scenes", some)]).axes
+    assert np.round(lines_of(over, VPNOISE).get_xdata()).tolist() == [1]
+
+
+def test_five_seeds_have_an_interval():
+    five = [retained(25 + s, seed=s) for s in range(5)]
+    over, _ = retention_figure([("scenes", five)]).axes
+    row = over_seeds(five)
+    assert any(list(line.get_ydata()) == [row["low"], row["high"]] for line in over.lines)
+
+
+def test_curves_are_those_of_the_k_where_operators_differ_most_and_their_mean():
     _, curves = retention_figure([("scenes", RESULTS)]).axes
     drawn = [line for line in curves.lines if len(line.get_xdata()) == 3]
     for op, colour in ((GUMBEL, ORANGE), (VPNOISE, BLUE)):
@@ -177,15 +192,26 @@ def test_curves_are_those_of_the_least_k_and_their_mean():
         own = [line.get_ydata() for line in drawn if to_hex(line.get_color()).upper() == colour]
         np.testing.assert_allclose(own, [*each, np.mean(each, 0)])
     assert len(drawn) == 6 and list(drawn[0].get_xdata()) == [0, 5, 10]
+    alike = [retained(30, op=op, k=5) for op in (GUMBEL, VPNOISE)]
+    apart = [retained(right, op=op, k=20) for op, right in ((GUMBEL, 10), (VPNOISE, 30))]
+    _, curves = retention_figure([("scenes", [*alike, *apart])]).axes
+    assert curves.get_xlabel() == "training steps, K = 20"
 
 
 def test_a_panel_a_model_and_one_colour_an_operator():
     other = [retained(12, op=op, k=k, backbone="deit") for op in ("lapsum+scale", VPNOISE) for k in (3, 58)]
     figure = retention_figure([("scenes", RESULTS), ("DeiT", other)])
-    assert len(figure.axes) == 4 and [a.get_title(loc="left") for a in figure.axes[:2]] == ["scenes", "DeiT"]
-    assert lines_of(figure.axes[0], VPNOISE).get_color() == lines_of(figure.axes[1], VPNOISE).get_color()
+    assert [a.get_title(loc="left") for a in figure.axes[::2]] == ["scenes", "DeiT"] and len(figure.axes) == 4
+    assert lines_of(figure.axes[0], VPNOISE).get_color() == lines_of(figure.axes[2], VPNOISE).get_color()
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend.count(VPNOISE) == 1 and "lapsum+scale" in legend
+
+
+def test_rankings_alone_leave_no_empty_panel():
+    ranked = [retained(op="ranked:norm")]
+    figure = retention_figure([("scenes", RESULTS), ("rankings", ranked)])
+    assert [axes.get_ylabel() for axes in figure.axes] == ["retention", "accuracy, hard top-K", ""]
+    assert all(axes.axison for axes in figure.axes)
 
 
 def test_the_figure_of_a_command_names_operators_as_its_rows_do():
@@ -195,8 +221,9 @@ def test_the_figure_of_a_command_names_operators_as_its_rows_do():
     assert drawn.axes[0].get_title(loc="left") == "scenes, two recipes"
     legend = [text.get_text() for text in drawn.legends[0].get_texts()]
     assert legend == [f"{VPNOISE} (steps = 5)", f"{VPNOISE} (steps = 10)", "all N tokens"]
-    for label in legend[:2]:
-        assert list(lines_of(drawn.axes[0], label).get_xdata()) == pytest.approx([5, 20], rel=0.1)
+    marks = [lines_of(drawn.axes[0], label) for label in legend[:2]]
+    assert [np.round(each.get_xdata()).tolist() for each in marks] == [[0, 1]] * 2
+    assert marks[0].get_color() != marks[1].get_color()
 
 
 @pytest.mark.parametrize("results", [[retained()], [retained(op="ranked:norm")], [retained(0, 0)]])

@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from gradprobe.plotting.colours import colours_of
 from gradprobe.plotting.columns import Row, names, number
 from gradprobe.plotting.escape import legend_label
-from gradprobe.plotting.style import BLACK, BLUE, COLOURS, GREY, INTERVAL, ORANGE, OTHERS, PAGE, SKY, look
+from gradprobe.plotting.style import BLACK, BLUE, GREY, INTERVAL, ORANGE, PAGE, SKY, look
 from gradprobe.probes.coherence.result import CoherenceResult
 from gradprobe.probes.coherence.view import setting, verdict
 
@@ -102,8 +103,7 @@ def fig1c(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]) -> Figure
     """
     groups = [group for name, rows in panels for group in _groups(name, rows)]
     operators = list(dict.fromkeys(str(row["op"]) for _, rows in groups for row in rows))
-    free = iter(OTHERS * len(operators))
-    colours = {op: COLOURS.get(op) or next(free) for op in operators}
+    colours = colours_of(operators)
     upright = any(len(_compared(rows)) > 1 for _, rows in groups)  # more ratios than fit beside each other
     with look():
         figure = Figure(figsize=(PAGE, 3.0))

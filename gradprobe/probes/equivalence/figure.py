@@ -9,14 +9,14 @@ from matplotlib.figure import Figure, SubFigure
 
 from gradprobe.errors import GradprobeError
 from gradprobe.operators.temperature import family
+from gradprobe.plotting.colours import colours_of
 from gradprobe.plotting.columns import Row
 from gradprobe.plotting.escape import legend_label
-from gradprobe.plotting.style import BLACK, BLUE, GREEN, GREY, ORANGE, PAGE, PURPLE, SKY, VERMILION, look
+from gradprobe.plotting.style import BLACK, GREY, PAGE, look
 from gradprobe.probes.equivalence.patches import Strip, draw_strips
 from gradprobe.probes.equivalence.result import EquivalenceResult, pooled
 
-FIRST = {"hard+gather": BLACK, "lapsum+vpnoise": BLUE}  # others take the next free colour
-FREE, MARKS = (ORANGE, GREEN, PURPLE, SKY, VERMILION, GREY), "osD^vPX"
+MARKS = "osD^vPX"
 Look = Mapping[str, tuple[str, str]]  # family -> colour and marker
 Panel = tuple[str, Sequence[Row]]
 
@@ -221,8 +221,7 @@ def _budgets(rows: Sequence[Row]) -> list[int]:
 
 def _looks(rows: Sequence[Row]) -> Look:
     names = list(dict.fromkeys(family(row["op"]) for row in rows))
-    free = iter(FREE * len(names))
-    return {name: (FIRST.get(name) or next(free), MARKS[i % len(MARKS)]) for i, name in enumerate(names)}
+    return {op: (colour, MARKS[i % len(MARKS)]) for i, (op, colour) in enumerate(colours_of(names).items())}
 
 
 def _images(rows: Sequence[Row]) -> str:

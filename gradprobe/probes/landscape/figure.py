@@ -8,24 +8,24 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure, SubFigure
-from matplotlib.gridspec import GridSpec
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from gradprobe.errors import UsageError
+from gradprobe.plotting.colours import GUMBEL, VPNOISE
 from gradprobe.plotting.columns import Row, interval, short
-from gradprobe.plotting.style import BLACK, COLOURS, GREY, PAGE, RISE, STEP, look
+from gradprobe.plotting.style import BLACK, GREY, PAGE, RISE, STEP, look
 from gradprobe.probes.landscape import surfaces
 from gradprobe.probes.landscape.result import LandscapeResult
 from gradprobe.probes.landscape.surfaces import Results
 from gradprobe.probes.landscape.view import labels
 
-GUMBEL, VPNOISE = COLOURS  # the paper's two
 COLOUR_MAP = "RdBu_r"  # white is the loss at theta, red above, blue below: told apart by all kinds of colour vision
 SHADES = 81  # levels of the shared scale; odd, so that one lies around 0
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)), "-.")
 UNDEFINED: dict[str, Any] = {"facecolor": "#E4E4E4", "edgecolor": GREY, "hatch": "xxxx", "linewidth": 0}
 HEIGHT, BAR, ENTRY, ROOM = 1.75, 0.08, 0.16, 0.75  # inches: of a panel, a colour bar, a legend's line, words around
+LOW, NAMED, SMALL = 1.7, 0.2, 5.8  # inches of a block of lines alone and of a legend's entry beside it; points
 Canvas = Figure | SubFigure
 
 
@@ -43,9 +43,8 @@ def landscape_figure(results: Results, rows: Sequence[Row], title: str) -> Figur
 def landscape_panels(results: Results, title: str) -> Figure:
     """Draw contours of ``L - L(0)`` of each operator on one colour scale, and the stepwise variation along d2.
 
-    The colours compare operators; a panel's contour lines have a spacing of their own, written above it, so that a flat
-    landscape beside a steep one still shows its shape. Cells that are not finite are hatched. Lines (one row) share a
-    panel.
+    Colours and contour lines compare operators: the spacing of the lines, written above each panel, is the same in all,
+    so that a flat landscape has few of them. Cells that are not finite are hatched. Lines (one row) share a panel.
 
     Args:
         results: One or more operators.
@@ -60,7 +59,8 @@ def landscape_panels(results: Results, title: str) -> Figure:
 def fig2(panels: Sequence[tuple[str, Results]], paper: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw the paper's Figure 2 for each model: operators beside each other, the stepwise variation last.
 
-    A model's panels share one colour scale. Above the variation stands the ratio of its means, Gumbel over VP-noise,
+    A model's panels share one colour scale and one spacing of contour lines; a model with lines alone has its legend
+    beside them. Above the variation stands the ratio of its means, Gumbel over VP-noise,
     where both answer the same question.
 
     Args:
@@ -117,16 +117,18 @@ def _stack(panels: Sequence[tuple[str, Results]], paper: Sequence[Mapping[str, A
         raise UsageError("no landscape to draw; give at least one result")
     shapes = [_shape(results) for _, results in panels]
     heights = [
-        rows * (HEIGHT + ROOM) + bool(surfaces.planes(results)) * (BAR + 0.25) + ENTRY * len(results) + 0.35
+        max(LOW, 0.66 + NAMED * len(results))
+        if not surfaces.planes(results)
+        else rows * (HEIGHT + ROOM) + BAR + 0.25 + ENTRY * len(results) + 0.35
         for (rows, _), (_, results) in zip(shapes, panels, strict=True)
     ]
     palette = surfaces.colours([result for _, results in panels for result in results])
     with look():
         figure = Figure(figsize=(PAGE, sum(heights)))
         parts = figure.subfigures(len(panels), 1, height_ratios=heights, squeeze=False)
-        for part, (name, results) in zip(parts.flat, panels, strict=True):
+        for part, height, (name, results) in zip(parts.flat, heights, panels, strict=True):
             note = [] if paper is None else _ratios(results, paper)
-            _block(part, results, name.replace("\n", ", "), note, palette)
+            _block(part, results, name.replace("\n", ", "), note, palette, height)
     return figure
 
 
@@ -136,32 +138,57 @@ def _shape(results: Results) -> tuple[int, int]:
     return -(-count // columns), columns
 
 
-def _block(part: SubFigure, results: Results, title: str, note: Sequence[str], palette: Mapping[str, str]) -> None:
+def _block(
+    part: SubFigure, results: Results, title: str, note: Sequence[str], palette: Mapping[str, str], height: float
+) -> None:
     """Draw panels in reading order, the last one to the end of its row; then the colour bar and the legend."""
-    rows, columns = _shape(results)
+    part.suptitle(title, x=0.01, ha="left", fontweight="bold")
     planes, lines = surfaces.planes(results), surfaces.lines(results)
-    heights = [HEIGHT] * rows + [BAR] * bool(planes) + [ENTRY * len(results)]
+    if not planes:
+        _row(part, results, note, palette, height)
+        return
+    rows, columns = _shape(results)
+    heights = [HEIGHT] * rows + [BAR, ENTRY * len(results)]
     grid = part.add_gridspec(len(heights), columns, height_ratios=heights)
     names = dict(zip(map(id, results), labels(results), strict=True))
-    norm = Normalize(-(limit := surfaces.limit(planes)), limit)
+    norm, levels = Normalize(-(limit := surfaces.limit(planes)), limit), surfaces.shared_levels(planes)
     for i, result in enumerate(planes):
         axes = part.add_subplot(grid[divmod(i, columns)])
-        _contours(axes, result, norm)
-        _head(axes, names[id(result)], result)
+        _contours(axes, result, norm, levels)
+        _head(axes, names[id(result)], result, levels)
     if lines:
         _lines(part.add_subplot(grid[divmod(len(planes), columns)]), results, palette)
     row, column = divmod(len(planes) + bool(lines), columns)
     last = part.add_subplot(grid[row, column:])
     _variation(last, results, palette)
     _title(last, "stepwise variation", note)
-    if planes:
-        _colour_bar(part, part.add_subplot(grid[rows, : min(columns, len(planes))]), norm)
-    _legend(part, grid, results, palette)
-    part.suptitle(title, x=0.01, ha="left", fontweight="bold")
+    _colour_bar(part, part.add_subplot(grid[rows, : min(columns, len(planes))]), norm)
+    below = part.add_subplot(grid[-1, :])
+    below.set_axis_off()
+    below.legend(*_entries(results, palette, ": "), loc="upper left", borderaxespad=0, borderpad=0)
+    part.supxlabel(surfaces.caption(results), fontsize=7, color=GREY)
 
 
-def _contours(axes: Axes, result: LandscapeResult, norm: Normalize) -> None:
-    """Draw filled levels of the shared scale under contour lines of the panel's own; d2 lies, d1 stands."""
+def _row(part: SubFigure, results: Results, note: Sequence[str], palette: Mapping[str, str], height: float) -> None:
+    """Draw lines alone: losses, stepwise variation and the legend beside each other, at the same places everywhere."""
+    bottom, top = 0.4 / height, 1 - 0.42 / height
+    left, middle = (part.add_axes((x, bottom, 0.228, top - bottom)) for x in (0.09, 0.412))
+    _lines(left, results, palette)
+    _variation(middle, results, palette)
+    _title(middle, "stepwise variation", [])
+    handles, texts = _entries(results, palette, "\n")
+    legend = part.legend(
+        handles, [text.replace("; ", "\n") for text in texts], fontsize=SMALL, loc="upper left",
+        bbox_to_anchor=(0.655, 1 - 0.12 / height), handlelength=1.6, labelspacing=0.4,
+        borderaxespad=0, borderpad=0, alignment="left", title_fontsize=SMALL,
+        title="\n".join([surfaces.caption(results), *note]),
+    )  # fmt: skip
+    legend.get_title().set_color(GREY)
+    legend.set_in_layout(False)
+
+
+def _contours(axes: Axes, result: LandscapeResult, norm: Normalize, levels: np.ndarray) -> None:
+    """Draw filled levels of the shared scale under the contour lines at these heights; d2 lies, d1 stands."""
     values = np.ma.masked_invalid(surfaces.rise(result))
     if values.mask.any():
         axes.patch.set(**UNDEFINED)
@@ -169,8 +196,8 @@ def _contours(axes: Axes, result: LandscapeResult, norm: Normalize) -> None:
         shades = np.linspace(norm.vmin or 0, norm.vmax or 0, SHADES + 1)
         filled = axes.contourf(result.b, result.a, values, shades, cmap=COLOUR_MAP, norm=norm, corner_mask=False)
         filled.set(edgecolor="face", linewidth=0.1)  # else viewers of PDF files show seams
-    if len(levels := surfaces.levels(result)):
-        axes.contour(result.b, result.a, values, levels, colors=BLACK, linewidths=0.45, alpha=0.65, linestyles="solid")
+    if values.count() and (crossed := levels[(levels > values.min()) & (levels < values.max())]).size:
+        axes.contour(result.b, result.a, values, crossed, colors=BLACK, linewidths=0.45, alpha=0.65, linestyles="solid")
     if len(result.path):
         axes.plot(result.path[:, 1], result.path[:, 0], "o-", color=BLACK, mfc="white", ms=3.2, mew=0.7, lw=0.8)
     axes.plot(0, 0, "+", color=BLACK, ms=7, mew=1.2, zorder=5)
@@ -188,9 +215,9 @@ def _ends(grid: np.ndarray, points: np.ndarray) -> tuple[float, float]:
     return low - pad * (low < grid.min()), high + pad * (high > grid.max())
 
 
-def _head(axes: Axes, name: str, result: LandscapeResult) -> None:
+def _head(axes: Axes, name: str, result: LandscapeResult, levels: np.ndarray) -> None:
     """Write a panel's title, the spacing of its contour lines with it."""
-    levels, (loss, *words) = surfaces.levels(result), surfaces.description(result)
+    loss, *words = surfaces.description(result)
     spacing = f", lines every {short(levels[1] - levels[0])}" if len(levels) > 1 else ""
     _title(axes, _broken(name), [loss + spacing, *words])
 
@@ -262,15 +289,11 @@ def _variation(axes: Axes, results: Results, palette: Mapping[str, str]) -> None
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(part: SubFigure, grid: GridSpec, results: Results, palette: Mapping[str, str]) -> None:
-    """Write a line for each operator with its mean step, and the sizes behind all of them."""
+def _entries(results: Results, palette: Mapping[str, str], between: str) -> tuple[list[Line2D], list[str]]:
+    """Return a legend's lines and texts: each operator with its mean step, and these words between the two."""
     strokes = surfaces.strokes(results, palette)
     marks = [Line2D([], [], color=colour, ls=DASHES[before % len(DASHES)]) for colour, before in strokes]
-    texts = [f"{n}: {surfaces.variation(r)}" for n, r in zip(labels(results), results, strict=True)]
-    below = part.add_subplot(grid[-1, :])
-    below.set_axis_off()
-    below.legend(marks, texts, loc="upper left", borderaxespad=0, borderpad=0)
-    part.supxlabel(surfaces.caption(results), fontsize=7, color=GREY)
+    return marks, [f"{n}{between}{surfaces.variation(r)}" for n, r in zip(labels(results), results, strict=True)]
 
 
 def _colour_bar(figure: Canvas, axes: Axes, norm: Normalize) -> None:

@@ -6,13 +6,14 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from gradprobe.operators.temperature import family
+from gradprobe.plotting.colours import colours_of
 from gradprobe.plotting.columns import short
-from gradprobe.plotting.style import COLOURS, OTHERS
 from gradprobe.probes.landscape.result import LandscapeResult
 from gradprobe.probes.landscape.view import grid
 
 Results = Sequence[LandscapeResult]
-LINES = 8  # about how many contour lines a panel has
+LINES = 12  # about how many contour lines there are from the lowest to the highest loss
 UNITS = {"pca": "Euclidean norm", "checkpoints": "shares of the way"}  # else filter units
 
 
@@ -64,7 +65,12 @@ def heights(results: Results) -> tuple[float, float]:
 
 def levels(result: LandscapeResult) -> NDArray[np.float64]:
     """Return round, evenly spaced heights of contour lines between the ends; none if the surface is constant."""
-    values = rise(result)
+    return shared_levels([result])
+
+
+def shared_levels(results: Results) -> NDArray[np.float64]:
+    """Return round, evenly spaced heights between the ends of all surfaces, for contour lines that compare them."""
+    values = np.concatenate([rise(result).ravel() for result in results])
     values = values[np.isfinite(values)]
     if not values.size or not np.ptp(values):
         return np.array([])
@@ -75,15 +81,14 @@ def levels(result: LandscapeResult) -> NDArray[np.float64]:
 def colours(results: Results) -> dict[str, str]:
     """Return a colour for each operator, as in the coherence figures."""
     operators = list(dict.fromkeys(str(result.question["op"]) for result in results))
-    free = iter(OTHERS * len(operators))
-    return {op: COLOURS.get(op) or next(free) for op in operators}
+    return colours_of(operators)
 
 
 def strokes(results: Results, palette: Mapping[str, str] | None = None) -> list[tuple[str, int]]:
-    """Return the colour of each result's operator, and the number of results before it that have the same one."""
+    """Return the colour of each result's operator, and the number of results before it that differ in tau or noise."""
     palette = palette or colours(results)
-    every = [palette[result.question["op"]] for result in results]
-    return [(colour, every[:i].count(colour)) for i, colour in enumerate(every)]
+    every = [family(result.question["op"]) for result in results]
+    return [(palette[r.question["op"]], every[:i].count(every[i])) for i, r in enumerate(results)]
 
 
 def axis_label(result: LandscapeResult, which: int) -> str:

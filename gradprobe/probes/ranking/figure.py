@@ -68,7 +68,6 @@ def _draw(groups: Groups, title: str) -> Figure:
 
 def _examples(figure: SubFigure, groups: Groups, grid: np.ndarray) -> None:
     """Draw the first image and below it the similarities of each operator, with one scale of colours."""
-    low = min(0.0, *(float(group[0].similarity.min()) for _, group in groups))
     for axes in grid.flat:
         axes.set_axis_off()
     for i, (row, group) in enumerate(groups):
@@ -76,7 +75,7 @@ def _examples(figure: SubFigure, groups: Groups, grid: np.ndarray) -> None:
         above, below = grid[2 * line, column], grid[2 * line + 1, column]
         above.set_title(name_of(row).replace("+", "+\n").replace(" (", "\n("), fontsize=6, fontweight="normal")
         _picture(above, group[0])
-        drawn = draw_similarity(below, group[0].similarity.astype(float), low)
+        drawn = draw_similarity(below, group[0].similarity.astype(float))
     bar = figure.colorbar(drawn, ax=grid.ravel().tolist(), shrink=0.4, aspect=14, pad=0.01, anchor=(0, 0.06))
     bar.ax.tick_params(length=2, labelsize=6)
     bar.outline.set_visible(False)
