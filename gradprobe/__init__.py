@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:  # for type checkers and editors; at run time `_HOME` finds the same names, and torch comes with them
+if TYPE_CHECKING:  # for readers of sources; type checkers and editors read __init__.pyi, run time `_HOME`
     from gradprobe import vlm as vlm
     from gradprobe.advice.run import advise as advise
     from gradprobe.comparison.run import compare as compare

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import stubs
 
 import gradprobe as gp
 
@@ -77,36 +78,92 @@ def test_a_misspelt_name_is_told_with_those_that_exist():
         gp.coherense  # noqa: B018
 
 
-USE = """
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_stub_holds_every_name_and_the_signatures_that_are_made_on_import(name):
+    assert set(stubs.PACKAGES) == set(PACKAGES)
+    written = ast.parse(stubs.file_of(name).read_text(encoding="utf-8"))
+    right = ast.parse(stubs.stub_of(name))
+    parts = [sorted(part for node in tree.body for part in statements(node)) for tree in (written, right)]
+    assert parts[0] == parts[1], "type: python tests/stubs.py; then ruff check --fix and ruff format gradprobe/**/*.pyi"
+
+
+def statements(node):
+    """Text of a statement; an import or a list of several names is one of each, since ruff puts them in its order."""
+    if isinstance(node, ast.ImportFrom):
+        return [ast.unparse(ast.ImportFrom(node.module, [alias], 0)) for alias in node.names]
+    if isinstance(node, ast.Assign):
+        return [f"{ast.unparse(node.targets[0])}: {each}" for each in ast.literal_eval(node.value)]
+    return [ast.unparse(node)]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_type_checker_and_the_lazy_table_know_the_same_names(name):
+    """Both ways: no name of the table is missing in the stub, and the stub promises none that is not there."""
+    package, tree = importlib.import_module(name), ast.parse(stubs.file_of(name).read_text(encoding="utf-8"))
+    imported = {a.asname for node in tree.body if isinstance(node, ast.ImportFrom) for a in node.names if a.asname}
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    assert imported | defined == {*package._HOME, *(["vlm"] if name == "gradprobe" else [])}
+    for public in imported | defined:
+        assert getattr(package, public) is not None
+
+
+RIGHT = """
+from dataclasses import dataclass
+
+import torch
+
 import gradprobe as gp
-reveal_type(gp.coherence)
-reveal_type(gp.build("vpnoise"))
-reveal_type(gp.classification("scenes"))
-reveal_type(gp.vlm.cost)
+
+
+@dataclass(frozen=True)
+class SoftScale:
+    tau: float = 0.3
+    about = gp.About("w_i x_i", "exact", budget=1e-9)
+
+    def __call__(self, patches: torch.Tensor, scores: torch.Tensor, k: int, noise: gp.Noise) -> gp.Selection:
+        weights = gp.soft_topk(scores, k, tau=self.tau)
+        return gp.Selection(patches * weights[..., None], weights)
+
+
 task: gp.Task = gp.classification("scenes")
-result = gp.coherence(task, "vpnoise", keep=0.3)
-reveal_type(result)
-gp.coherence(task, gp.Operator, k=58)
-gp.coherence(task, "vpnoise", k=58, batchs=3)
-gp.coherense
+result = gp.coherence(task=task, operator="vpnoise", k=58, batches=3)
+gp.coherence(task, gp.Operator, keep=0.3)
+reference = gp.reference(task, 58, sigmas=(1.0,))
+fidelity = gp.fidelity(task, SoftScale(), reference, noise_draws=3)
+print(result.plot().get_figwidth(), result.save("result.npz").name, len(fidelity.ids), gp.vlm.cost("llava", k=[64]))
+comparison = gp.compare(["vpnoise", SoftScale], k=58, size="tiny")
+print(comparison.focus, comparison.save("page.html"))
 """
+WRONG = {  # a line of a script, and the error that it is
+    "gp.coherense": 'Module has no attribute "coherense"',
+    "gp.vlm.captoning": 'Module has no attribute "captoning"',
+    'gp.coherence(task, "vpnoise", k=58, batchs=3)': 'Unexpected keyword argument "batchs" for "coherence"',
+    'gp.coherence(task, "vpnoise", 58, 0.3)': 'Too many positional arguments for "coherence"',
+    'gp.coherence(task, "vpnoise", k="58")': 'Argument "k" to "coherence" has incompatible type "str"',
+    "gp.classification(58)": 'Argument 1 to "classification" has incompatible type "int"',
+    'gp.coherence(task, "vpnoise", k=58).rows()': '"CoherenceResult" has no attribute "rows"',
+    'gp.coherence(task, "vpnoise", k=58).save(3)': 'Argument 1 to "save" of "Shown" has incompatible type "int"',
+}
+SEEN = {  # an expression, and its type
+    'gp.build("vpnoise")': "gradprobe.core.SelectionOperator",
+    'gp.classification("scenes")': "gradprobe.tasks.Classification",
+    'gp.coherence(task, "vpnoise", keep=0.3)': "gradprobe.probes.coherence.result.CoherenceResult",
+    'gp.coherence(task, "vpnoise", keep=0.3).plot()': "matplotlib.figure.Figure",
+}
 
 
 @pytest.mark.slow
-def test_mypy_reveals_the_real_types_and_finds_a_misspelt_name(tmp_path):
-    (tmp_path / "use.py").write_text(USE)
-    command = [sys.executable, "-m", "mypy", "--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
-    done = subprocess.run([*command, "use.py"], cwd=tmp_path, capture_output=True, text=True)
-    if "No module named mypy" in done.stderr:
-        pytest.skip("no mypy; type: pip install mypy")
-    lines = [line.partition(": ")[2] for line in done.stdout.splitlines()]
-    assert lines[0].startswith('note: Revealed type is "def (gradprobe.core.Task, ')
-    assert "keep: float | None" in lines[0].replace("builtins.", "")
-    assert "batches: int" in lines[0].replace("builtins.", "")
-    assert lines[1] == 'note: Revealed type is "gradprobe.core.SelectionOperator"'
-    assert lines[2] == 'note: Revealed type is "gradprobe.tasks.Classification"'
-    assert lines[3].startswith('note: Revealed type is "def (')
-    assert lines[4] == 'note: Revealed type is "gradprobe.probes.coherence.result.CoherenceResult"'
-    assert lines[5].startswith('error: Unexpected keyword argument "batchs" for "coherence"; did you mean "batches"?')
-    assert lines[7].startswith('error: Module has no attribute "coherense"')
-    assert "Found 2 errors" in done.stdout
+def test_strict_mypy_passes_a_right_script_and_finds_every_fault_of_a_wrong_one(tmp_path):
+    pytest.importorskip("mypy", reason="no mypy; type: pip install mypy")
+    head = 'import gradprobe as gp\ntask = gp.classification("scenes")\n'
+    (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "wrong.py").write_text(head + "\n".join(WRONG))
+    (tmp_path / "seen.py").write_text(head + "\n".join(f"reveal_type({each})" for each in SEEN))
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "right.py", "wrong.py", "seen.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    told = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert len(told) == len(WRONG) and done.stdout.splitlines()[-1].startswith(f"Found {len(WRONG)} errors in 1 file")
+    for number, (line, error) in enumerate(WRONG.items(), start=3):
+        assert any(each.startswith(f"wrong.py:{number}: error: {error}") for each in told), (line, done.stdout)
+    revealed = [line.partition('Revealed type is "')[2] for line in done.stdout.splitlines() if "Revealed" in line]
+    assert [each.rstrip('"') for each in revealed] == list(SEEN.values())

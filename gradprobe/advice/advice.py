@@ -3,13 +3,15 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
+
+from gradprobe.plotting.shown import Shown
 
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Advice:
+@dataclass(frozen=True, repr=False)
+class Advice(Shown):
     """Verdict on the candidates for one model, data and number of tokens; plain numbers, strings and None throughout.
 
     Attributes:
@@ -50,6 +52,7 @@ class Advice:
     missing: Mapping[str, str]
     seconds: Row
     settings: Row
+    _shown_by: ClassVar[str] = "gradprobe.advice.shown"
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it as JSON can hold it."""

@@ -43,7 +43,6 @@ app = typer.Typer(
     cls=Commands,
     help="Measure which differentiable token-selection operator gives a gradient one can trust.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -96,7 +95,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without these characters shows their numbers
     with stoppable() as received:
         try:
-            code = app(arguments, standalone_mode=False) or 0
+            code = app(arguments, prog_name="gradprobe", standalone_mode=False) or 0
         except CommandError as error:
             if debug:
                 raise

@@ -6,12 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from gradprobe.cli import options
+from gradprobe.cli import completion, options
 from gradprobe.cli.compare import budget_seconds
 from gradprobe.cli.output import say_json
 
 Ops = Annotated[
-    list[str] | None, typer.Option(help="Operator beside the registered ones, repeatable: vpnoise:tau=0.3, my.py:MyOp.")
+    list[str] | None,
+    typer.Option(
+        help="Operator beside the registered ones, repeatable: vpnoise:tau=0.3, my.py:MyOp.",
+        autocompletion=completion.operators,
+    ),
 ]
 Seeds = Annotated[
     Any,

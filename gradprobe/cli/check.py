@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from gradprobe.cli import options
+from gradprobe.cli import completion, options
 from gradprobe.cli.output import say_json
 from gradprobe.errors import UsageError, nearest
 
@@ -17,7 +17,8 @@ def check(
     op: Annotated[
         list[str],
         typer.Argument(
-            help="Operators and selectors: my.py:MyOp, vpnoise, my.py:MyRelaxation+gather, my.py:MySelector, divprune."
+            help="Operators and selectors: my.py:MyOp, vpnoise, my.py:MyRelaxation+gather, my.py:MySelector, divprune.",
+            autocompletion=completion.checked,
         ),
     ],
     as_json: options.Json = False,

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gradprobe.cli import completion
 from gradprobe.cli.output import say, say_lines
 from gradprobe.errors import UsageError, nearest
 from gradprobe.probes import probe_of
@@ -14,9 +15,14 @@ BACKBONES = {"scenes": DIGITS, "photos": DIGITS, "deit": ("touvron2021deit",)}
 
 
 def cite(
-    op: Annotated[list[str] | None, typer.Option(help="Operator to cite, repeatable.")] = None,
+    op: Annotated[
+        list[str] | None, typer.Option(help="Operator to cite, repeatable.", autocompletion=completion.operators)
+    ] = None,
     select: Annotated[
-        list[str] | None, typer.Option(help="Selector or plan to cite, divprune;fastv@8, repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="Selector or plan to cite, divprune;fastv@8, repeatable.", autocompletion=completion.selectors
+        ),
     ] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Probe to cite, repeatable.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Model to cite: scenes, deit_tiny_patch16_224, ...")] = None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gradprobe.cli import options
+from gradprobe.cli import completion, options
 from gradprobe.cli.output import say_json
 from gradprobe.errors import UsageError
 
@@ -24,11 +24,17 @@ def compare(
     keep: options.Keep = None,
     baseline: Annotated[
         list[str] | None,
-        typer.Option(help="Baseline, repeatable; none for none. Default: gumbel, gumbel-softmax, scale, vpnoise."),
+        typer.Option(
+            help="Baseline, repeatable; none for none. Default: gumbel, gumbel-softmax, scale, vpnoise.",
+            autocompletion=completion.baselines,
+        ),
     ] = None,
     select: Annotated[
         list[str] | None,
-        typer.Option(help="Selectors or plan without training, repeatable, beside the usual rankings: fastv@2."),
+        typer.Option(
+            help="Selectors or plan without training, repeatable, beside the usual rankings: fastv@2.",
+            autocompletion=completion.selectors,
+        ),
     ] = None,
     budget: Annotated[str, typer.Option(help="Time it may take, which decides the size: 90s, 10m, 2h.")] = "10m",
     size: Annotated[str | None, typer.Option(help="tiny, small, medium, large or full, instead of --budget.")] = None,

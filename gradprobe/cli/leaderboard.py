@@ -26,8 +26,8 @@ def leaderboard(
     """Measure every operator that has a name and is not measured yet, and write the leaderboard."""
     from gradprobe.cli.progress import bars
     from gradprobe.comparison.experiments import load_experiment, run_experiment
-    from gradprobe.comparison.figures import leaderboard as drawn
     from gradprobe.comparison.leaderboard import comparisons, lacking, shares, write
+    from gradprobe.comparison.leaderboard_figure import leaderboard as drawn
     from gradprobe.parallel.driver import Crew
     from gradprobe.plotting.palette import to_palette
     from gradprobe.plotting.style import check_path, save_figure

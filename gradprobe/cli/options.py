@@ -11,6 +11,7 @@ import typer
 
 from gradprobe.budget import budget as budget  # commands ask for both by this module
 from gradprobe.budget import check_budget as check_budget
+from gradprobe.cli import completion
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.plotting.escape import visible
 from gradprobe.ranges import RANGES, check_number, check_numbers
@@ -81,7 +82,12 @@ def seeds(option: str) -> Callable[[Any], Any]:
     return parse
 
 
-Op = Annotated[list[str], typer.Option(help="Operator, repeatable: vpnoise, lapsum:tau=0.3+scale, my.py:MyOp.")]
+Op = Annotated[
+    list[str],
+    typer.Option(
+        help="Operator, repeatable: vpnoise, lapsum:tau=0.3+scale, my.py:MyOp.", autocompletion=completion.operators
+    ),
+]
 K = Annotated[int | None, typer.Option(help="Tokens kept, 1..N.")]
 Keep = Annotated[float | None, typer.Option(help="Tokens kept as a share of N, in (0, 1]; instead of --k.")]
 Ks = Annotated[
@@ -97,7 +103,10 @@ Keeps = Annotated[
         help="Tokens kept as a share of N, in (0, 1]; instead of --k.",
     ),
 ]
-Baseline = Annotated[str, typer.Option(help="Operator to compare with; none for no baseline.")]
+Baseline = Annotated[
+    str,
+    typer.Option(help="Operator to compare with; none for no baseline.", autocompletion=completion.baselines),
+]
 Rate = Annotated[float, typer.Option("--learning-rate", help="Of that training.")]
 Scorer = Annotated[str, typer.Option(help="mlp or transformer, with fields: mlp:width=512.")]
 Vlm = Annotated[

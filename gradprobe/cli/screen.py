@@ -5,8 +5,10 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
+from gradprobe.cli.fitting import fitted
 from gradprobe.plotting.escape import visible
 
 
@@ -21,6 +23,12 @@ class Screen(Console):
         return super().render_str(visible(text, keep="\n"), **settings)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Yield segments with control characters escaped, except those by which rich itself moves the cursor."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=visible(segment.text, keep="\n"))
+        """Yield segments with control characters escaped, except those by which rich itself moves the cursor.
+
+        Tables that are wider than the terminal are made to fit, see `gradprobe.cli.fitting`.
+        """
+        options = options or self.options
+        parts = fitted(renderable, self, options) if isinstance(renderable, Table) else [renderable]
+        for part in parts:
+            for segment in super().render(part, options):
+                yield segment if segment.control else segment._replace(text=visible(segment.text, keep="\n"))

@@ -9,8 +9,9 @@ import typer
 from gradprobe.cli.output import say_json
 from gradprobe.probes import probe_of
 from gradprobe.store.record import damaged
-from gradprobe.store.results import Store, key_of
+from gradprobe.store.results import Entry, Store, key_of
 
+ASKED = {"operator": "op", "K": "k", "steps": "steps", "model": "backbone"}  # columns of a question's keys
 Results = Annotated[Path, typer.Option("--results", help="Where answers are kept.")]
 Probes = Annotated[
     list[str] | None, typer.Option("--probe", help="Probe of a Python file, repeatable: my_probe.py:PROBE.")
@@ -35,23 +36,16 @@ def list_results(results: Results = Path("runs"), as_json: Json = False) -> None
         ]
         say_json(listed)
         return
-    from rich import box
-    from rich.table import Table
-
+    from gradprobe.cli.fitting import natural_width
     from gradprobe.cli.screen import Screen
 
     console = Screen()
     if not entries:
         console.print(f"no results in {results}; gradprobe coherence --op vpnoise --k 58 makes one")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("key", "probe", "operator", "K", "steps", "model", "size", "date"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("key", "date"))
-    for e in entries:
-        asked = {name: str(e.question.get(name, "–")) for name in ("op", "k", "steps", "backbone")}
-        size = _size(e.question)
-        date = str(e.environment.get("date", "–"))[:10]
-        table.add_row(e.key, e.probe, *asked.values(), size, date)
+    table = _listed(entries, ("key", "probe", "operator", "K", "steps", "model", "size", "date"))
+    if natural_width(table, console) > console.width:
+        table = _listed(entries, ("key\nprobe", "operator\nmodel", "K", "steps", "size\ndate"))
     console.print(table)
     for e in entries:
         if e.problem:
@@ -102,6 +96,22 @@ def show(
         text = ", ".join(f"{n} {v}" for n, v in value.items()) if isinstance(value, dict) else str(value)
         console.print(f"{name:>13}  {text}", soft_wrap=True)
     console.print(probe_of(result.probe).part("view").table(rows))
+
+
+def _listed(entries: Sequence[Entry], headings: Sequence[str]) -> Any:
+    """Return the table of the answers; headings in one column stand for lines of its cells."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in ("key", "date"))
+    for e in entries:
+        asked = {name: str(e.question.get(key, "–")) for name, key in ASKED.items()}
+        facts = asked | {"key": e.key, "probe": e.probe, "size": _size(e.question)}
+        facts["date"] = str(e.environment.get("date", "–"))[:10]
+        table.add_row(*("\n".join(facts[name] for name in heading.split("\n")) for heading in headings))
+    return table
 
 
 def _size(question: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradprobe.cli import options
+from gradprobe.cli import completion, options
 from gradprobe.cli.output import say, say_json
 from gradprobe.errors import UsageError
 
@@ -24,7 +24,10 @@ def cost(
     image_size: Annotated[str | None, typer.Option(help="Height x width, e.g. 672x672.")] = None,
     select: Annotated[
         list[str] | None,
-        typer.Option(help="Plan of selectors instead of a scorer, repeatable: divprune, fastv@2, plan.json."),
+        typer.Option(
+            help="Plan of selectors instead of a scorer, repeatable: divprune, fastv@2, plan.json.",
+            autocompletion=completion.selectors,
+        ),
     ] = None,
     average: Annotated[
         str | None, typer.Option(help="With --select: mean visual tokens over the layers, instead of --k.")

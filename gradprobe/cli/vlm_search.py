@@ -5,13 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from gradprobe.cli import options
+from gradprobe.cli import completion, options
 from gradprobe.cli.output import say, say_json
 from gradprobe.errors import GradprobeError, UsageError
 
 
 def search(
-    select: Annotated[str, typer.Option(help="Selector that scores tokens inside: fastv, pyramiddrop, sparsevlm.")],
+    select: Annotated[
+        str,
+        typer.Option(
+            help="Selector that scores tokens inside: fastv, pyramiddrop, sparsevlm.",
+            autocompletion=completion.selectors,
+        ),
+    ],
     budget: Annotated[str, typer.Option(help="Shares of the FLOPs of all visual tokens, in (0, 1]: 0.3,0.4,0.5.")],
     out: Annotated[Path, typer.Option(help="Plan to write, .json; of several budgets plan-0.3.json and so on.")],
     model: Annotated[str, typer.Option(help="photos-vlm, scenes-vlm, a hub id or a folder.")] = "photos-vlm",
@@ -82,7 +88,7 @@ def search(
                 front = front_of(
                     asked, budgets, folder, grid=counts if grid else None, restart=restart, progress=progress
                 )
-            paths = front.save(out)
+            paths = front.save_plans(out)
     except OSError as error:
         raise GradprobeError(f"cannot write to {folder}: {error.strerror}; give another --out") from None
     rows = front.rows()

@@ -7,11 +7,12 @@ corrected for their number; `Count` says how many there are.
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from gradprobe.errors import GradprobeError, Notice, UsageError, nearest
 from gradprobe.operators.temperature import family
 from gradprobe.plotting.columns import RANKED
+from gradprobe.plotting.shown import Shown
 from gradprobe.probes import names, probe_of
 from gradprobe.probes.metrics import FEWEST_SEEDS, NOT_ASKED, Metric, cell
 from gradprobe.store.results import key_of
@@ -42,8 +43,8 @@ def metrics() -> tuple[Metric, ...]:
     return tuple(metric for place in compared().values() for metric in place.METRICS)
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """Results of several probes on several operators, one of which all others are compared with.
 
     Attributes:
@@ -69,6 +70,7 @@ class Comparison:
     command: str = ""
     missing: tuple[str, ...] = ()
     plan: tuple[str, ...] = ()
+    _shown_by: ClassVar[str] = "gradprobe.comparison.shown"
 
     def __post_init__(self) -> None:
         if self.focus not in self.ops or len(set(self.ops)) < len(self.ops):

@@ -1,16 +1,17 @@
 """Rows of a table of selectors as text, for the terminal and for the figure (no torch)."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from gradprobe.comparison.selector_costs import Spent
 from gradprobe.comparison.selector_table import Line, Method, Point, SelectorTable
 from gradprobe.comparison.selector_verdicts import neighbours
+from gradprobe.plotting.broken import broken, least
 from gradprobe.plotting.columns import number, seeds
 
 QUOTED = "quoted"  # in the place of a kind: a row without a measurement of ours
@@ -21,6 +22,7 @@ _HEADINGS = {
 }  # fmt: skip
 _SETTINGS: dict[str, Any] = {"padding": (0, 1, 0, 0), "title_justify": "left", "title_style": "bold"}
 _WIDEST = {"name": 17, "tokens": 15}  # characters in the terminal, so that all columns fit into 100
+_NAMED: tuple[str, ...] = ("rank", "name")  # columns that every table begins with
 _ONCE = re.compile(r" x1(?=,|$)")
 
 
@@ -105,21 +107,54 @@ def unit_of(spent: Sequence[Spent]) -> tuple[float, str]:
     return next(((scale, unit) for scale, unit in UNITS if most >= scale), UNITS[-1])
 
 
-def terminal_table(text: Text) -> Group:
+@dataclass(frozen=True)
+class Aligned:
+    """Table for the terminal, a part for each average; names and tokens break so that its columns fit."""
+
+    text: Text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        return iter(_parts(self.text, options.max_width))
+
+
+def terminal_table(text: Text) -> Aligned:
     """Return the table for the terminal, a part for each average."""
+    return Aligned(text)
+
+
+def _parts(text: Text, room: int) -> list[Table]:
+    """Return the tables of the terminal; columns without room come in tables of their own, with the names again."""
     rows = [row for block in text.blocks for row in block.rows]
+    headings = _HEADINGS | {"flops": f"{text.unit}FLOPs"}
+    words = {name: [heading, *(getattr(row, name) for row in rows)] for name, heading in headings.items()}
+    widths = {name: max(map(len, each)) for name, each in words.items()}
+    widths |= {name: min(widths[name], widest) for name, widest in _WIDEST.items()}
+    for name in _WIDEST:  # until it fits, as far as names break
+        widths[name] -= max(0, min(sum(widths.values()) + len(widths) - room, widths[name] - least(words[name])))
+    groups, names = [_NAMED], [name for name in headings if name not in _NAMED]
+    for name in names:
+        together = (*groups[-1], name)
+        if groups[-1] != _NAMED and sum(widths[each] + 1 for each in together) > room:
+            groups.append((*_NAMED, name))
+        else:
+            groups[-1] = together
+    return [part for group in groups for part in _tables(text, {n: headings[n] for n in group}, widths)]
+
+
+def _tables(text: Text, headings: Mapping[str, str], widths: Mapping[str, int]) -> list[Table]:
+    """Return a header and a table for each average, with columns of the same widths."""
     parts = [Table(box=None, **_SETTINGS)]
     parts += [Table(box=None, show_header=False, title=block.heading, **_SETTINGS) for block in text.blocks]
-    for name, heading in (_HEADINGS | {"flops": f"{text.unit}FLOPs"}).items():
-        side: Literal["left", "right"] = "left" if name in ("name", "tokens") else "right"
-        width = max(len(heading), *(len(getattr(row, name)) for row in rows))
+    for name, heading in headings.items():
+        side: Literal["left", "right"] = "left" if name in _WIDEST else "right"
         for table in parts:
-            table.add_column(heading, justify=side, overflow="fold", width=min(width, _WIDEST.get(name, width)))
+            table.add_column(heading, justify=side, width=widths[name], no_wrap=True)
     for table, block in zip(parts[1:], text.blocks, strict=True):
         for row in block.rows:
-            words = [getattr(row, name) for name in (*_HEADINGS, "flops")]
-            table.add_row(*words, style="dim" if row.kind == QUOTED else None)
-    return Group(*parts)
+            cells = {name: getattr(row, name) for name in headings}
+            cells |= {name: broken(cells[name], widths[name]) for name in _WIDEST if name in cells}
+            table.add_row(*cells.values(), style="dim" if row.kind == QUOTED else None)
+    return parts
 
 
 def _cells(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from gradprobe.errors import GradprobeError, UsageError
 
 SCHEMA = 1
 RUN = "run.json"
+KEY = re.compile(r"[0-9a-f]{12}")
 LARGEST = 64 << 20  # bytes of a run.json
 
 
@@ -70,7 +72,8 @@ def checked(content: bytes, path: Path) -> dict[str, Any]:
 
     Args:
         content: Contents of ``run.json``.
-        path: Answer: the file ``<key>.npz``, or the folder ``<probe>-<key>`` of an older layout.
+        path: Answer: the file ``<key>.npz``, or another name that a user chose, or the folder ``<probe>-<key>`` of an
+            older layout.
 
     Raises:
         GradprobeError: It is damaged, was edited, or was written by a newer gradprobe.
@@ -100,7 +103,8 @@ def checked(content: bytes, path: Path) -> dict[str, Any]:
     if not intact:
         raise GradprobeError(f"{path} was edited: its checksum is of other numbers; delete it and ask again")
     name = f"{right}.npz" if path.suffix == ".npz" else f"{probe}-{right}"  # a folder of the older layout
-    if path.name != name and Path(os.path.realpath(path)).name != name:
+    own = path.suffix == ".npz" and not KEY.fullmatch(path.stem)  # a name that a user chose claims nothing
+    if not own and path.name != name and Path(os.path.realpath(path)).name != name:
         raise GradprobeError(f"{path} holds the answer {probe}/{right}; rename it to {name}")
     return run
 

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from gradprobe.store.locks import LOCK, claimed, own_folder
 from gradprobe.store.record import RUN, SCHEMA, as_json, damaged, key_of, one_line
 from gradprobe.store.zips import described, npy, packed, unpacked
 
-__all__ = ["SCHEMA", "Entry", "Store", "check_shapes", "key_of"]
+__all__ = ["SCHEMA", "Entry", "Store", "check_shapes", "content_of", "key_of"]
 
 _FILE = re.compile(r"([0-9a-f]{12})\.npz")
 
@@ -38,6 +39,25 @@ def check_shapes(result: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
         if getattr(result, name).shape != shape:
             message = f"{name} of a {result.probe} result has shape {getattr(result, name).shape}"
             raise GradprobeError(f"{message}, not {shape}")
+
+
+def content_of(result: Any, files: Mapping[str, bytes] = MappingProxyType({})) -> bytes:
+    """Return the bytes of an answer's file.
+
+    Args:
+        result: Result of a probe.
+        files: Files that go with it, by name, such as a trained scorer.
+
+    Raises:
+        GradprobeError: A field is neither JSON nor an array.
+    """
+    values = {f.name: getattr(result, f.name) for f in fields(result)}
+    arrays = {name: value for name, value in sorted(values.items()) if isinstance(value, np.ndarray)}
+    plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if name not in arrays}
+    key = key_of(result.question)
+    run = {"schema": SCHEMA, "probe": result.probe, "key": key, **plain, "arrays": described(arrays)}
+    as_json(run, "result")
+    return packed(run, {f"{name}.npy": npy(array) for name, array in arrays.items()}, files)
 
 
 @dataclass(frozen=True)
@@ -141,16 +161,11 @@ class Store:
         Raises:
             GradprobeError: A field is neither JSON nor an array, or the file cannot be written.
         """
-        values = {f.name: getattr(result, f.name) for f in fields(result)}
-        arrays = {name: value for name, value in sorted(values.items()) if isinstance(value, np.ndarray)}
-        plain = {name: list(v) if isinstance(v, tuple) else v for name, v in values.items() if name not in arrays}
         key = key_of(result.question)
-        run = {"schema": SCHEMA, "probe": result.probe, "key": key, **plain, "arrays": described(arrays)}
-        as_json(run, "result")
         path = self._path(result.probe, key)
         with _told(self.root):
             files = {file.name: file.read_bytes() for file in sorted(keep.iterdir())} if keep and keep.is_dir() else {}
-            content = packed(run, {f"{name}.npy": npy(array) for name, array in arrays.items()}, files)
+            content = content_of(result, files)
             path.parent.mkdir(parents=True, exist_ok=True)
             atomic_write(path, content, temporary(path.parent))
             put_away(self._older(result.probe, key))

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gradprobe.probes.result import ProbeResult
 from gradprobe.store.results import check_shapes
 
 
-@dataclass(frozen=True, eq=False)
-class CoherenceResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class CoherenceResult(ProbeResult):
     """Inner products of the scorer's gradients of B batches under R noise draws, for one operator.
 
     Every number of the coherence table, and its interval, is a function of these arrays (`row`).

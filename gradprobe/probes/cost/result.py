@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from gradprobe.probes.result import ProbeResult
 from gradprobe.store.results import check_shapes
 
 if TYPE_CHECKING:
     from gradprobe.statistics.estimates import Estimate
 
 
-@dataclass(frozen=True, eq=False)
-class CostResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class CostResult(ProbeResult):
     """FLOPs, seconds and bytes of a training gradient and of a deployed forward pass through one operator.
 
     FLOPs and bytes are the same in every run. Seconds are not: another run of the same question measures others.

@@ -28,5 +28,6 @@ PROBE = Probe(
     result="gradprobe.probes.curvature.result:CurvatureResult",
     view="gradprobe.probes.curvature.view",
     check="gradprobe.probes.curvature.measure:check",
+    figure="gradprobe.probes.curvature.figure:curvature_figure",
     baseline="",
 )

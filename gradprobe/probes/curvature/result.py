@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gradprobe.probes.result import ProbeResult
 from gradprobe.probes.rounding_view import columns_of
 from gradprobe.store.results import check_shapes
 
 
-@dataclass(frozen=True, eq=False)
-class CurvatureResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class CurvatureResult(ProbeResult):
     """Eigenvalues and trace of the Hessian of a scorer's mean loss, or why there is none, for one operator.
 
     Attributes:

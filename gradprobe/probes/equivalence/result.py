@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gradprobe.errors import GradprobeError
+from gradprobe.probes.result import ProbeResult
 from gradprobe.store.results import check_shapes
 
 MARGIN = 0.01  # of accuracy: a hundredth of the images
 
 
-@dataclass(frozen=True, eq=False)
-class EquivalenceResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class EquivalenceResult(ProbeResult):
     """Rank of the right class of each of I images when an operator keeps K tokens by random scores.
 
     Attributes:

@@ -107,10 +107,5 @@ def _table(rows: Sequence[Row], of: str) -> Table:
         table.add_row(Text(f"K = {k} of {rows[0]['tokens']}", "bold"))
         for row in group:
             accuracy = interval(row[of], row[f"{of}_low"], row[f"{of}_high"])
-            table.add_row(_folded(row["op"]), accuracy, gap(row, of), row[f"{of}_verdict"] or "–")
+            table.add_row(row["op"], accuracy, gap(row, of), row[f"{of}_verdict"] or "–")
     return table
-
-
-def _folded(op: str) -> str:
-    """Break a long name at its plus."""
-    return op if len(op) <= 20 else op.replace("+", "+\n")

@@ -97,6 +97,7 @@ REFERENCE = Probe(
     result="gradprobe.probes.fidelity.reference_result:ReferenceResult",
     view="gradprobe.probes.fidelity.reference_view",
     check="gradprobe.probes.fidelity.reference:check",
+    figure="gradprobe.probes.fidelity.reference_figure:precision_figure",
     baseline="",
     workers=True,
     command=False,

@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gradprobe.probes.result import ProbeResult
 from gradprobe.store.results import check_shapes
 
 
-@dataclass(frozen=True, eq=False)
-class ReferenceResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class ReferenceResult(ProbeResult):
     """Estimates of ``grad J_sigma`` of I images at S sigmas, in H independent parts; the same for all operators.
 
     Attributes:

@@ -7,12 +7,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from gradprobe.errors import UsageError
+from gradprobe.probes.result import ProbeResult
 from gradprobe.probes.rounding_view import columns_of
 from gradprobe.store.results import check_shapes
 
 
-@dataclass(frozen=True, eq=False)
-class FidelityResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class FidelityResult(ProbeResult):
     """Inner products of an operator's gradient with that of the smoothed deployed objective, and steps along it.
 
     Every number of the fidelity table is a function of these arrays (`row`), which include what it needs of the

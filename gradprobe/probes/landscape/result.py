@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from gradprobe.probes.result import ProbeResult
 from gradprobe.store.results import check_shapes
 
 
-@dataclass(frozen=True, eq=False)
-class LandscapeResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class LandscapeResult(ProbeResult):
     """Losses of I images at ``theta + a_i d1 + b_j d2``, for one operator; a line is a plane of one row, ``a = [0]``.
 
     Attributes:

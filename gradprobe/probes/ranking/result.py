@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from gradprobe.probes.result import ProbeResult
 from gradprobe.probes.seeds import shares_images
 from gradprobe.settings import RANKED
 from gradprobe.store.results import check_shapes
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 TOP, BOTTOM = 0, 1  # columns of the means
 
 
-@dataclass(frozen=True, eq=False)
-class RankingResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class RankingResult(ProbeResult):
     """Similarity of the first and of the last tokens of a ranking, for one seed.
 
     Attributes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from gradprobe.probes.result import ProbeResult
 from gradprobe.probes.seeds import seed_groups as seed_groups  # figures and ablations ask for it by this module
 from gradprobe.probes.seeds import shares_images
 from gradprobe.settings import RANKED
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from gradprobe.statistics.retained import Graded
 
 
-@dataclass(frozen=True, eq=False)
-class RetentionResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class RetentionResult(ProbeResult):
     """Accuracy that a scorer trained through an operator retains once hard top-K is deployed, for one seed.
 
     Attributes:

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich import box
 from rich.table import Table
 
+from gradprobe.plotting.shown import Shown
 from gradprobe.selectors.plan import save_plan
 from gradprobe.selectors.schedule import runs_of
 from gradprobe.vlm.search.asked import Search
@@ -16,8 +17,8 @@ from gradprobe.vlm.search.grid import Measurements, best
 from gradprobe.vlm.search.search import Found
 
 
-@dataclass(frozen=True)
-class Front:
+@dataclass(frozen=True, repr=False)
+class Front(Shown):
     """Schedules that a search chose, beside those of a grid.
 
     Attributes:
@@ -31,6 +32,7 @@ class Front:
     found: tuple[Found, ...]
     whole: Deployed
     grid: Measurements | None = None
+    _shown_by: ClassVar[str] = "gradprobe.vlm.search.shown"
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the unpruned model, then each budget with the grid's best within it, ready for JSON."""
@@ -47,7 +49,7 @@ class Front:
         """Return all schedules of the grid, ready for JSON."""
         return [self._row("grid", *each) for each in (self.grid.outcomes.items() if self.grid else ())]
 
-    def save(self, out: Path) -> list[Path]:
+    def save_plans(self, out: Path) -> list[Path]:
         """Write a plan for each budget.
 
         Args:

@@ -72,7 +72,8 @@ def test_resumed_searches_write_the_same_bytes(stop, tmp_path, monkeypatch):
     assert names == ["0.5.safetensors", "0.7.safetensors", "schedules.json"]
     for name in names[:2]:
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    first, second = (front.save(tmp_path / name / "plan.json") for front, name in ((whole, "whole"), (again, "parts")))
+    both = ((whole, "whole"), (again, "parts"))
+    first, second = (front.save_plans(tmp_path / name / "plan.json") for front, name in both)
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
     assert [row | {"seconds": 0} for row in whole.rows()] == [row | {"seconds": 0} for row in again.rows()]
@@ -89,7 +90,7 @@ def test_a_finished_search_measures_nothing_again(tmp_path, monkeypatch):
 
 def test_a_plan_that_is_read_back_has_the_same_counts(tmp_path):
     front = front_of(asked(Steps(2)), [0.5, 0.8], tmp_path)
-    for path, found in zip(front.save(tmp_path / "plan.json"), front.found, strict=True):
+    for path, found in zip(front.save_plans(tmp_path / "plan.json"), front.found, strict=True):
         plan, n = plan_of(path), front.asked.spending.tokens
         assert plan.counts(n, LAYERS).layers == found.counts
         assert {stage.selector for stage in plan.stages} == {FastV()}
