@@ -17,7 +17,7 @@ from gradprobe.vlm.attached_prompt import ReadPrompt, widened
 from gradprobe.vlm.attached_reading import Reading, Seen, start
 from gradprobe.vlm.inside import listen
 from gradprobe.vlm.inside_hooks import LayerHooks
-from gradprobe.vlm.model import VisionFeatures
+from gradprobe.vlm.prompts import VisionFeatures
 from gradprobe.vlm.pruner import Pruner
 
 _WHOLE = "give the whole prompt, images included, in one call without a cache"

@@ -13,7 +13,7 @@ from torch import Tensor
 from gradprobe.errors import UsageError
 from gradprobe.vlm.inside_hooks import LayerHooks
 from gradprobe.vlm.inside_places import gather_rows
-from gradprobe.vlm.model import Prompt, Sequence
+from gradprobe.vlm.prompts import Prompt, Sequence
 
 _HOME = "_gradprobe_prompt"  # attribute of a cache, so that a copy of the cache keeps it
 

@@ -17,7 +17,7 @@ from gradprobe.vlm.attached_prompt import ReadPrompt, read_prompt
 from gradprobe.vlm.choosing import Images
 from gradprobe.vlm.inside import layer_hooks
 from gradprobe.vlm.inside_hooks import Dropped
-from gradprobe.vlm.model import Prompt, Sequence, VisionFeatures
+from gradprobe.vlm.prompts import Prompt, Sequence, VisionFeatures
 from gradprobe.vlm.pruner import Pruner
 from gradprobe.vlm.text import IGNORED
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from gradprobe.core import Noise, Stream
 from gradprobe.selectors.asking import keep, scores_of
 from gradprobe.view import Kept, Selector, View, Words
-from gradprobe.vlm.model import VLM, Prompt, VisionFeatures
+from gradprobe.vlm.model import VLM
+from gradprobe.vlm.prompts import Prompt, VisionFeatures
 from gradprobe.vlm.views import Projector, tower_of, words_of
 
 

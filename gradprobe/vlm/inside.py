@@ -15,7 +15,8 @@ from gradprobe.view import Drop, Positions
 from gradprobe.vlm.inside_checks import check_drops, check_model, layers_of
 from gradprobe.vlm.inside_hooks import Dropped, LayerHooks
 from gradprobe.vlm.inside_places import Prompt
-from gradprobe.vlm.model import VLM, Sequence
+from gradprobe.vlm.model import VLM
+from gradprobe.vlm.prompts import Sequence
 
 
 @contextmanager

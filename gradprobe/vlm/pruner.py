@@ -18,7 +18,8 @@ from gradprobe.view import Drop, Kept
 from gradprobe.vlm.budgets import Budget
 from gradprobe.vlm.choosing import Images, by_row
 from gradprobe.vlm.inside import dropping
-from gradprobe.vlm.model import VLM, Sequence
+from gradprobe.vlm.model import VLM
+from gradprobe.vlm.prompts import Sequence
 from gradprobe.vlm.sequence import assemble, compact
 
 

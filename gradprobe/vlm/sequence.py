@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import pad_sequence
 from gradprobe.deferred import refuse
 from gradprobe.errors import UsageError
 from gradprobe.vlm.families.base import attended_positions
-from gradprobe.vlm.model import VLM, Prompt, Sequence
+from gradprobe.vlm.model import VLM
+from gradprobe.vlm.prompts import Prompt, Sequence
 
 
 def assemble(

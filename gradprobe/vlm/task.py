@@ -24,8 +24,8 @@ from gradprobe.view import Drop, Grid, Positions, View
 from gradprobe.vlm.captions import CaptionSource, Example
 from gradprobe.vlm.inside import pruned_logits
 from gradprobe.vlm.model import VLM, open_vlm
-from gradprobe.vlm.model import Sequence as VisualSequence
 from gradprobe.vlm.picture_source import source_of
+from gradprobe.vlm.prompts import Sequence as VisualSequence
 from gradprobe.vlm.ranking import views_of
 from gradprobe.vlm.sequence import assemble, compact
 from gradprobe.vlm.text import IGNORED, Target, Text, target_of

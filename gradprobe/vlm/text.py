@@ -11,7 +11,8 @@ from torch import Tensor
 from gradprobe.errors import UsageError
 from gradprobe.vlm.captions import Example
 from gradprobe.vlm.families.base import Size
-from gradprobe.vlm.model import VLM, Prompt, VisionFeatures
+from gradprobe.vlm.model import VLM
+from gradprobe.vlm.prompts import Prompt, VisionFeatures
 from gradprobe.vlm.vision_features import ImageFeatures
 
 IGNORED = -100  # the label of a token that is not predicted

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from gradprobe.view import Tower, TowerLayer, Words
 from gradprobe.vlm.captions import Example
-from gradprobe.vlm.model import VLM, Prompt, VisionFeatures
+from gradprobe.vlm.model import VLM
+from gradprobe.vlm.prompts import Prompt, VisionFeatures
 from gradprobe.vlm.vision_features import BATCH, inputs_of
 
 

@@ -20,7 +20,8 @@ from gradprobe.probes.environment import versions
 from gradprobe.ranges import check_number
 from gradprobe.training.workers import one_thread
 from gradprobe.vlm.families.base import Layout
-from gradprobe.vlm.model import DTYPES, VLM, VisionFeatures
+from gradprobe.vlm.model import DTYPES, VLM
+from gradprobe.vlm.prompts import VisionFeatures
 from gradprobe.vlm.sequence import assemble
 
 PARTS = ("encoder", "pruner", "prefill")

@@ -21,7 +21,8 @@ from gradprobe.vlm.inside_checks import check_model, layers_of
 from gradprobe.vlm.inside_hooks import STREAM
 from gradprobe.vlm.inside_places import Prompt
 from gradprobe.vlm.inside_states import InsideStates, LayerInput
-from gradprobe.vlm.model import VLM, Sequence
+from gradprobe.vlm.model import VLM
+from gradprobe.vlm.prompts import Sequence
 from gradprobe.vlm.sequence import assemble
 from gradprobe.vlm.task import Captioning
 from gradprobe.vlm.text import IGNORED
