@@ -1,4 +1,4 @@
-"""What a budget bought: sizes, further seeds and what was left out, in a note beside the answers (no torch)."""
+"""Purchases of a budget: sizes, further seeds and what was left out, in a note beside the answers (no torch)."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from gradprobe.files import atomic_write
 
 @dataclass
 class Agreed:
-    """What a budget bought, kept so that the same command goes on where it was stopped, and says the same again.
+    """Purchases of a budget, kept so that the same command goes on where it was stopped, and says the same again.
 
     Attributes:
         times: seconds an image of each operator: gradient, forward, deployed tokens.

@@ -15,7 +15,7 @@ TINY_MARKS: dict[str, Any] = {"image_start_token_id": 61, "image_end_token_id": 
 
 
 class Merged(Patches):
-    """What both kinds of GLM-4V have in common: N differs with the picture's size, and D is the language model's width.
+    """Base of both kinds of GLM-4V: N differs with the picture's size, and D is the language model's width.
 
     Source: GLM-V Team, GLM-4.1V-Thinking and GLM-4.5V, 2025.
     """

@@ -44,7 +44,7 @@ TINY_READER = {**TINY_TEXT, "head_dim": 12, "rope_parameters": {**TINY_ROPE, "mr
 
 
 class Deepstack(Patches):
-    """What both kinds of Qwen3-VL have in common: N differs with the picture's size.
+    """Base of both kinds of Qwen3-VL: N differs with the picture's size.
 
     A token is all that the language model reads at its place: the group of 2 x 2 patches as the tower's last layer
     gives it, and behind it the same group as the layers of ``deepstack_visual_indexes`` give it (D = 4 x 1152 x 4 in
