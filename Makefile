@@ -68,7 +68,7 @@ package: .venv-package/installed  ## build dist/, check it, and use the wheel in
 	.venv-package/bin/python -m build --outdir dist .
 	.venv-package/bin/python -m twine check --strict dist/*
 	$(PYTHON) -m venv .venv-package/empty
-	.venv-package/empty/bin/python -m pip install --quiet dist/*.whl
+	.venv-package/empty/bin/python -m pip install --quiet "$$(ls dist/*.whl)[vlm]"
 	cd .venv-package/empty && bin/gradprobe coherence --op vpnoise --k 58 --batches 4 && \
 	  bin/gradprobe figures table4_cost
 
