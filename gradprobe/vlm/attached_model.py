@@ -81,6 +81,8 @@ class Attached:
         as_dict = given.pop("return_dict", None)
         stage = self.pruner.plan.outside
         features = self._vlm.vision_features(given, stage is not None and not isinstance(stage.selector, Scored))
+        if not features.tokens:
+            return self.__wrapped__(*args, **kwargs)
         output = features.output
         lengths = [len(tokens) for tokens in features.tokens]
         every = torch.cat(features.tokens)

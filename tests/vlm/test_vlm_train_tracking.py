@@ -28,12 +28,12 @@ def service(monkeypatch):
     def stand_in(name: str) -> list:
         told: list = []
         fake = types.ModuleType(name)
-        fake.__spec__ = types.SimpleNamespace(name=name)  # type: ignore[assignment]
+        fake.__spec__ = types.SimpleNamespace(name=name)
         run = types.SimpleNamespace(
             log=lambda values, step: told.append({"step": step, **values}), finish=lambda: told.append("done")
         )
-        fake.init = lambda **what: told.append(what) or run  # type: ignore[attr-defined]
-        fake.config = types.SimpleNamespace(update=lambda values, **how: told.append(values))  # type: ignore
+        fake.init = lambda **what: told.append(what) or run
+        fake.config = types.SimpleNamespace(update=lambda values, **how: told.append(values))
         monkeypatch.setitem(sys.modules, name, fake)
         return told
 
