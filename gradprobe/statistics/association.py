@@ -82,12 +82,14 @@ def ranks(values: ArrayLike) -> Array:
 
 
 def spearman(x: ArrayLike, y: ArrayLike) -> float:
-    """Return the rank correlation, ties sharing their mean rank; NaN if one of the two does not vary.
+    """Return the rank correlation, ties sharing their mean rank; NaN without values or if one of the two does not vary.
 
     Example:
         >>> round(spearman([1.0, 2, 3, 4], [1.0, 3, 2, 4]), 3)
         0.8
     """
+    if not np.size(x):  # of a replicate whose seeds none of its operators has
+        return float("nan")
     a, b = (r - r.mean() for r in (ranks(x), ranks(y)))
     scale = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / scale) if scale > 0 else float("nan")

@@ -241,3 +241,16 @@ def test_what_does_not_vary_has_no_correlation(outcome):
     measure = np.ones(6) if np.ptp(outcome) else np.arange(6.0)
     result = a.associations(units(measure, outcome), replicates=20)["m"]
     assert np.isnan([result.rho.value, result.rho.low, result.tau, result.p]).all()
+
+
+def test_a_seed_that_one_operator_alone_has_leaves_an_interval():
+    """Some replicates draw that seed alone, and throttles without that operator: they have no correlation."""
+    rng = np.random.default_rng(0)
+    rows = [(f"r{i}+{t}", t, seed) for t in "abcd" for i in range(3) for seed in (1, 2)] + [("r0+a", "a", 3)]
+    operator, throttle, seed = (list(each) for each in zip(*rows, strict=True))
+    outcome, measure, error = rng.normal(size=25), rng.normal(size=25), np.zeros(25)
+    one = a.Units(operator, throttle, seed, outcome, error, {"m": measure})
+    drawn = a.bootstrap(one, ["m"])["m"]
+    assert 0 < np.isnan(drawn).sum() < 0.1 * len(drawn)
+    rho = a.associations(one)["m"].rho
+    assert rho.low < rho.value < rho.high
