@@ -193,17 +193,17 @@ def _answered(asked: Sequence[Asking], given: Arguments) -> tuple[dict[str, list
 class _Taken:
     """Answers by probe, and what is missing and why."""
 
-    def __init__(self, given: Arguments, total: int):
+    def __init__(self, given: Arguments, total: int, progress: Progress | None = None):
         self.results: dict[str, list[Any]] = {}
         self.missing: list[str] = []
-        self.resources = Resources(workers=given.workers, progress=given.progress)
+        self.resources = Resources(workers=given.workers, progress=progress or given.progress)
         self.told, self._total, self._number = f"all {total} questions", total, 0
         self._stores = [Store(given.results)]
 
     @property
     def empty(self) -> bool:
-        """True if no question was asked."""
-        return not self._number
+        """True if no question has an answer, or a reason why it has none."""
+        return not self.results and not self.missing
 
     def take(self, question: Asking, coming: Sequence[Asking], force: bool, reason: str = "") -> None:
         """Ask a question, or note why it has no answer."""
@@ -242,7 +242,7 @@ def _answered_in_time(plan: Plan, given: Arguments, began: float) -> tuple[dict[
         write_note(path, asked, agreed)
         return *_answered(at(size), given), agreed
     total = at(agreed.sizes.get(schedule.FIRST[0]) or kept.first_size())
-    taken, done = _Taken(given, len(total)), agreed.done
+    taken, done = _Taken(given, len(total), kept.watched(given.progress)), agreed.done
 
     def further(name: str, count: int) -> list[Asking]:
         every = questions(replace(plan, size=replace(SIZES[name], seeds=count)))

@@ -8,17 +8,23 @@ from typing import Any
 from gradprobe.comparison.agreed import Agreed, time_in_words
 from gradprobe.comparison.sizes import RANKINGS, SETUP, Size, Times, probe_seconds, question_seconds, shared_seconds
 from gradprobe.operators.temperature import family
+from gradprobe.probes.contract import Progress
 from gradprobe.probes.metrics import FEWEST_SEEDS
 from gradprobe.settings import RANKED
 
 Question = tuple[Any, Any, Any]  # probe, subject and settings
 FIRST = ("retention", "fidelity", "cost")  # probes that the verdict needs
 SPARE = 0.05  # of the time, that sizes are planned to leave
+OVER = 0.1  # of the time, beyond which what is measured is stopped: an expectation was far too low
 
 UNTRAINED = ", ranked"  # in the name of a kind of questions
 RANKED_PLANS = 6  # rankings that need no training and that most tasks have
 
 clock = time.monotonic
+
+
+class OutOfTime(Exception):
+    """Stop of a measurement, because the time of the comparison is over."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,7 @@ class Schedule:
         self.budget, self._sizes, self._times, self._threads, self._seeds = budget, sizes, times, threads, seeds
         self._began = clock() if began is None else began
         self._lacking = 0.0  # seconds expected of what was left out
+        self._measuring = False  # so that an answer that is read is never stopped
         self._taken: dict[str, list[float]] = {}  # expected and taken seconds of what was measured, by kind
 
     def answer(self, work: Work, agreed: Agreed) -> None:
@@ -75,6 +82,21 @@ class Schedule:
             agreed.done = True
         finally:
             agreed.spent = clock() - self._began
+
+    def watched(self, progress: Progress | None) -> Progress:
+        """Return a progress callback that stops what is measured once the time is over.
+
+        Args:
+            progress: called by it; None: nothing is.
+        """
+
+        def report(description: str, done: int, total: int) -> None:
+            if progress is not None:
+                progress(description, done, total)
+            if self._measuring and clock() - self._began > (1 + OVER) * self.budget:
+                raise OutOfTime(description)
+
+        return report
 
     def first_size(self) -> str:
         """Return the name of the size that fits if every question takes as long as expected."""
@@ -118,7 +140,7 @@ class Schedule:
                 agreed.left.append(label)
                 self._lacking += seconds
                 continue
-            self._timed(question, coming, (size, measured == 0), work)
+            self._timed(question, coming, (size, measured == 0), work, agreed)
             measured += 1
 
     def _train_further(self, work: Work, agreed: Agreed) -> None:
@@ -127,7 +149,8 @@ class Schedule:
         for count in agreed.trainings:
             group = work.further(str(size), count)
             for i, question in enumerate(group):
-                work.answer(question, group[i + 1 :])
+                if label_of(question) not in agreed.left:
+                    work.answer(question, group[i + 1 :])
         if size is None or self._seeds is not None or agreed.left or agreed.done:
             return
         first = self._sizes[size].seeds + len(agreed.trainings) + 1
@@ -138,16 +161,33 @@ class Schedule:
                 return
             agreed.trainings.append(count)
             for i, question in enumerate(group):
-                self._timed(question, group[i + 1 :], (size, i == 0), work)
+                if not self._timed(question, group[i + 1 :], (size, i == 0), work, agreed):
+                    agreed.left += [label_of(other) for other in group[i + 1 :]]
+                    return
 
-    def _timed(self, question: Question, coming: Sequence[Question], which: tuple[str, bool], work: Work) -> None:
-        """Answer a question, and learn from its time; ``which`` is its size and whether it is the first."""
+    def _timed(
+        self, question: Question, coming: Sequence[Question], which: tuple[str, bool], work: Work, agreed: Agreed
+    ) -> bool:
+        """Answer a question, and learn from its time; ``which`` is its size and whether it is the first.
+
+        Returns:
+            False if it was stopped, and is left out therefore.
+        """
         before, stored, (size, first) = clock(), work.stored(question), which
-        work.answer(question, coming)
+        self._measuring = not stored
+        try:
+            work.answer(question, coming)
+        except OutOfTime:
+            agreed.left.append(label_of(question))
+            self._lacking += max(self._guess(question, size, first), clock() - before)
+            return False
+        finally:
+            self._measuring = False
         if not stored:
             sums = self._taken.setdefault(_kind(question, first), [0.0, 0.0])
             sums[0] += self._guess(question, size, first)
             sums[1] += clock() - before
+        return True
 
     @property
     def _names(self) -> list[str]:

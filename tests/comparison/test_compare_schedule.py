@@ -11,6 +11,7 @@ from gradprobe.comparison.sizes import RANKINGS, SIZES, Times, estimate, questio
 
 OPS = ("mine", "gumbel", "scale")
 TIMES = {op: Times(gradient=0.01 * (i + 1), forward=0.004, deployed=0.001) for i, op in enumerate(OPS)}
+STEPS = 40
 PROBES = ("coherence", "landscape", "fidelity", "equivalence", "retention", "cost")
 THREADS = 2
 WHOLE = {name: estimate(size, TIMES, THREADS) for name, size in SIZES.items()}
@@ -53,7 +54,9 @@ class World:
                 seconds = question_seconds(probe.name, size, TIMES[subject.name], TIMES, THREADS)
             if subject.name == OPS[0] and probe.name == "fidelity":
                 seconds += shared_seconds("fidelity", size, TIMES, THREADS)
-            self.now += seconds * self.slow("ranked" if ranked else probe.name)
+            for step in range(STEPS):  # of progress
+                self.now += seconds * self.slow("ranked" if ranked else probe.name) / STEPS
+                self.progress(label_of(question), step + 1, STEPS)
         self.have.add(self.name(question))
         self.answered.append(self.name(question))
 
@@ -63,7 +66,9 @@ class World:
         work = Work(
             lambda size: self.asked(size, seeds), self.further, lambda q: self.name(q) in self.have, self.answer
         )
-        Schedule(budget, SIZES, TIMES, THREADS, seeds, began).answer(work, agreed)
+        kept = Schedule(budget, SIZES, TIMES, THREADS, seeds, began)
+        self.progress = kept.watched(None)
+        kept.answer(work, agreed)
         return agreed, self.now - began
 
 
@@ -85,6 +90,48 @@ def test_no_budget_is_exceeded_by_a_fifth(monkeypatch, speed, share):
     assert 0 < taken <= 1.2 * budget
     assert agreed.done and agreed.spent == pytest.approx(taken)
     assert f"{schedule.time_in_words(taken)} taken" in agreed.lines[-1]
+
+
+@pytest.mark.parametrize("times", [20.0, 60.0])
+@pytest.mark.parametrize("probe", ["retention", "fidelity", "landscape"])
+@pytest.mark.parametrize("share", [1.3, 3.0])
+def test_a_question_that_takes_many_times_what_is_expected_is_stopped_and_named(monkeypatch, share, probe, times):
+    world, budget = World(monkeypatch, lambda name: times if name == probe else 1.0), share * WHOLE["tiny"]
+    agreed, taken = world.run(budget)
+    assert taken <= 1.2 * budget
+    stopped = [label for label in agreed.left if label.startswith(probe)]
+    assert stopped and not set(agreed.left) & {label for label, _ in world.answered}
+    assert "all would take about" in agreed.lines[-1]
+    again, more = world.run(budget, agreed)  # the same command: the same answers, and no time
+    assert more == 0 and again.left == agreed.left
+
+
+def test_a_seed_of_retention_that_is_stopped_leaves_its_operators_out(monkeypatch):
+    world = World(monkeypatch)
+    late = {"of": 0.0}
+    world.slow = lambda probe: 30.0 if late["of"] else 0.5
+    further = world.further
+
+    def then_slow(size, count):
+        late["of"] = float(count)
+        return further(size, count)
+
+    world.further = then_slow
+    agreed, taken = world.run(1.3 * WHOLE["tiny"])
+    assert agreed.trainings and taken <= 1.2 * 1.3 * WHOLE["tiny"]
+    assert len([label for label in agreed.left if label.endswith(f"seed {agreed.trainings[-1]}")]) >= 1
+    _, more = world.run(1.3 * WHOLE["tiny"], agreed)
+    assert more == 0
+
+
+def test_answers_that_are_read_are_never_stopped(monkeypatch):
+    world = World(monkeypatch)
+    kept = Schedule(10.0, SIZES, TIMES, THREADS)
+    told = []
+    report = kept.watched(lambda *each: told.append(each))
+    world.now = 1e6
+    report("coherence", 1, 2)
+    assert told == [("coherence", 1, 2)]
 
 
 def test_time_that_suffices_leaves_nothing_out_and_buys_more(monkeypatch):
