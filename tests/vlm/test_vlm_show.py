@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+from figure_words import assert_readable, laid_out
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgb
 from PIL import Image
@@ -178,6 +179,19 @@ def test_an_outline_goes_round_a_set_and_not_through_it():
     assert [len(each.get_segments()) for each in lines] == [6, 4]
     inside = np.array([[10.0, 0.0], [10.0, 10.0]])
     assert not any(np.array_equal(np.sort(s, 0), inside) for s in lines[0].get_segments())
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 3, 4, 5, 10, 13])
+@pytest.mark.parametrize("shape", [(40, 40), (30, 60)])
+def test_titles_of_any_number_of_tiles_do_not_meet_and_all_tokens_are_drawn(tiles, shape):
+    names = [""] if tiles == 1 else [*(f"tile {number}" for number in range(1, tiles)), "overview"]
+    views = [View(name, np.ones((*shape, 3)), (4, 4)) for name in names]
+    top, bottom = np.arange(8), np.arange(16 * tiles - 8, 16 * tiles)
+    means = {"top": 0.1, "bottom": 0.2, "across": None}
+    figure = ranking_figure(views, top, bottom, np.eye(16), means, "a picture with a name.png, 8 of 208 tokens")
+    assert_readable(laid_out(figure))
+    assert sum(len(axes.images) == 3 for axes in figure.axes) == tiles
+    assert figure.get_size_inches()[1] < 7
 
 
 def test_means_are_told_with_the_number_of_tokens():
