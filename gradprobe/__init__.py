@@ -11,7 +11,7 @@ Example:
 import importlib
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:  # for readers of sources; type checkers and editors read __init__.pyi, run time `_HOME`
     from gradprobe import vlm as vlm
