@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +64,6 @@ class Classification:
     loss: str
     names: Mapping[str, Any]
     denoiser: nn.Module | None = None
-    layers: ClassVar[None] = None
 
     @property
     def n_tokens(self) -> int:
@@ -78,6 +77,11 @@ class Classification:
         if str(names.get("weights")).startswith(STATE):
             names["weights"] = state_fingerprint(self.backbone.model)
         return {**names, "loss": self.loss, "layer": self.backbone.layer}
+
+    @property
+    def layers(self) -> int | None:
+        """None: no language model reads the tokens."""
+        return None
 
     @property
     def generator(self) -> str:

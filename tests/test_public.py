@@ -2,6 +2,8 @@
 
 import ast
 import importlib
+import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +109,16 @@ def test_a_type_checker_and_the_lazy_table_know_the_same_names(name):
         assert getattr(package, public) is not None
 
 
+@pytest.mark.parametrize("task", ["gradprobe.tasks:Classification", "gradprobe.vlm.task:Captioning"])
+def test_what_a_task_promises_as_a_property_is_one(task):
+    """Editors' type checkers take no class variable and no cached property for it, and then refuse every call."""
+    module, _, name = task.partition(":")
+    kind = getattr(importlib.import_module(module), name)
+    for member, promised in vars(gp.Task).items():
+        if isinstance(promised, property) and member not in kind.__dataclass_fields__:
+            assert isinstance(inspect.getattr_static(kind, member), property), member
+
+
 RIGHT = """
 from dataclasses import dataclass
 
@@ -133,6 +145,11 @@ fidelity = gp.fidelity(task, SoftScale(), reference, noise_draws=3)
 print(result.plot().get_figwidth(), result.save("result.npz").name, len(fidelity.ids), gp.vlm.cost("llava", k=[64]))
 comparison = gp.compare(["vpnoise", SoftScale], k=58, size="tiny")
 print(comparison.focus, comparison.save("page.html"))
+words: gp.Task = gp.vlm.captioning("scenes-vlm")
+print(gp.retention(words, "vpnoise", k=11, images=64).save("r.npz"), gp.advise(58, budget=60.0).save("advice.html"))
+pruner = gp.vlm.Pruner.from_pretrained("runs/pruner")
+print(gp.vlm.attach(pruner.vlm.model, "divprune", k=11))
+gp.check_operator(SoftScale)
 """
 WRONG = {  # a line of a script, and the error that it is
     "gp.coherense": 'Module has no attribute "coherense"',
@@ -167,3 +184,20 @@ def test_strict_mypy_passes_a_right_script_and_finds_every_fault_of_a_wrong_one(
         assert any(each.startswith(f"wrong.py:{number}: error: {error}") for each in told), (line, done.stdout)
     revealed = [line.partition('Revealed type is "')[2] for line in done.stdout.splitlines() if "Revealed" in line]
     assert [each.rstrip('"') for each in revealed] == list(SEEN.values())
+
+
+@pytest.mark.slow
+def test_strict_pyright_agrees(tmp_path):
+    """Pyright is the type checker of editors; it is stricter on protocols than mypy."""
+    pytest.importorskip("basedpyright", reason="no basedpyright; type: pip install basedpyright")
+    head = 'import gradprobe as gp\ntask = gp.classification("scenes")\n'
+    (tmp_path / "right.py").write_text(RIGHT)
+    (tmp_path / "wrong.py").write_text(head + "\n".join(WRONG))
+    told = {"typeCheckingMode": "strict", "extraPaths": [str(ROOT.parent)]}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(told))
+    command = [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]
+    done = subprocess.run([*command, "right.py", "wrong.py"], cwd=tmp_path, capture_output=True, text=True)
+    errors = {
+        (Path(e["file"]).name, e["range"]["start"]["line"] + 1) for e in json.loads(done.stdout)["generalDiagnostics"]
+    }
+    assert errors == {("wrong.py", number) for number in range(3, 3 + len(WRONG))}

@@ -73,13 +73,17 @@ class Captioning:
     denoiser: nn.Module | None = None
     reader: Reader = Reader()
 
-    @cached_property
+    @property
     def n_tokens(self) -> int:
         """N, the visual tokens of an image.
 
         Raises:
             UsageError: Images differ in it.
         """
+        return self._n_tokens
+
+    @cached_property
+    def _n_tokens(self) -> int:  # a type checker wants a protocol's property to be a property
         return self._one(self.batch_of(self.source.probe(0, 1, 0))).tokens.patches.shape[1]
 
     @property
