@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from probe_contract import measured
 from rich.table import Table
+from schedules import schedule
 from test_results import python
 
 from gradprobe.advice.advice import Advice
@@ -75,7 +76,7 @@ def front():
 
 
 KINDS = {name: lambda name=name: measured(probe_of(name)) for name in BUILT_IN}
-KINDS |= {"evaluation": evaluation, "comparison": compared.comparison, "advice": advice}
+KINDS |= {"evaluation": evaluation, "schedule": schedule, "comparison": compared.comparison, "advice": advice}
 KINDS |= {"training": training, "search": front}
 PAGES = ("comparison", "advice")
 _made = {}
@@ -137,7 +138,7 @@ def test_a_missing_pandas_is_told_with_what_to_type(result, monkeypatch):
         result.to_frame()
 
 
-@pytest.mark.parametrize("probe", [*BUILT_IN, "evaluation"])
+@pytest.mark.parametrize("probe", [*BUILT_IN, "evaluation", "schedule"])
 def test_the_answer_of_a_probe_is_saved_as_a_store_holds_it(probe, tmp_path):
     result = _made.setdefault(probe, KINDS[probe]())
     assert isinstance(result, ProbeResult)

@@ -8,6 +8,7 @@ from gradprobe.cli.vlm_cost import cost
 from gradprobe.cli.vlm_embedded import train_photos, train_scenes
 from gradprobe.cli.vlm_evaluate import evaluate
 from gradprobe.cli.vlm_generate import generate
+from gradprobe.cli.vlm_gradient import search_gradient
 from gradprobe.cli.vlm_push import push
 from gradprobe.cli.vlm_search import search
 from gradprobe.cli.vlm_show import show
@@ -24,6 +25,7 @@ vlm.command()(checked(generate))
 vlm.command()(checked(show))
 vlm.command()(checked(cost))
 vlm.command()(checked(search))
+vlm.command()(checked(search_gradient))
 vlm.command()(checked(evaluate))
 vlm.add_typer(benchmark)
 vlm.command()(checked(push))

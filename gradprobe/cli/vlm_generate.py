@@ -39,7 +39,7 @@ def generate(
         raise UsageError(f"--max-new-tokens {max_new_tokens} is not possible; give a whole number of at least 1")
     pictures = [options.opened_image(path) for path in image]
     selected = Selected(pruner, select, model, k, ratio, average, positions)
-    pruned = selected.opened(device, dtype, options.trusted(trust))
+    pruned = selected.opened_for(pictures, prompt, device, dtype, options.trusted(trust))
 
     from gradprobe.vlm.deploy import inputs_of
 

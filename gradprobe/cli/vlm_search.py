@@ -36,6 +36,9 @@ def search(
     grid_counts: Annotated[
         str | None, typer.Option(help="Those counts, e.g. 100,50,11; N and four shares of it by default.")
     ] = None,
+    predictor: Annotated[
+        bool, typer.Option("--predictor", help="Train a predictor of a schedule for each image and budget, too.")
+    ] = False,
     device: options.Device = "cpu",
     dtype: Annotated[str, typer.Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; forget what a search left there.")] = False,
@@ -58,9 +61,9 @@ def search(
     from gradprobe.files import check_place
     from gradprobe.vlm.search.asked import Search, Settings, check_named, selector_of
     from gradprobe.vlm.search.kernels import kernel_of
-    from gradprobe.vlm.search.result import front_table, plan_files
+    from gradprobe.vlm.search.result import front_table, plan_files, predictor_file
 
-    for name in plan_files(out, budgets):
+    for name in [*plan_files(out, budgets), *([predictor_file(out)] if predictor else [])]:
         check_place(name)
     if figure is not None:
         from gradprobe.plotting.style import check_path
@@ -85,16 +88,19 @@ def search(
         with claimed(folder, f"the search in {folder}"):
             asked = Search(captioning(model, data=data, device=device, dtype=dtype), chosen, shape, settings)
             with bars() as progress:
-                front = front_of(
-                    asked, budgets, folder, grid=counts if grid else None, restart=restart, progress=progress
-                )
+                wanted: Any = {"grid": counts if grid else None, "predictor": predictor}
+                front = front_of(asked, budgets, folder, **wanted, restart=restart, progress=progress)
             paths = front.save_plans(out)
+            saved = front.save_predictor(out)
     except OSError as error:
         raise GradprobeError(f"cannot write to {folder}: {error.strerror}; give another --out") from None
     rows = front.rows()
     if as_json:
         told = {"question": asked.question_at(budgets[0]) | {"budget": budgets}, "text_tokens": asked.spending.text}
         plans = {"plans": [str(path) for path in paths], "rows": rows, "grid": front.grid_rows()}
+        if front.predicted is not None:
+            each = {"seconds": front.predicted.seconds, "iterates": list(front.predicted.iterates)}
+            plans["predictor"] = {"path": str(saved), **each}
         say_json({"probe": "vlm-search", **told, **plans, "grid_seconds": front.grid and front.grid.seconds})
     else:
         from gradprobe.cli.screen import Screen
@@ -102,11 +108,15 @@ def search(
         console = Screen()
         console.print(front_table(rows))
         seconds = ", ".join(f"{each.seconds:.0f} s at {each.budget:g}" for each in front.found)
-        console.print(f"searched for {seconds}" + (f"; grid: {front.grid.seconds:.0f} s" if front.grid else ""))
-        for path in paths:
+        others = f"; predictor: {front.predicted.seconds:.0f} s" if front.predicted else ""
+        others += f"; grid: {front.grid.seconds:.0f} s" if front.grid else ""
+        console.print(f"searched for {seconds}{others}")
+        for path in [*paths, *([saved] if saved else [])]:
             console.print(f"wrote {path}", soft_wrap=True)
         use = f"gradprobe vlm generate --model {model} --select {paths[0]} --image x.jpg --prompt ..."
         console.print(f"to use it: {use}", soft_wrap=True)
+        if saved:
+            console.print(f"a schedule for each image: --select {saved}@{budgets[0]:g}", soft_wrap=True)
     if figure is not None:
         from gradprobe.plotting.style import save_figure
         from gradprobe.vlm.search.figure import front_figure

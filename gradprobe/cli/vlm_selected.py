@@ -1,5 +1,7 @@
 """The options of ``gradprobe vlm`` that say which visual tokens are kept, and the pruner that they make."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,6 +32,7 @@ Positions = Annotated[
     str | None, typer.Option(help="Position ids of kept tokens: keep, or compact (renumbered); keep by default.")
 ]
 DEFAULT = "photos-vlm"
+_PREDICTOR = re.compile(r"(?P<path>.+\.safetensors)(?:@(?P<budget>.*))?")
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,43 @@ class Selected:
         if pruned.scored:
             raise UsageError(f"--select {self.select} has a stage scored; name the trained scorer: --pruner DIR")
         return pruned
+
+    def opened_for(
+        self, images: Sequence[Any], prompt: str, device: str, dtype: str | None, trust: tuple[Path, ...]
+    ) -> "Pruner":
+        """Open the model and join it to what selects; of a predictor, ``FILE.safetensors@BUDGET``, to the image's plan.
+
+        Raises:
+            UsageError: As of `opened`, or another option, number of images or model than a predictor takes.
+        """
+        match = _PREDICTOR.fullmatch(self.select or "")
+        if match is None:
+            return self.opened(device, dtype, trust)
+        path = match["path"]
+        try:
+            budget = float(match["budget"])
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"--select {self.select} names no budget; give a share of the FLOPs: --select {path}@0.4"
+            ) from None
+        others = {"--pruner": self.pruner, "--k": self.k, "--ratio": self.ratio, "--average": self.average}
+        if typed := [name for name, value in others.items() if value is not None]:
+            raise UsageError(f"{typed[0]} does not go with a predictor, whose budget is behind the @; leave it out")
+        if len(images) != 1:
+            raise UsageError(f"a predictor makes the schedule of one image, and there are {len(images)}; give one")
+        from gradprobe.selectors.plan import plan_of
+        from gradprobe.vlm.deploy import inputs_of
+        from gradprobe.vlm.model import open_vlm
+        from gradprobe.vlm.pruner import Pruner
+        from gradprobe.vlm.search.predictor_file import load_predictor
+
+        predictor = load_predictor(path, trust)
+        predictor.spending.check(budget)
+        vlm = open_vlm(self.model or str(predictor.metadata["model"]), device=device, dtype=dtype or "float32")
+        predictor.check(vlm)
+        features = vlm.vision_features(inputs_of(vlm, images, prompt))
+        positions: Any = self.positions
+        return Pruner(vlm, plan_of(predictor.plan(vlm, features.tokens[0], budget), positions))
 
 
 def _with_scorer(plan: Any, pruned: "Pruner", typed: str) -> Any:

@@ -37,12 +37,13 @@ def drawings() -> dict[str, Drawing]:
         "scaling": _scaling,
         "selectors": _selectors,
         "cost_table": _cost_table,
+        "front": _front,
     }
 
 
 def reports() -> dict[str, Report]:
     """Return, by name of a figure, what `gradprobe figures NAME` prints beside it."""
-    return {"selectors": _selector_report, "cost_table": _cost_report}
+    return {"selectors": _selector_report, "cost_table": _cost_report, "front": _front_report}
 
 
 def _ablation(experiment: Any, answers: Sequence[Any]) -> Any:
@@ -95,6 +96,27 @@ def _cost_report(experiment: Any, answers: Sequence[Any]) -> list[Any]:
 
     rows = cost_rows(experiment)
     return [terminal_table(rows), *verdicts(rows)]
+
+
+def _front(experiment: Any, answers: Sequence[Any]) -> Any:
+    """Draw schedules over FLOPs beside a grid's."""
+    from gradprobe.comparison.front_figure import front_figure
+
+    return front_figure(_fronts(experiment, answers), experiment.title, experiment.claim)
+
+
+def _front_report(experiment: Any, answers: Sequence[Any]) -> list[Any]:
+    from gradprobe.comparison.front import verdicts
+    from gradprobe.comparison.front_figure import columns, front_tables
+
+    front = _fronts(experiment, answers)
+    return [*front_tables(front), columns(front), *verdicts(front)]
+
+
+def _fronts(experiment: Any, answers: Sequence[Any]) -> Any:
+    from gradprobe.comparison.front import front_of
+
+    return front_of([answer.result for answer in answers], [run.question for run in experiment.runs])
 
 
 def _fig4(experiment: Any, answers: Sequence[Any]) -> Any:

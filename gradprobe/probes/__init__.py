@@ -20,7 +20,10 @@ BUILT_IN = {  # name -> where its `Probe` is declared
     "ranking": "gradprobe.probes.ranking:PROBE",
     "cost": "gradprobe.probes.cost:PROBE",
 }
-OWN_COMMAND = {"evaluation": "gradprobe.vlm.evaluation:PROBE"}  # of another subject than a task; stored like the others
+OWN_COMMAND = {  # with another command, or of another subject than a task; stored like the others
+    "evaluation": "gradprobe.vlm.evaluation:PROBE",
+    "schedule": "gradprobe.vlm.schedule:PROBE",
+}
 _named: dict[str, Probe] = {}  # probes of Python files that the user named in this process
 _files: dict[str, str] = {}  # their files and names there
 

@@ -35,6 +35,7 @@ __all__ = [
 
 _STAGE = re.compile(r"(?P<name>[^:]+\.py:\w+|[^:@]*)(?:@(?P<layers>[^:]*))?(?::(?P<fields>.*))?")
 _NUMBER = re.compile(r"[-+]?\.?\d")  # beginning of one
+_PREDICTOR = re.compile(r".+\.safetensors(@.*)?")
 
 
 def plan_of(
@@ -61,6 +62,11 @@ def plan_of(
     elif isinstance(spec, Path) or (isinstance(spec, str) and _is_file(spec)):
         plan = load_plan(spec, trust)
     elif isinstance(spec, str):
+        if _PREDICTOR.fullmatch(spec):
+            raise UsageError(
+                f"{spec} is a predictor of a plan for each image, which gradprobe vlm generate takes; give a plan, "
+                "such as plan.json"
+            )
         plan = Plan(tuple(stage for text in spec.split(";") for stage in _stages(text.strip(), spec)))
     elif callable(spec):
         selector = make(spec, {}, spec.__name__) if inspect.isclass(spec) else spec

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # as in gradprobe/__init__.py
     from gradprobe.vlm.model import VLM as VLM
     from gradprobe.vlm.model import open_vlm as open_vlm
     from gradprobe.vlm.pruner import Pruner as Pruner
+    from gradprobe.vlm.search.predictor_file import load_predictor as load_predictor
     from gradprobe.vlm.task import captioning as captioning
     from gradprobe.vlm.task import task_of as task_of
     from gradprobe.vlm.training.train import fit as fit
@@ -37,6 +38,7 @@ _HOME = {
     "detach": "attaching",
     "fit": "training.train",
     "load": "deploy",
+    "load_predictor": "search.predictor_file",
     "open_captions": "captions",
     "open_vlm": "model",
     "plan_cost": "costs.plans",

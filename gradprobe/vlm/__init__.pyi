@@ -11,6 +11,7 @@ from gradprobe.vlm.deploy import load as load
 from gradprobe.vlm.model import VLM as VLM
 from gradprobe.vlm.model import open_vlm as open_vlm
 from gradprobe.vlm.pruner import Pruner as Pruner
+from gradprobe.vlm.search.predictor_file import load_predictor as load_predictor
 from gradprobe.vlm.task import Captioning
 from gradprobe.vlm.task import task_of as task_of
 from gradprobe.vlm.training.train import fit as fit
@@ -26,6 +27,7 @@ __all__ = [
     "detach",
     "fit",
     "load",
+    "load_predictor",
     "open_captions",
     "open_vlm",
     "plan_cost",

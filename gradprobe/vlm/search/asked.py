@@ -86,13 +86,19 @@ class Search:
                 f"{wanted} held-out images are to choose the schedule, and there are {there}; give --validation "
                 f"{there}, or more captioned images"
             )
-        self.task.source.need(wanted)
-        sizes = [min(GROUP, wanted - start) for start in range(0, wanted, GROUP)]
-        parts = [
-            self.task.batch_of(self.task.source.probe(GROUP * i, size, self.settings.seed))
-            for i, size in enumerate(sizes)
-        ]
-        return tuple(self._one(part) for part in parts)
+        return self.held_out(0, wanted)
+
+    def held_out(self, first: int, number: int) -> tuple[Batch, ...]:
+        """Return images that are not searched with, in groups; those that choose a schedule are the first ones.
+
+        Raises:
+            UsageError: There are too few.
+        """
+        self.task.source.need(first + number)
+        starts = range(first, first + number, GROUP)
+        sizes = [min(GROUP, first + number - start) for start in starts]
+        examples = [self.task.source.probe(i, size, self.settings.seed) for i, size in zip(starts, sizes, strict=True)]
+        return tuple(self._one(self.task.batch_of(each)) for each in examples)
 
     @cached_property
     def spending(self) -> Spending:
@@ -142,7 +148,11 @@ class Search:
 
     def training(self, step: int) -> Batch:
         """Return the images of a step; all outer iterates, at all budgets, see the same ones."""
-        size, place = self.settings.batch_size, step % self.settings.inner
+        return self.step_images(step % self.settings.inner)
+
+    def step_images(self, place: int) -> Batch:
+        """Return the images of a step by its place; each place has others until the data come round again."""
+        size = self.settings.batch_size
         return self._one(self.task.batch_of(self.task.source.train(place * size, size, self.settings.seed)))
 
     def _one(self, batch: Any) -> Batch:

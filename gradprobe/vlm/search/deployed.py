@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from gradprobe.core import Batch, Selection
 from gradprobe.errors import GradprobeError
@@ -68,10 +69,38 @@ def deployed(
     Raises:
         GradprobeError: The loss is no finite number.
     """
+    each, right = outcomes(task, selector, counts, groups, seed, answers)
+    return Deployed(float(each.mean()), None if right is None else int(right.sum()), len(each))
+
+
+def outcomes(
+    task: Captioning,
+    selector: Selector,
+    counts: Sequence[int],
+    groups: Sequence[Batch],
+    seed: int,
+    answers: bool = True,
+) -> tuple[Tensor, Tensor | None]:
+    """Return the caption loss of each held-out image at a schedule, and for each whether its answer is right.
+
+    Args:
+        task: As of `deployed`, like the others.
+        selector: It chooses the tokens.
+        counts: Visual tokens that each layer reads.
+        groups: B images.
+        seed: Of a random selector.
+        answers: False to leave the questions out.
+
+    Returns:
+        ``(B,)`` each; the second is None where the data have no questions, or they were not asked.
+
+    Raises:
+        GradprobeError: The loss is no finite number.
+    """
     stages = plan_of_counts(selector, counts).stages
     drops = [Drop(stage.layer or 0, selector, int(stage.keep or 0)) for stage in stages]
     reader = task.reading(drops, "keep", seed)
-    losses, right, asked = [], 0, answers
+    losses, right, asked = [], [], answers
     with torch.no_grad(), task.running():
         for group in groups:
             patches = group.tokens.patches
@@ -79,7 +108,7 @@ def deployed(
             losses.append(reader.losses(everything, group).double())
             asked = asked and group.target.question is not None
             if asked:
-                right += int((reader.ranks(everything, group) == 0).sum())
+                right.append(reader.ranks(everything, group) == 0)
     each = torch.cat(losses)
     if not bool(each.isfinite().all()):
         number = int((~each.isfinite()).sum())
@@ -87,4 +116,4 @@ def deployed(
             f"the caption loss of {number} of {len(each)} held-out images is no finite number with the counts "
             f"{', '.join(map(str, counts))}; open the model with --dtype float32"
         )
-    return Deployed(float(each.mean()), right if asked else None, len(each))
+    return each, torch.cat(right) if asked else None

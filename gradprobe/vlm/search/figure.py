@@ -21,25 +21,39 @@ def front_figure(rows: Sequence[dict[str, Any]], grid: Sequence[dict[str, Any]],
         grid: As ``grid_rows`` makes them; none without a grid.
         title: Above both panels.
     """
-    whole, found = rows[0], [row for row in rows[1:] if row["schedule"] != "grid"]
+    whole, found = rows[0], [row for row in rows[1:] if row["schedule"] not in ("grid", "predictor")]
+    predicted = [row for row in rows if row["schedule"] == "predictor"]
     with look():
         figure = Figure(figsize=(PAGE, HEIGHT))
         figure.suptitle(title, x=0.01, ha="left")
         left, right = figure.subplots(1, 2)
         _losses(left, whole, found, grid)
+        _predicted(left, predicted)
         for i, row in enumerate(found):
             layers = range(len(row["counts"]) + 1)
             label = f"budget {row['budget']:g}: loss {row['loss']:.3f}"
             right.stairs(row["counts"], layers, color=COLOURS[i % len(COLOURS)], linewidth=1.6, label=label)
+        for i, row in enumerate(predicted):
+            colour, told = COLOURS[i % len(COLOURS)], None if i else "predictor, mean over images"
+            right.stairs(row["counts"], range(len(row["counts"]) + 1), color=colour, linestyle=":", label=told)
         right.set_xlabel("layer of the language model")
         right.set_ylabel("visual tokens that it reads")
-        right.set_ylim(0, (1.05 + 0.11 * len(found)) * whole["counts"][0])  # the legend stands above
+        entries = len(found) + bool(predicted)
+        right.set_ylim(0, (1.05 + 0.11 * entries) * whole["counts"][0])  # the legend stands above
         right.set_xticks([i + 0.5 for i in range(len(whole["counts"]))], [str(i) for i in range(len(whole["counts"]))])
         if len(whole["counts"]) > 12:
             right.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             right.set_xticklabels([f"{tick:g}" for tick in right.get_xticks()])
         right.legend(loc="upper right")
     return figure
+
+
+def _predicted(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
+    for i, row in enumerate(rows):
+        colour, label = COLOURS[i % len(COLOURS)], None if i else "predictor, a schedule an image"
+        axes.plot(row["share"], row["loss"], "D", color=colour, fillstyle="none", markersize=5, label=label)
+    if rows:
+        axes.legend()
 
 
 def _losses(axes: Axes, whole: dict[str, Any], found: Sequence[dict[str, Any]], grid: Sequence[dict[str, Any]]) -> None:

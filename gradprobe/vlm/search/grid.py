@@ -2,11 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations_with_replacement
 from math import comb
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError
@@ -67,15 +68,23 @@ def measurements(
     wanted: Sequence[Counts],
     file: Path,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    known: Mapping[Counts, Deployed] = MappingProxyType({}),
 ) -> Measurements:
     """Measure schedules on the held-out images; those that a file holds are taken from it, and each is added to it.
+
+    Args:
+        asked: Model, data and selector.
+        wanted: The schedules.
+        file: It need not be there.
+        progress: Called with (done, of how many).
+        known: Schedules that were measured for the same question before, and are not measured again.
 
     Raises:
         UsageError: The file is of another question.
         GradprobeError: A loss is no finite number, or the file cannot be read or written.
     """
     found = _read(asked, file)
-    outcomes, seconds = dict(found.outcomes), found.seconds
+    outcomes, seconds = {**known, **found.outcomes}, found.seconds
     for done, counts in enumerate(wanted):
         progress(done, len(wanted))
         if counts not in outcomes:

@@ -47,8 +47,8 @@ class Relaxation:
     Attributes:
         selector: It has ``scores`` inside a language model, or ``relevance``, of one that also merges tokens: merging
             is left out.
-        counts: K of each layer, ``(L,)``; the first is N.
-        tau: Temperature, in tokens: one, or one for each layer ``(L,)``.
+        counts: K of each layer, ``(L,)``, or of each row, ``(B, L)``; the first is N.
+        tau: Temperature, in tokens: one, or one for each count.
     """
 
     selector: Selector
@@ -140,8 +140,10 @@ class _Fading:
         total = prompt.places.visual.shape[1]
         counts = relaxed.counts.double()
         ranks = -torch.arange(total, dtype=torch.float64, device=counts.device)
-        taus = torch.as_tensor(relaxed.tau, dtype=torch.float64, device=counts.device).expand(len(counts))
-        self._by_rank = [soft_topk(ranks, k, tau).clamp(min=TINY).log() for k, tau in zip(counts, taus, strict=True)]
+        taus = torch.as_tensor(relaxed.tau, dtype=torch.float64, device=counts.device).expand(counts.shape)
+        ranks = ranks.expand(*counts.shape[:-1], total)
+        each = zip(counts.unbind(-1), taus.unbind(-1), strict=True)
+        self._by_rank = [soft_topk(ranks, k, tau).clamp(min=TINY).log() for k, tau in each]  # (N,) or (B, N)
 
     def hook(self, number: int, layer: Any) -> Any:
         """Return the hook of a layer."""
@@ -153,8 +155,9 @@ class _Fading:
                 self._entered = hidden
             else:
                 order = self._order(number, _input(layer, hidden, kwargs, self._faded(mask)))
-                fall = self._by_rank[number] - self._by_rank[number - 1]
-                self._log_weight = (self._log_weight + fall.to(order.device)[order]).clamp(LOWEST, 0)
+                fall = (self._by_rank[number] - self._by_rank[number - 1]).to(order.device)
+                fall = fall[order] if fall.ndim == 1 else fall.gather(1, order)
+                self._log_weight = (self._log_weight + fall).clamp(LOWEST, 0)
             faded = self._faded(mask)
             self._before = _input(layer, hidden, kwargs, faded)
             return args, kwargs | {"attention_mask": faded}

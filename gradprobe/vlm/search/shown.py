@@ -9,12 +9,12 @@ from gradprobe.vlm.search.result import Front, front_table
 
 def facts(front: Front) -> dict[str, Any]:
     """Return the model, budgets and the plans that were found."""
-    rows = [row for row in front.rows()[1:] if row["schedule"] != "grid"]
+    rows = [row for row in front.rows()[1:] if row["schedule"] == front.asked.kernel.label]
     return {"model": front.asked.task.vlm.name, "plans": {row["budget"]: row["plan"] for row in rows}}
 
 
 def rows(front: Front) -> list[dict[str, Any]]:
-    """Return the unpruned model, then each budget with the grid's best within it."""
+    """Return the unpruned model, then each budget with predictor and grid's best within it."""
     return front.rows()
 
 

@@ -1,0 +1,1 @@
+"""Probe of the search's gradient: its agreement between batches, and with the gradient of the deployed loss."""
