@@ -1,7 +1,5 @@
 """Backbones by name: the embedded ``scenes`` and ``photos``, or timm's models with weights from the hub or a file."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from gradprobe.devices import check_dtype, device_named
 from gradprobe.embedded.scenes_model import MODELS, load_scenes_model, scenes_model
 from gradprobe.errors import GradprobeError, UsageError, brief, nearest, out_of_memory
 from gradprobe.models.backbones import Backbone, check_splittable
+from gradprobe.models.hub import hub_or_cache
 from gradprobe.models.vit_weights import check_size, fill, settings_of, size_of
 from gradprobe.models.weights import read_weights
 
@@ -128,7 +127,7 @@ def _timm(name: str, weights: str | Path | None, key: str | None, size: tuple[in
         return model
     if not tags:
         raise UsageError(f"timm has no weights for {name}; give --weights FILE, or --weights none for random ones")
-    with _hub() as online:
+    with hub_or_cache() as online:
         try:
             return timm.create_model(name, pretrained=True, **settings)
         except Exception as error:  # the hub, its client and timm raise many kinds of errors
@@ -136,21 +135,3 @@ def _timm(name: str, weights: str | Path | None, key: str | None, size: tuple[in
             if not online:
                 problem = f"the hub could not be reached and its cache has no weights of {name}"
             raise GradprobeError(f"{problem}; give --weights FILE, or --weights none for random ones") from None
-
-
-@contextmanager
-def _hub() -> Iterator[bool]:
-    """Yield True if the hub answers, else let its client use the cache at once instead of retrying for a minute."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    before = constants.HF_HUB_OFFLINE
-    try:
-        if not before:
-            try:
-                get_session().head(constants.ENDPOINT, timeout=5)
-            except Exception:  # transports raise many kinds of errors
-                constants.HF_HUB_OFFLINE = True
-        yield not constants.HF_HUB_OFFLINE
-    finally:
-        constants.HF_HUB_OFFLINE = before

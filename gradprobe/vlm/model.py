@@ -15,6 +15,7 @@ from gradprobe.devices import check_dtype, cuda_available, device_named
 from gradprobe.embedded.vlms import embedded_folder, training_command
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.models.backbones import frozen
+from gradprobe.models.hub import hub_or_cache
 from gradprobe.models.wrappers import unwrapped
 from gradprobe.vlm.deepstack import added
 from gradprobe.vlm.families import family_of
@@ -344,21 +345,23 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
         raise UsageError(f"there is no folder {name_or_folder}; give one that holds config.json, or a hub id")
     source = str(folder) if folder.is_dir() else name_or_folder
     try:
-        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
-        family_of(config.model_type, name_or_folder)  # refuses others before their weights are fetched
-        options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device_map": device}
-        if embedded:  # files of float32; a device map needs accelerate
-            options = {"dtype": torch.float32, "device_map": None}
-        with no_progress_bar(transformers) if embedded else nullcontext():
-            model = transformers.AutoModelForImageTextToText.from_pretrained(
-                source, **options, trust_remote_code=False, use_safetensors=True
-            )
-        processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
+        with nullcontext(True) if folder.is_dir() else hub_or_cache() as online:
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False)
+            family_of(config.model_type, name_or_folder)  # refuses others before their weights are fetched
+            options: dict[str, Any] = {"dtype": getattr(torch, dtype), "device_map": device}
+            if embedded:  # files of float32; a device map needs accelerate
+                options = {"dtype": torch.float32, "device_map": None}
+            with no_progress_bar(transformers) if embedded else nullcontext():
+                model = transformers.AutoModelForImageTextToText.from_pretrained(
+                    source, **options, trust_remote_code=False, use_safetensors=True
+                )
+            processor = transformers.AutoProcessor.from_pretrained(source, trust_remote_code=False)
     except (GradprobeError, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:  # transformers checks entries of a configuration with errors of many kinds
         reason = " ".join(str(error).split())[:200]
-        where = "the folder" if folder.is_dir() else "the hub (is there a network? is the id right?)"
+        where = "the folder" if folder.is_dir() else "the hub (is the id right?)"
+        where = where if online else "the cache of the hub, which could not be reached (is there a network?)"
         raise GradprobeError(f"{name_or_folder} cannot be opened from {where}: {reason}") from None
     processor.tokenizer.padding_side = "left"
     if embedded:

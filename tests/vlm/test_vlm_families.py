@@ -2,9 +2,12 @@
 
 import copy
 import sys
+from types import SimpleNamespace
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import constants
 from tiny_vlms import ATTENDING, BOS, FAMILIES, IMAGE, made, shared, tiny
 
 import gradprobe as gp
@@ -14,6 +17,7 @@ from gradprobe.vlm.families import family_of
 from gradprobe.vlm.masks import biased_mask
 from gradprobe.vlm.model import VLM, open_vlm
 from gradprobe.vlm.sequence import assemble
+from gradprobe.vlm.training.need import check_frozen
 
 ROWS = {"one image": [[1]], "several": [[1, 2]], "mixed": [[0], [1, 2], []], "no image": [[], []]}
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -349,7 +353,9 @@ def test_what_cannot_be_opened_is_said(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="'bert'"):
         open_vlm(str(tmp_path))
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", _no_network)
-    with pytest.raises(GradprobeError, match=r"some/model cannot be opened from the hub .*network"):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: SimpleNamespace(head=lambda url, timeout: None))
+    with pytest.raises(GradprobeError, match=r"some/model cannot be opened from the hub \(is the id right\?\)"):
         open_vlm("some/model")
     monkeypatch.setattr(transformers, "__version__", "4.57.1")
     with pytest.raises(GradprobeError, match=r"4\.57\.1 is too old, 5\.17 .*gradprobe\[vlm\]"):
@@ -361,3 +367,19 @@ def test_what_cannot_be_opened_is_said(tmp_path, monkeypatch):
 
 def _no_network(name):
     raise OSError(f"We couldn't connect to 'https://huggingface.co' to load {name}")
+
+
+def test_a_hub_out_of_reach_is_asked_once_and_its_cache_taken_at_once(monkeypatch, tmp_path):
+    """The hub's client tries five times, with pauses that grow, for each of the files of a model."""
+
+    def unreachable():
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", unreachable)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waits for the hub"))
+    with pytest.raises(GradprobeError, match=r"from the cache of the hub, which could not be reached \(is there a net"):
+        open_vlm("some/model")
+    check_frozen("some/model", "float32", "cpu")  # leaves the refusal to who opens the model
+    assert constants.HF_HUB_OFFLINE is False

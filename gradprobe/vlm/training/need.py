@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from gradprobe.core import Batch, Noise
 from gradprobe.devices import cuda_available, free_memory
 from gradprobe.embedded.vlms import embedded_folder
 from gradprobe.errors import GradprobeError, Notice
+from gradprobe.models.hub import hub_or_cache
 from gradprobe.training.surrogate_loss import training_loss
 from gradprobe.vlm.installed import transformers_module
 from gradprobe.vlm.training.sharding import local_bytes
@@ -173,7 +175,8 @@ def check_frozen(model: str, dtype: str, device: str, copies: int = 1) -> None:
         return
     transformers = transformers_module()
     try:
-        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
+        with nullcontext() if Path(model).is_dir() else hub_or_cache():
+            config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
         with torch.device("meta"):
             empty = transformers.AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
         count = sum(p.numel() for p in empty.parameters())
