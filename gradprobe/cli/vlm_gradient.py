@@ -5,28 +5,23 @@ from typing import Annotated
 
 import typer
 
-from gradprobe.cli import completion, options
+from gradprobe.cli import options
 from gradprobe.cli.output import say, say_json
+from gradprobe.cli.vlm_selected import DEFAULT, Captions, Inside, Kernel, Model, Precision
 from gradprobe.errors import UsageError
 
 
 def search_gradient(
-    select: Annotated[
-        str,
-        typer.Option(
-            help="Selector that scores tokens inside: fastv, pyramiddrop, sparsevlm.",
-            autocompletion=completion.selectors,
-        ),
-    ],
+    select: Inside,
     budget: Annotated[float, typer.Option(help="Share of the FLOPs of all visual tokens, in (0, 1]: 0.4.")],
     out: Annotated[Path, typer.Option(help="File to write, .json; finished pieces lie beside it.")],
     at: Annotated[
         list[str] | None,
         typer.Option(help="Schedule, repeatable: start, a plan.json of vlm search, or numbers of the kernel."),
     ] = None,
-    model: Annotated[str, typer.Option(help="photos-vlm, scenes-vlm, a hub id or a folder.")] = "photos-vlm",
-    data: Annotated[str | None, typer.Option(help="captions.jsonl, or a folder of images with captions.")] = None,
-    kernel: Annotated[str, typer.Option(help="Shapes of a schedule: step, steps:m=2, steps:m=3, free.")] = "free",
+    model: Model = DEFAULT,
+    data: Captions = None,
+    kernel: Kernel = "free",
     batches: Annotated[int, typer.Option(help="Batches whose gradients are compared, at least 3.")] = 16,
     batch_size: Annotated[int, typer.Option(help="Images of a batch.")] = 16,
     draws: Annotated[int, typer.Option(help="Antithetic pairs of the smoothing, at least 8.")] = 32,
@@ -39,7 +34,7 @@ def search_gradient(
     reach: Annotated[float, typer.Option(help="Half the length of the line, in tokens.")] = 12,
     seed: Annotated[int, typer.Option(help="Of images, smoothing, line and a random selector.")] = 0,
     device: options.Device = "cpu",
-    dtype: Annotated[str, typer.Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
+    dtype: Precision = "float32",
     figure: options.Figure = None,
     as_json: options.Json = False,
 ) -> None:

@@ -5,24 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from gradprobe.cli import completion, options
+from gradprobe.cli import options
 from gradprobe.cli.output import say, say_json
+from gradprobe.cli.vlm_selected import DEFAULT, Captions, Inside, Kernel, Model, Precision
 from gradprobe.errors import GradprobeError, UsageError
 
 
 def search(
-    select: Annotated[
-        str,
-        typer.Option(
-            help="Selector that scores tokens inside: fastv, pyramiddrop, sparsevlm.",
-            autocompletion=completion.selectors,
-        ),
-    ],
+    select: Inside,
     budget: Annotated[str, typer.Option(help="Shares of the FLOPs of all visual tokens, in (0, 1]: 0.3,0.4,0.5.")],
     out: Annotated[Path, typer.Option(help="Plan to write, .json; of several budgets plan-0.3.json and so on.")],
-    model: Annotated[str, typer.Option(help="photos-vlm, scenes-vlm, a hub id or a folder.")] = "photos-vlm",
-    data: Annotated[str | None, typer.Option(help="captions.jsonl, or a folder of images with captions.")] = None,
-    kernel: Annotated[str, typer.Option(help="Shapes of a schedule: step, steps:m=2, steps:m=3, free.")] = "free",
+    model: Model = DEFAULT,
+    data: Captions = None,
+    kernel: Kernel = "free",
     constraint: Annotated[
         str, typer.Option(help="Augmented Lagrangian: equal (spends the budget) or at-most (may leave some).")
     ] = "equal",
@@ -40,7 +35,7 @@ def search(
         bool, typer.Option("--predictor", help="Train a predictor of a schedule for each image and budget, too.")
     ] = False,
     device: options.Device = "cpu",
-    dtype: Annotated[str, typer.Option(help="Of the model: float32, bfloat16 or float16.")] = "float32",
+    dtype: Precision = "float32",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew; forget what a search left there.")] = False,
     figure: options.Figure = None,
     as_json: options.Json = False,
@@ -88,8 +83,10 @@ def search(
         with claimed(folder, f"the search in {folder}"):
             asked = Search(captioning(model, data=data, device=device, dtype=dtype), chosen, shape, settings)
             with bars() as progress:
-                wanted: Any = {"grid": counts if grid else None, "predictor": predictor}
-                front = front_of(asked, budgets, folder, **wanted, restart=restart, progress=progress)
+                measured = counts if grid else None
+                front = front_of(
+                    asked, budgets, folder, grid=measured, predictor=predictor, restart=restart, progress=progress
+                )
             paths = front.save_plans(out)
             saved = front.save_predictor(out)
     except OSError as error:

@@ -1,6 +1,5 @@
 """The options of ``gradprobe vlm`` that say which visual tokens are kept, and the pruner that they make."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,8 +30,18 @@ Average = Annotated[
 Positions = Annotated[
     str | None, typer.Option(help="Position ids of kept tokens: keep, or compact (renumbered); keep by default.")
 ]
+# Of the searches for a schedule, vlm search and vlm search-gradient:
+Inside = Annotated[
+    str,
+    typer.Option(
+        help="Selector that scores tokens inside: fastv, pyramiddrop, sparsevlm.", autocompletion=completion.selectors
+    ),
+]
+Model = Annotated[str, typer.Option(help="photos-vlm, scenes-vlm, a hub id or a folder.")]
+Captions = Annotated[str | None, typer.Option(help="captions.jsonl, or a folder of images with captions.")]
+Kernel = Annotated[str, typer.Option(help="Shapes of a schedule: step, steps:m=2, steps:m=3, free.")]
+Precision = Annotated[str, typer.Option(help="Of the model: float32, bfloat16 or float16.")]
 DEFAULT = "photos-vlm"
-_PREDICTOR = re.compile(r"(?P<path>.+\.safetensors)(?:@(?P<budget>.*))?")
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,9 @@ class Selected:
         Raises:
             UsageError: As of `opened`, or another option, number of images or model than a predictor takes.
         """
-        match = _PREDICTOR.fullmatch(self.select or "")
+        from gradprobe.selectors.plan import PREDICTOR, plan_of
+
+        match = PREDICTOR.fullmatch(self.select or "")
         if match is None:
             return self.opened(device, dtype, trust)
         path = match["path"]
@@ -117,7 +128,6 @@ class Selected:
             raise UsageError(f"{typed[0]} does not go with a predictor, whose budget is behind the @; leave it out")
         if len(images) != 1:
             raise UsageError(f"a predictor makes the schedule of one image, and there are {len(images)}; give one")
-        from gradprobe.selectors.plan import plan_of
         from gradprobe.vlm.deploy import inputs_of
         from gradprobe.vlm.model import open_vlm
         from gradprobe.vlm.pruner import Pruner

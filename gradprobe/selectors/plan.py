@@ -35,7 +35,7 @@ __all__ = [
 
 _STAGE = re.compile(r"(?P<name>[^:]+\.py:\w+|[^:@]*)(?:@(?P<layers>[^:]*))?(?::(?P<fields>.*))?")
 _NUMBER = re.compile(r"[-+]?\.?\d")  # beginning of one
-_PREDICTOR = re.compile(r".+\.safetensors(@.*)?")
+PREDICTOR = re.compile(r"(?P<path>.+\.safetensors)(?:@(?P<budget>.*))?")  # makes the plan of an image
 
 
 def plan_of(
@@ -62,7 +62,7 @@ def plan_of(
     elif isinstance(spec, Path) or (isinstance(spec, str) and _is_file(spec)):
         plan = load_plan(spec, trust)
     elif isinstance(spec, str):
-        if _PREDICTOR.fullmatch(spec):
+        if PREDICTOR.fullmatch(spec):
             raise UsageError(
                 f"{spec} is a predictor of a plan for each image, which gradprobe vlm generate takes; give a plan, "
                 "such as plan.json"

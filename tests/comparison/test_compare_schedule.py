@@ -119,7 +119,9 @@ def test_a_seed_of_retention_that_is_stopped_leaves_its_operators_out(monkeypatc
     world.further = then_slow
     agreed, taken = world.run(1.3 * WHOLE["tiny"])
     assert agreed.trainings and taken <= 1.2 * 1.3 * WHOLE["tiny"]
-    assert len([label for label in agreed.left if label.endswith(f"seed {agreed.trainings[-1]}")]) >= 1
+    seed = f"seed {agreed.trainings[-1]}"
+    answered = [label for label, _ in world.answered if label.startswith("retention") and label.endswith(seed)]
+    assert sorted([*answered, *agreed.left]) == sorted(f"retention of {op}, {seed}" for op in OPS) and agreed.left
     _, more = world.run(1.3 * WHOLE["tiny"], agreed)
     assert more == 0
 
