@@ -76,6 +76,7 @@ class Request:
         places: lines for the terminal, after the paths of the answers.
         shown: settings in JSON beside those of the questions.
         each_seed: rows of each seed, where those above are pooled.
+        known: outcomes that the questions share, see `gradprobe.probes.contract.Resources`.
     """
 
     probe: Probe
@@ -95,6 +96,7 @@ class Request:
     places: list[str] = field(default_factory=list)
     shown: dict[str, Any] = field(default_factory=dict)
     each_seed: list[dict[str, Any]] = field(default_factory=list)
+    known: dict[str, Any] = field(default_factory=dict)
 
     @property
     def results(self) -> list[Any]:
@@ -117,8 +119,9 @@ class Request:
         from gradprobe.probes.contract import Resources, Subject
         from gradprobe.store.results import Store
 
-        workers = self.values.get("workers")
-        resources = Resources(workers=workers, progress=progress, reference=reference, start=start)
+        resources = Resources(
+            workers=self.values.get("workers"), progress=progress, reference=reference, start=start, known=self.known
+        )
         subject, stores = Subject(self.task, operator, k), [Store(self.values["results"])]
         others = [(Subject(self.task, each, count), own) for each, count, own in coming]
         return ask(probe or self.probe, subject, settings, stores, resources, self.values["force"], others)

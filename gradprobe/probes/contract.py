@@ -7,7 +7,7 @@ knows nothing else of it: it asks, makes rows, prints and draws.
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -76,6 +76,7 @@ class Resources:
         start: answer to the same question with fewer draws, to go on from.
         ask: ``(probe, subject, settings) -> result``: another question, answered from the same stores; None: no stores.
         together: measure alike questions side by side; None: on a GPU.
+        known: outcomes of the unpruned model by what decides them, shared by the questions of a run, which add theirs.
     """
 
     workers: int | None = None
@@ -85,6 +86,7 @@ class Resources:
     start: Any = None
     ask: Callable[..., Any] | None = None
     together: bool | None = None
+    known: dict[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, given: Any) -> "Resources":

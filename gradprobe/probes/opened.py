@@ -24,6 +24,7 @@ class OpenTasks:
 
     def __init__(self) -> None:
         self._open: dict[str, Any] = {}
+        self.known: dict[str, Any] = {}  # outcomes that questions of the run share, see `Resources`
 
     def task(self, question: Mapping[str, Any], where: Mapping[str, str]) -> Any:
         """Return the task of a question, with a fresh scorer and denoiser of its seed.
@@ -101,7 +102,7 @@ def answered(
             if {name: value for name, value in each.items() if name not in VARIED} == same:
                 own: Any = settings_from(probe.settings, {**each, **where})
                 others.append((replace(subject, k=each["k"]), own))
-    return ask(probe, subject, settings, stores, resources, force, others)
+    return ask(probe, subject, settings, stores, replace(resources, known=tasks.known), force, others)
 
 
 def operator_of(question: Mapping[str, Any]) -> Any:

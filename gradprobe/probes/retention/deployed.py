@@ -1,7 +1,7 @@
 """Accuracy of the frozen model on the K deployed tokens of each image and on all N."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -66,24 +66,30 @@ class Deployment:
         return cls(task, name, choose, task, workers)
 
     def pruned(self, groups: Sequence[Batch]) -> Outcome:
-        """Return the outcome of images with K tokens alone; where memory is full, of smaller groups."""
+        """Return the outcome of images with K tokens alone, without AUC; where memory is full, of smaller groups."""
         return self._outcome(groups, whole=False, progress=lambda done, images: None)
 
-    def complete(self, groups: Sequence[Batch], progress: Callable[[int, int], None]) -> Outcome:
+    def complete(
+        self, groups: Sequence[Batch], progress: Callable[[int, int], None], unpruned: np.ndarray | None = None
+    ) -> Outcome:
         """Return the outcome of images with K tokens and with all N; where memory is full, of smaller groups.
 
         Args:
             groups: test images.
             progress: called with (images done, of how many).
+            unpruned: whether each is right with all N, ``(I,)``, where that is known; None: it is measured.
         """
-        return self._outcome(groups, whole=True, progress=progress)
+        outcome = self._outcome(groups, whole=unpruned is None, progress=progress, relevance=True)
+        return outcome if unpruned is None else replace(outcome, unpruned=unpruned)
 
-    def _outcome(self, groups: Sequence[Batch], whole: bool, progress: Callable[[int, int], None]) -> Outcome:
+    def _outcome(
+        self, groups: Sequence[Batch], whole: bool, progress: Callable[[int, int], None], relevance: bool = False
+    ) -> Outcome:
         answers, relevant, done, images = [], [], 0, sum(len(group.ids) for group in groups)
         with deferring():
             for group, answer in over_groups(partial(self._answers, whole=whole), groups, self.workers, self.limit):
                 answers.append(answer)
-                relevant += [] if group.relevant is None or not whole else [group.relevant]
+                relevant += [] if group.relevant is None or not relevance else [group.relevant]
                 done += len(group.ids)
                 progress(done, images)
             correct, unpruned, scores = zip(*answers, strict=True)  # a GPU is waited for from here on

@@ -28,6 +28,7 @@ from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
 from gradprobe.probes.retention.deployed import Deployment, columns
 from gradprobe.probes.retention.result import RetentionResult
 from gradprobe.probes.retention.side_by_side import measure_all
+from gradprobe.probes.retention.unpruned import complete_once
 from gradprobe.selectors.plan import Plan, plan_of
 from gradprobe.settings import argument, takes
 from gradprobe.training.train import Recipe
@@ -134,8 +135,9 @@ def _ranked(subject: Subject, settings: RetentionSettings, resources: Resources)
     (test,) = task.batches(1, settings.images, seed)
     chosen = _selecting(subject, settings)
     deployment = Deployment(task, name, chosen.choose, chosen.reader, threads)
+    progress = partial(resources.report, f"{name}, K = {k}, seed {seed}: test")
     with task.running():
-        outcome = deployment.complete(groups_of(test), partial(resources.report, f"{name}, K = {k}, seed {seed}: test"))
+        outcome = complete_once(deployment, groups_of(test), seed, resources, progress)
     return RetentionResult(
         question=question,
         losses=np.zeros(0),

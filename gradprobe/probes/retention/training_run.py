@@ -18,6 +18,7 @@ from gradprobe.probes.environment import environment, versions
 from gradprobe.probes.retention import PROBE, RetentionSettings
 from gradprobe.probes.retention.deployed import Deployment, columns
 from gradprobe.probes.retention.result import RetentionResult
+from gradprobe.probes.retention.unpruned import complete_once
 from gradprobe.store.locks import claimed
 from gradprobe.training.checkpoint import NAME as CHECKPOINT
 from gradprobe.training.checkpoint import Checkpoint, unwritable
@@ -105,7 +106,8 @@ class TrainingRun:
             losses: Mean loss of each step.
         """
         task, resources = self.subject.task, self.resources
-        outcome = self._deployment.complete(groups_of(self._test), partial(resources.report, f"{self.label}: test"))
+        groups, progress = groups_of(self._test), partial(resources.report, f"{self.label}: test")
+        outcome = complete_once(self._deployment, groups, self.settings.seed, resources, progress)
         if self._folder is not None:
             facts: dict[str, Any] = {**self.question, "dim": self._test.tokens.patches.shape[-1]}
             save_scorer(task.scorer, self._folder / "keep", facts)
