@@ -76,7 +76,7 @@ class Request:
         places: lines for the terminal, after the paths of the answers.
         shown: settings in JSON beside those of the questions.
         each_seed: rows of each seed, where those above are pooled.
-        known: outcomes that the questions share, see `gradprobe.probes.contract.Resources`.
+        known: what the questions share, see `gradprobe.probes.contract.Resources`.
     """
 
     probe: Probe

@@ -76,7 +76,7 @@ class Resources:
         start: answer to the same question with fewer draws, to go on from.
         ask: ``(probe, subject, settings) -> result``: another question, answered from the same stores; None: no stores.
         together: measure alike questions side by side; None: on a GPU.
-        known: outcomes of the unpruned model by what decides them, shared by the questions of a run, which add theirs.
+        known: test images and outcomes of the unpruned model by what decides them, shared by the questions of a run.
     """
 
     workers: int | None = None

@@ -27,8 +27,8 @@ from gradprobe.probes.recipe import check_recipe
 from gradprobe.probes.retention import IMAGES, PROBE, RetentionSettings
 from gradprobe.probes.retention.deployed import Deployment, columns
 from gradprobe.probes.retention.result import RetentionResult
+from gradprobe.probes.retention.shared import complete_once, test_images
 from gradprobe.probes.retention.side_by_side import measure_all
-from gradprobe.probes.retention.unpruned import complete_once
 from gradprobe.selectors.plan import Plan, plan_of
 from gradprobe.settings import argument, takes
 from gradprobe.training.train import Recipe
@@ -132,7 +132,7 @@ def _ranked(subject: Subject, settings: RetentionSettings, resources: Resources)
     question, started = question_of(PROBE, subject, settings), time.perf_counter()
     task, k, name, seed = subject.task, subject.k, subject.name, settings.seed
     threads = workers_for(task, resources.workers)
-    (test,) = task.batches(1, settings.images, seed)
+    test, skipped = test_images(task, settings.images, seed, resources)
     chosen = _selecting(subject, settings)
     deployment = Deployment(task, name, chosen.choose, chosen.reader, threads)
     progress = partial(resources.report, f"{name}, K = {k}, seed {seed}: test")
@@ -145,6 +145,6 @@ def _ranked(subject: Subject, settings: RetentionSettings, resources: Resources)
         curve=np.zeros((0, 0), np.uint8),
         spread=np.full(2, outcome.spread),
         kind=np.array(test.kinds, np.uint8),
-        environment=environment(time.perf_counter() - started, task.skipped),
+        environment=environment(time.perf_counter() - started, skipped),
         **columns(outcome),
     )

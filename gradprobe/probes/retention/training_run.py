@@ -18,7 +18,7 @@ from gradprobe.probes.environment import environment, versions
 from gradprobe.probes.retention import PROBE, RetentionSettings
 from gradprobe.probes.retention.deployed import Deployment, columns
 from gradprobe.probes.retention.result import RetentionResult
-from gradprobe.probes.retention.unpruned import complete_once
+from gradprobe.probes.retention.shared import complete_once, test_images
 from gradprobe.store.locks import claimed
 from gradprobe.training.checkpoint import NAME as CHECKPOINT
 from gradprobe.training.checkpoint import Checkpoint, unwritable
@@ -46,7 +46,7 @@ class TrainingRun:
         self.threads = workers_for(subject.task, resources.workers)
         self.share = 1.0  # of the seconds that pass, where others are trained meanwhile
         self._started, self._spent = time.perf_counter(), 0.0
-        (self._test,) = subject.task.batches(1, settings.images, settings.seed)
+        self._test, self._skipped = test_images(subject.task, settings.images, settings.seed, resources)
         self._few = groups_of(self._test.subset(slice(LOOK_IMAGES)))
         self._looks = sorted({round(i * settings.steps / LOOKS) for i in range(LOOKS + 1)})
         self._deployment = Deployment.of_scorer(subject.task, subject.k, subject.name, self.threads)
@@ -117,7 +117,7 @@ class TrainingRun:
             at=np.array(self._looks, dtype=np.int64),
             curve=np.stack(self._curve).astype(np.uint8),
             spread=np.array([self._before, outcome.spread]),
-            environment=environment(self._seconds(), task.skipped),
+            environment=environment(self._seconds(), tuple(dict.fromkeys((*task.skipped, *self._skipped)))),
             kind=np.array(self._test.kinds, np.uint8),
             **columns(outcome),
         )

@@ -1,4 +1,4 @@
-"""Answers with all N tokens: measured once for all questions of a run, and the same as if measured each time."""
+"""Test images and answers with all N tokens: made once for all questions of a run, as if made for each."""
 
 from dataclasses import dataclass, field, replace
 
@@ -9,9 +9,10 @@ from toy import Toy
 from gradprobe.comparison.experiments import load_experiment, run_experiment
 from gradprobe.operators.registry import build
 from gradprobe.probes.contract import Ranking, Resources, Subject
-from gradprobe.probes.retention import RetentionSettings
+from gradprobe.probes.retention import RetentionSettings, shared
 from gradprobe.probes.retention.deployed import Deployment
 from gradprobe.probes.retention.measure import measure
+from gradprobe.probes.retention.shared import LAST
 from gradprobe.store.results import Store
 
 PRESET = """
@@ -38,14 +39,24 @@ op = ["ranked:norm", "ranked:truth"]
 
 @dataclass(frozen=True)
 class Counted(Toy):
-    """Toy that counts the images it reads with all their tokens."""
+    """Toy that counts the images it makes, and those it reads with all their tokens."""
 
     read: list[int] = field(default_factory=list)
+    made: list[int] = field(default_factory=list)
     loss: str = "ce"
 
     @property
     def question(self):
         return {"backbone": "toy", "loss": self.loss, "scorer": "some"}
+
+    @property
+    def skipped(self):
+        return ("torn.jpg",) if self.made else ()
+
+    def batches(self, count, size, seed):
+        for batch in super().batches(count, size, seed):
+            self.made.extend(batch.ids)
+            yield batch
 
     def ranks(self, selection, batch):
         if selection.tokens.shape[1] == self.n_tokens:
@@ -65,7 +76,8 @@ def test_a_run_reads_all_tokens_of_an_image_once_and_its_numbers_are_those_of_qu
     questions = [("ranked:norm", 4), ("ranked:random", 2), ("vpnoise", 4), ("gumbel", 3)]
     known = {}
     together = [measure(*asked(task, *each), Resources(known=known)) for each in questions]
-    assert sorted(task.read) == list(range(20))
+    assert sorted(task.read) == sorted(task.made) == list(range(20))
+    assert all(result.environment["skipped"] == ["torn.jpg"] for result in together)
     apart = [measure(*asked(task, *each), Resources()) for each in questions]
     for one, other in zip(together, apart, strict=True):
         for name in ("correct", "unpruned", "auc", "losses", "curve", "spread"):
@@ -79,7 +91,18 @@ def test_other_images_and_other_models_are_read_anew(change):
     other = replace(task, loss=change.pop("loss", "ce"))
     subject, settings = asked(other, **change)
     measure(subject, settings, Resources(known=known))
-    assert len(task.read) == 20 + settings.images and len(known) == 2
+    assert len(task.read) == len(task.made) == 20 + settings.images
+
+
+def test_one_batch_of_images_is_kept_and_none_that_is_large(monkeypatch):
+    task, known = Counted(), {}
+    for seed in (0, 1, 0):
+        measure(*asked(task, seed=seed), Resources(known=known))
+    assert len(task.made) == 60 and len(task.read) == 40
+    assert [name for name in known if not name.startswith("unpruned")] == [LAST]
+    monkeypatch.setattr(shared, "MOST", 20 * 10 * 5 * 8 - 1)
+    measure(*asked(task, seed=1), Resources(known=known))
+    assert LAST not in known
 
 
 def test_a_preset_reads_all_tokens_once_a_seed(tmp_path, monkeypatch):
