@@ -29,7 +29,7 @@ class Advice(Shown):
             its interval and ``behind``, the first's value less this one's; ``step`` and ``relative``; ``rung``, the
             last one that it was trained in, with ``steps``, ``retention`` and ``by_seed`` there.
         rungs: a row each: ``steps``, ``seeds``, ``images``, ``trained`` and ``failed``.
-        rankings: a row for each ranking without training: ``op``, ``retention``, ``by_seed`` and ``as_good``.
+        rankings: a row for each ranking without training: ``ranking``, ``retention``, ``by_seed`` and ``as_good``.
         changes: sentences on what would change the advice.
         missing: reason of each candidate without an answer, by its label.
         seconds: ``budget``, ``planned``, and ``spent`` on ``timing``, ``measure``, ``trainings`` and ``rankings``.

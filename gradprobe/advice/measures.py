@@ -43,7 +43,7 @@ class Measured:
     @property
     def apart(self) -> bool | None:
         """True if the interval of the difference excludes 0; None for the first."""
-        return None if self.behind is None else not self.behind.low <= 0 <= self.behind.high
+        return None if self.behind is None else self.behind.low > 0 or self.behind.high < 0
 
 
 def ranked(measure: str, results: Mapping[str, Any]) -> list[Measured]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from gradprobe.advice.advice import Advice, Row
-from gradprobe.advice.tables import HEADINGS, by_seed, legend, measure, rung_lines, spent
+from gradprobe.advice.tables import HEADINGS, by_seed, legend, measure, retained, rung_lines, spent
 from gradprobe.comparison.page import Line, Table, Text, environment
 from gradprobe.plotting.columns import interval, number
 from gradprobe.plotting.pages import check_html, write_html
@@ -58,12 +58,12 @@ def _candidate(advice: Advice, row: Row, kind: str) -> Line:
     texts += [Text(f"{row['step']:.2g}", sort=_sort(row["step"]))]
     texts += [Text(f"×{row['relative']:.1f}", sort=_sort(row["relative"]))]
     texts += [Text("–" if row[name] is None else str(row[name]), sort=_sort(row[name])) for name in ("rung", "steps")]
-    return Line(row["op"], kind, (*texts, _retention(row)))
+    return Line(row["op"], kind, (*texts, _bracketed(retained(row), row)))
 
 
 def _ranking(advice: Advice, row: Row) -> Line:
     empty = [Text("")] * (5 if advice.measure else 4)
-    return Line(f"by {row['ranking']}", "floor", (*empty, Text("0", sort="0"), _retention(row)))
+    return Line(f"by {row['ranking']}", "floor", (*empty, Text("0", sort="0"), _bracketed(retained(row), row)))
 
 
 def _rung(title: str, row: Row) -> Table:
@@ -78,9 +78,13 @@ def _trained(row: Row) -> Line:
 
 def _retention(row: Row) -> Text:
     value, low, high = row["retention"], row["low"], row["high"]
-    text = number(value, 3) if low is None or high is None else interval(value, low, high)
+    return _bracketed(number(value, 3) if low is None or high is None else interval(value, low, high), row)
+
+
+def _bracketed(text: str, row: Row) -> Text:
+    """Return the text of a row's retention with its interval apart."""
     main, bracket, ends = text.partition(" [")
-    return Text(main, bracket.strip() + ends, sort=_sort(value))
+    return Text(main, bracket.strip() + ends, sort=_sort(row["retention"]))
 
 
 def _sort(value: float | None) -> str:

@@ -120,7 +120,7 @@ def _floors(rankings: Sequence[Row], expected: Row | None) -> list[str]:
         return []
     if good := [row for row in rankings if row["as_good"]]:
         named = ", ".join(f"by {row['ranking']} ({number(row['retention'], 3)})" for row in good)
-        return [f"Training may not be worth it: rankings that need none are not told apart from it: {named}."]
+        return [f"Training may not be worth it: rankings that need none are not shown to be below it: {named}."]
     first = rankings[0]
     return [f"Without training the best ranking, by {first['ranking']}, retains {number(first['retention'], 3)}."]
 
@@ -148,8 +148,8 @@ def _changes(evidence: Evidence, expected: Row | None) -> list[str]:
     finalists = len(evidence.rungs[-1].results)
     if finalists > 1:
         lines.append(
-            f"Other test images: the expected retention is the best of {finalists} on the images that chose it, so it "
-            "is a little too high."
+            f"Other seeds and test images: the expected retention is the best of {finalists} under the seeds and on "
+            "the images that chose it, so it is too high on average, by more where trainings differ more between seeds."
         )
     return [*lines, "Another model, scorer, data or K: nothing here carries over to it."]
 

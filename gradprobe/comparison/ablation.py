@@ -75,25 +75,35 @@ def variants(results: Sequence[RetentionResult], paper: Sequence[Mapping[str, An
 def verdicts(rows: Sequence[Variant]) -> list[str]:
     """Return a sentence on each variant of the paper: its distance from the first, budget by budget, and the paper's.
 
-    Fewer than 5 seeds decide nothing, whatever the interval.
+    Fewer than 5 seeds decide nothing, whatever the interval. A budget at which the paper lacks one of the two is left
+    out; one at which there is nothing to compare with yet says so.
 
     Args:
         rows: as `variants` returns them.
     """
     sentences = []
     for variant in rows[1:]:
-        parts = [_verdict(k, c, rows[0].cells[k]) for k, c in sorted(variant.cells.items()) if c.paper is not None]
+        pairs = [(k, cell, rows[0].cells.get(k)) for k, cell in sorted(variant.cells.items())]
+        parts = [_verdict(*pair, rows[0].name) for pair in pairs if _claimed(*pair[1:])]
         if parts:
             sentences.append(f"{variant.name} against {rows[0].name}: " + "; ".join(parts))
     return sentences
 
 
-def _verdict(k: int, cell: Cell, first: Cell) -> str:
+def _claimed(cell: Cell, first: Cell | None) -> bool:
+    """Tell whether the paper has both; where the first has no answer at this budget, whether it has the other."""
+    return cell.paper is not None and (first is None or first.paper is not None)
+
+
+def _verdict(k: int, cell: Cell, first: Cell | None, baseline: str) -> str:
     from gradprobe.statistics.ratios import FEWEST_SEEDS
 
-    assert cell.paper is not None and first.paper is not None
-    claimed, ours = 100 * (cell.paper - first.paper), 100 * cell.row["difference"]
+    if first is None:
+        return f"K = {k}: undecided (no answer to {baseline})"
     low, high, count = (cell.row[f"difference_{name}"] for name in ("low", "high", "seeds"))
+    if cell.row["difference"] is None:
+        return f"K = {k}: undecided ({'a retention is undefined' if count else 'no seed in common'})"
+    claimed, ours = 100 * ((cell.paper or 0) - (first.paper or 0)), 100 * cell.row["difference"]
     if count < FEWEST_SEEDS:
         verdict = f"undecided ({count} seed{'s' * (count > 1)})"
     elif low is None or low <= 0 <= high:

@@ -34,8 +34,9 @@ def frontier(costs: Sequence[float], values: Sequence[float]) -> list[int]:
         [1, 3, 0]
     """
     front: list[int] = []
-    for i in sorted(range(len(costs)), key=lambda i: (costs[i], -values[i])):
-        if np.isfinite(values[i]) and (not front or values[i] > values[front[-1]]):
+    known = [i for i in range(len(costs)) if np.isfinite(values[i])]  # NaN has no place in an order
+    for i in sorted(known, key=lambda i: (costs[i], -values[i])):
+        if not front or values[i] > values[front[-1]]:
             front.append(i)
     return front
 

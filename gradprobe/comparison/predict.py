@@ -23,7 +23,8 @@ def units_of(results: Sequence[Any], of: str = END) -> Units:
 
     Operators are matched without their tau: measured at the temperature at which training begins, trained with one that
     falls. A measure is that of the same seed or, where the start was asked with other seeds, its mean over them.
-    Cosines are the ungated ones (`statistics.agreement.ungated`), so that no operator drops out for being noisy.
+    Cosines are the ungated ones (`statistics.agreement.ungated`), so that no operator drops out for being noisy. A
+    training whose retention is undefined, because the unpruned model is never right, is no unit.
 
     Args:
         results: of the coherence, fidelity, landscape and retention probes, any seeds.
@@ -34,7 +35,7 @@ def units_of(results: Sequence[Any], of: str = END) -> Units:
         values = measures.setdefault(family(result.question["op"]), {})
         for name, pair in _MEASURES[result.probe](result).items():
             values.setdefault(name, {})[result.question["seed"]] = pair
-    rows = [(op, seed) for op, values in measures.items() for seed in values.get(of, ())]
+    rows = [(op, seed) for op, each in measures.items() for seed, (x, _) in each.get(of, {}).items() if np.isfinite(x)]
     named = dict.fromkeys(name for op, _ in rows for name in measures[op] if name not in (END, DURING))
     pairs = {name: np.array([_of_seed(measures[op].get(name, {}), seed) for op, seed in rows]) for name in named}
     outcome = np.array([measures[op][of][seed] for op, seed in rows]).reshape(-1, 2)
@@ -125,7 +126,7 @@ def _of_landscape(result: Any) -> dict[str, tuple[float, float]]:
 
 
 def _of_retention(result: Any) -> dict[str, tuple[float, float]]:
-    unpruned = float(result.unpruned.mean())
+    unpruned = float(result.unpruned.mean()) or np.nan  # a model that is never right retains nothing that can be told
     right = float(result.correct.mean())
     curve = result.curve[1:].mean() if len(result.curve) > 1 else right
     error = float(np.sqrt(right * (1 - right) / len(result.correct))) / unpruned

@@ -289,7 +289,9 @@ def _identity(plan: Plan, given: Arguments) -> dict[str, Any]:
     """Return all that decides what a budget buys, in JSON types."""
     codes = [registry.code_of(op) for op in plan.operators.values()]
     asked = {"ops": list(plan.operators), "codes": codes, "k": plan.k, "seed": given.seed, "budget": given.budget}
-    return asked | {"task": plan.task.question} | ({"seeds": list(given.seeds)} if given.seeds else {})
+    asked |= {"task": plan.task.question} | ({"seeds": list(given.seeds)} if given.seeds else {})
+    asked |= {} if plan.training is plan.task else {"training": plan.training.question}
+    return asked | ({"selectors": list(plan.selectors)} if plan.selectors else {})
 
 
 def _answered_by_crew(asked: Sequence[Asking], given: Arguments) -> dict[int, str]:

@@ -98,8 +98,10 @@ def cut_estimate(statistic: Jackknifed, level: float = 0.95) -> Estimate:
 
 
 def _half_width(replicates: Array, level: float) -> float:
-    """Return half the width of an interval, from delete-one replicates; 0 if these do not differ."""
+    """Return half the width of an interval, from delete-one replicates; 0 if these do not differ, NaN if unknown."""
     n = len(replicates)
+    if not np.isfinite(replicates).all():  # of a single image, or undefined without one of them
+        return float("nan")
     spread = replicates - replicates.mean()
     power = float(spread @ spread)
     if not power > 0:

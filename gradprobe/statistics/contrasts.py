@@ -11,7 +11,7 @@ import numpy as np
 from gradprobe.errors import GradprobeError
 from gradprobe.statistics.estimates import Estimate
 from gradprobe.statistics.ratios import seeds_difference
-from gradprobe.statistics.retained import Graded
+from gradprobe.statistics.retained import Graded, kinds_of
 
 Term = tuple[float, Graded]
 
@@ -78,6 +78,7 @@ def contrast_over_seeds(seeds: Sequence[Sequence[Term]], shared: bool) -> Estima
 
 
 def _most(seeds: Sequence[Sequence[Term]]) -> float:
-    """Return a bound of the contrast: the weights over the lowest unpruned accuracy."""
-    lowest = min(float(images.unpruned.mean()) for terms in seeds for _, images in terms)
+    """Return a bound of the contrast: the weights over the lowest unpruned accuracy of a kind of questions."""
+    graded = [images for terms in seeds for _, images in terms]
+    lowest = min(float(images.unpruned[those].mean()) for images in graded for those in kinds_of(images))
     return sum(abs(weight) for weight, _ in seeds[0]) / max(lowest, 1e-300)

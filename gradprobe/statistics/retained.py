@@ -112,13 +112,18 @@ def _variance(images: Graded) -> float:
 
 
 def _most(seeds: Sequence[Graded]) -> float:
-    """Largest retention there can be: 1 over the unpruned accuracy."""
-    return 1 / max(float(np.mean([images.unpruned.mean() for images in seeds])), 1e-300)
+    """Largest retention there can be: 1 over the unpruned accuracy, the mean of that over kinds of questions."""
+    by_kind: dict[int, list[float]] = {}
+    for images in seeds:
+        names = np.unique(images.kind).tolist() or [0]
+        for name, those in zip(names, kinds_of(images), strict=True):
+            by_kind.setdefault(name, []).append(float(images.unpruned[those].mean()))
+    return float(np.mean([1 / max(float(np.mean(each)), 1e-300) for each in by_kind.values()]))
 
 
 def _counts(images: Graded) -> list[Paired]:
     counts = []
-    for those in _kinds(images):
+    for those in kinds_of(images):
         a, b = images.correct[those].astype(bool), images.unpruned[those].astype(bool)
         counts.append(Paired(int((a & b).sum()), int((a & ~b).sum()), int((b & ~a).sum())))
     return counts
@@ -127,14 +132,14 @@ def _counts(images: Graded) -> list[Paired]:
 def _pairs(ours: Graded, theirs: Graded) -> list[tuple[Pairs, int]]:
     """Agreement of two operators on the images of each kind, and the number that the unpruned model gets right."""
     tables = []
-    for those in _kinds(ours):
+    for those in kinds_of(ours):
         a, b = ours.correct[those].astype(bool), theirs.correct[those].astype(bool)
         tables.append((Pairs(int((a & ~b).sum()), int((b & ~a).sum()), len(a)), int(ours.unpruned[those].sum())))
     return tables
 
 
-def _kinds(images: Graded) -> list[np.ndarray]:
-    """Masks of the images of each kind of question."""
+def kinds_of(images: Graded) -> list[np.ndarray]:
+    """Return masks of the images of each kind of question."""
     if len(images.kind):
         return [images.kind == each for each in np.unique(images.kind)]
     return [np.ones(len(images.correct), bool)]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from gradprobe.errors import UsageError
-from gradprobe.statistics.estimates import Array, Estimate, Jackknifed
+from gradprobe.statistics.estimates import ROUNDING, Array, Estimate, Jackknifed
 from gradprobe.statistics.proportions import wilson
 from gradprobe.statistics.ratios import Paired, paired_ratio
 
@@ -51,6 +51,9 @@ def category_sum(sums: Array) -> Array:
 def score(parts: Array, formula: Formula) -> Estimate:
     """Return a score with its interval over units.
 
+    Where all units are alike the jackknife has no width. Then it is Wilson's, of the units that enter, for a share or
+    F1 of 0 or 1; any other such score has no interval.
+
     Args:
         parts: Numbers of each unit, ``(U, V)``.
         formula: Score of their sums.
@@ -63,6 +66,8 @@ def score(parts: Array, formula: Formula) -> Estimate:
     if _is_plain(parts, formula):
         return wilson(int(parts[:, 0].sum()), len(parts))
     estimate = _jackknifed(parts, formula).estimate()
+    if estimate.half <= ROUNDING * abs(estimate.value):
+        return _alike(parts, formula, estimate.value)
     most = np.inf if formula is category_sum else 1.0
     return Estimate(estimate.value, float(np.clip(estimate.low, 0, most)), float(np.clip(estimate.high, 0, most)))
 
@@ -111,6 +116,14 @@ def retained(ours: Array, theirs: Array, formula: Formula) -> Estimate:
 def _jackknifed(parts: Array, formula: Formula) -> Jackknifed:
     total = parts.sum(0)
     return Jackknifed(float(formula(total)), formula(total - parts))
+
+
+def _alike(parts: Array, formula: Formula, value: float) -> Estimate:
+    """Return the interval of a score of units that are all alike."""
+    count = len(parts) if formula is share else int(parts.any(1).sum()) or len(parts)
+    if formula is category_sum or min(value, abs(1 - value)) > ROUNDING:
+        return Estimate(value, np.nan, np.nan)
+    return wilson(count * round(value), count)
 
 
 def _is_plain(parts: Array, formula: Formula) -> bool:

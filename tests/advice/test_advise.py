@@ -11,7 +11,7 @@ from needle import RIGHT, SMALL, Away, Needle, few, without_gradient
 from gradprobe.advice import asking, costs, measures, plan, run
 from gradprobe.advice.page import write_advice
 from gradprobe.advice.run import advise
-from gradprobe.advice.tables import candidate_table
+from gradprobe.advice.tables import by_seed, candidate_table
 from gradprobe.cli.screen import Screen
 from gradprobe.errors import GradprobeError, UsageError
 
@@ -115,6 +115,11 @@ def test_seeds_decide_from_five_on(place):
     for trained in (advice.expected, advice.rungs[0]["trained"][0]):
         assert trained["low"] is None and trained["high"] is None and trained["retention"] is not None
     assert "2 seeds decide nothing" in advice.verdict[0]
+    (line,) = [line for line in advice.changes if "too high" in line]
+    assert line.startswith("Other seeds and test images:")
+    page = write_advice(advice, place / "two.html").read_text()
+    assert all(by_seed(row) in page for row in advice.rankings)
+    assert page.count(by_seed(advice.candidates[0])) >= 2  # among the candidates and in its rung
     advice = asked(seeds=range(1, 6))
     assert advice.expected["low"] < advice.expected["high"] and advice.expected["retention"] > 0.9
     assert "over 5 seeds" in advice.verdict[0]

@@ -5,7 +5,8 @@ import pytest
 from test_plotting_fidelity import result
 
 from gradprobe.advice import measures
-from gradprobe.advice.measures import SIZES, ranked, settings_for, size_for
+from gradprobe.advice.measures import SIZES, Measured, ranked, settings_for, size_for
+from gradprobe.statistics.estimates import Estimate
 
 NAMES = ("first", "near", "far")
 
@@ -44,6 +45,11 @@ def test_a_candidate_is_not_told_apart_from_its_twin():
     twin = result("op", cos=0.5, seed=1)
     placed = ranked("fidelity", {"one": twin, "other": twin})
     assert [each.apart for each in placed] == [None, False]
+
+
+def test_an_unknown_difference_tells_nothing_apart():
+    nan = float("nan")
+    assert Measured("other", Estimate(0.1, nan, nan), Estimate(0.5, nan, nan)).apart is False
 
 
 def test_without_a_gradient_there_is_no_place():

@@ -67,6 +67,20 @@ def test_fewer_than_five_seeds_decide_nothing():
     assert verdicts(variants(few, PAPER))[0].endswith("undecided (4 seeds)")
 
 
+@pytest.mark.parametrize(
+    ("gumbel", "paper", "said"),
+    [
+        ({"k": 10, "seed": 1}, PAPER, "K = 10: undecided (no answer to full)"),
+        ({"seed": 2}, PAPER, "K = 20: undecided (no seed in common)"),
+        ({"seed": 1, "right": 0, "unpruned": 0}, PAPER, "K = 20: undecided (a retention is undefined)"),
+        ({"seed": 1}, ({**PAPER[0], "retention": []}, PAPER[1]), ""),
+    ],
+)
+def test_a_table_that_is_not_whole_yet_has_verdicts(gumbel, paper, said):
+    found = [retained(op=FULL, denoiser="token", seed=1), retained(op=GUMBEL, denoiser="token", **gumbel)]
+    assert verdicts(variants(found, paper)) == ([f"gumbel against full: {said}"] if said else [])
+
+
 def test_the_table_and_figure_show_all_of_it(tmp_path):
     found = variants(answers(33, 25) + answers(31, 20, k=10), PAPER)
     text = printed(ablation_table(found, 100))

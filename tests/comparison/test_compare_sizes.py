@@ -49,7 +49,8 @@ def test_the_size_is_kept_for_the_same_question_only(place, monkeypatch, clock, 
     clock.clear()
     assert bought(1e5) == "full"
     assert clock == []
-    for changes in ({"k": 57}, {"seed": 2}, {"baselines": ["vpnoise"]}, {"loss": "kl"}, {"results": "elsewhere"}):
+    others = {"seed": 2}, {"baselines": ["vpnoise"]}, {"loss": "kl"}, {"results": "elsewhere"}, {"select": ["divprune"]}
+    for changes in ({"k": 57}, *others):
         clock.clear()
         assert bought(1e5, **changes) != "full", changes
         assert clock, changes

@@ -96,6 +96,13 @@ def test_an_operator_that_was_not_trained_is_no_unit():
     assert units_of(started("a+gather", 1, 0.1, 0.2)).operator == ()
 
 
+def test_a_training_of_a_model_that_is_never_right_is_no_unit():
+    found = results([0.5, 0.6], [0.1, 0.2], [0.3, 0.4])
+    next(each for each in found if each.probe == "retention").unpruned = np.zeros(100)
+    for of in ("retention", "during"):
+        assert units_of(found, of).seed == (2, 1, 2)
+
+
 def test_differences_to_coherence_are_of_the_two_named_measures():
     units = units_of(results([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [6, 5, 4, 3, 2, 1], [1, 2, 3, 4, 5, 6]))
     found = differences(units)

@@ -339,6 +339,7 @@ def test_the_front_is_what_no_cheaper_point_reaches():
         same = any(costs[j] == costs[i] and values[j] == values[i] for j in front)
         assert i == 7 or beaten or same
         assert i not in front or not beaten
+    assert frontier([1.0, 1.0, 1.0], [0.5, np.nan, 0.9]) == [2]
 
 
 # --- table, figure, command ---

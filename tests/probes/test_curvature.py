@@ -212,6 +212,20 @@ def test_the_same_seed_gives_the_same_bytes_and_loads_equal(tmp_path):
     assert loaded.question == results[0].question
 
 
+def test_the_noise_is_of_the_tasks_generator():
+    class Philox(Toy):
+        generator = "philox"
+
+    task = Philox()
+    operator = registry.build("vpnoise")
+    (batch,) = task.batches(1, SIZES["images"], 0)
+    patches, noise = batch.tokens.patches, Noise(0, batch.ids, generator="philox")
+    with torch.no_grad():
+        expected = float(task.losses(operator(patches, task.scorer(patches), 4, noise=noise), batch).mean())
+    assert curvature(task, operator, 4, **SIZES).loss == pytest.approx(expected, rel=1e-6)
+    assert curvature(Toy(), operator, 4, **SIZES).loss != pytest.approx(expected, rel=1e-3)
+
+
 def test_batches_only_split_the_work():
     whole, split = (curvature(Toy(), registry.build("scale"), 4, **{**SIZES, "batch_size": b}) for b in (4, 2))
     assert np.allclose(whole.eigenvalues, split.eigenvalues, rtol=1e-9)

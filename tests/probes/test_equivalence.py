@@ -288,6 +288,15 @@ def test_a_picture_shows_what_the_operator_does_to_each_patch():
             np.testing.assert_allclose(picture, full, atol=1e-6, err_msg=title)
 
 
+def test_a_picture_shows_the_tokens_that_the_probe_kept():
+    task = classification("scenes", scorer=UNUSED, generator="philox")
+    (batch,) = task.batches(1, 1, 0)
+    kept = top_k_mask(random_scores(Noise(0, batch.ids, generator="philox"), batch.tokens.patches), 60)
+    ((_, pictures),) = pictures_of(task, [build("hard")], [60], images=1)
+    blank = (dict(pictures)["hard+gather"].reshape(14, 8, 14, 8, 3) == 1).all((1, 3, 4)).flatten()
+    np.testing.assert_array_equal(blank, ~kept[0].bool().numpy())
+
+
 def test_pictures_of_photographs_use_the_models_own_patches_and_colours(tmp_path):
     from PIL import Image
 

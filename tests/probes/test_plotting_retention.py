@@ -121,6 +121,13 @@ def test_a_verdict_needs_five_seeds_and_an_interval_that_leaves_zero_out(ours, b
     assert line.endswith(words)
 
 
+def test_a_baseline_of_other_seeds_is_not_set_beside_the_mean_of_all():
+    row = over_seeds([retained(n, seed=i) for i, n in enumerate((30, 20, 20))], [retained(28, op=GUMBEL)])
+    (line,) = lines([row], GUMBEL)
+    assert f"retention 0.648 over 3 seeds, difference from {GUMBEL} with the same seeds 0.06" in line
+    assert "against" not in line and line.endswith("undecided, 1 seed (5 decide)")
+
+
 def test_one_common_seed_of_several_has_no_interval_but_that_of_its_images():
     row = over_seeds([retained(30, seed=1), retained(31, seed=2)], [retained(20, seed=2)])
     assert row["difference"] == pytest.approx(11 / 36) and row["difference_low"] is not None

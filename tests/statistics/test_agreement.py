@@ -6,6 +6,7 @@ import pytest
 from gradprobe.statistics.agreement import (
     Products,
     cosine,
+    cut_estimate,
     different,
     estimate,
     fidelity_row,
@@ -195,6 +196,24 @@ def test_differences_are_paired():
     assert step["rate_difference_high"] - step["rate_difference_low"] < 1e-6 < alone  # the same noise in both
     same = fidelity_row(ours, ours)["sigmas"][0]
     assert same["cosine_difference"] == same["cosine_difference_low"] == same["cosine_difference_high"] == 0
+
+
+@pytest.mark.parametrize("replicates", [[np.nan], [0.4, np.nan, 0.6], [0.4, np.inf, 0.6]])
+def test_an_interval_is_unknown_where_a_replicate_is(replicates):
+    for interval in (estimate, cut_estimate):
+        ends = interval(Jackknifed(0.5, np.array(replicates)))
+        assert ends.value == 0.5 and np.isnan(ends.low) and np.isnan(ends.high)
+
+
+def test_one_image_with_all_of_the_gradient_leaves_the_interval_unknown():
+    products = toy()
+    alone = np.zeros((8, 8))
+    alone[0, 0] = 1.0
+    row = fidelity_row(Products(**{**vars(products), "theta_ab": np.stack([np.stack([alone] * 2)] * 2),
+                                   "theta_aa": np.stack([alone] * 2)}))  # fmt: skip
+    at = row["sigmas"][0]
+    assert at["theta"] is None and at["theta_ungated"] > 0
+    assert at["theta_ungated_low"] is None and at["theta_ungated_high"] is None
 
 
 def test_without_a_gradient_all_is_undefined_and_nothing_breaks():

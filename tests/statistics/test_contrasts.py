@@ -6,7 +6,7 @@ from scipy.special import ndtri
 
 from gradprobe.errors import GradprobeError
 from gradprobe.statistics.contrasts import contrast, contrast_over_seeds
-from gradprobe.statistics.retained import Graded, difference, retention
+from gradprobe.statistics.retained import Graded, difference, pooled, retention
 
 
 def graded(rng, unpruned, shares, images=400, alike=0.7, hard=None):
@@ -61,6 +61,19 @@ def test_agreement_leaves_a_width_and_few_seeds_none():
     assert estimate.value == 0 and estimate.low < 0 < estimate.high
     few = contrast_over_seeds([[(1.0, same), (-1.0, same)]] * 4, shared=False)
     assert few.value == 0 and np.isnan(few.low) and np.isnan(few.high)
+
+
+def test_what_is_possible_is_a_mean_over_kinds():
+    """A quarter of one kind and all of the other right unpruned, all of both with K tokens: 2.5, the most there is."""
+    kind, unpruned = np.repeat([0, 1], 40), np.arange(80) >= 30
+    most = Graded(np.ones(80, bool), unpruned, kind)
+    less = [Graded(np.arange(80) >= 4 * i, unpruned, kind) for i in range(5)]
+    whole = pooled([most] * 5, trained=True, shared=False)
+    assert whole.value == whole.high == 2.5 > whole.low
+    some = pooled(less, trained=True, shared=False)
+    assert some.low < some.value < some.high <= 2.5
+    alone = contrast_over_seeds([[(1.0, most)]] * 5, shared=False)
+    assert alone.low < alone.value < alone.high
 
 
 def test_different_images_are_refused_and_a_model_that_knows_nothing_is_undefined():

@@ -57,6 +57,21 @@ def test_scores_that_no_unit_changes_keep_a_width():
     assert same.value == 1 and same.low < 1 < same.high
 
 
+@pytest.mark.parametrize("outcome", range(3))
+def test_a_score_of_units_that_are_all_alike_has_a_width(outcome):
+    parts = np.zeros((50, 3))
+    parts[:40, outcome] = 1  # 10 true negatives, which F1 does not see
+    right = 40 if outcome == 0 else 0
+    assert score(parts, f1) == wilson(right, 40)
+    assert score(np.stack([np.full(40, right / 20.0), np.full(40, 2.0)], 1), share) == wilson(right, 40)
+
+
+def test_other_scores_of_units_that_are_all_alike_have_no_interval():
+    for parts, formula in ((np.stack([np.full(9, 0.3), ones(9)], 1), share), (plain([True] * 9), category_sum)):
+        estimate = score(parts, formula)
+        assert estimate.value > 0 and np.isnan(estimate.low) and np.isnan(estimate.high)
+
+
 def test_nothing_is_retained_of_nothing():
     none, some = plain([False] * 5) * [[0.5, 1]], np.stack([np.full(5, 0.5), ones(5)], 1)
     assert np.isnan(retained(some, none, share).value)

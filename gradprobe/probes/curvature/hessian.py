@@ -82,9 +82,8 @@ class Surface:
         point = {name: piece.view_as(p) for (name, p), piece in zip(named, pieces, strict=True)}
         patches = batch.tokens.patches
         scores = functional_call(self.task.scorer, point, (patches,))
-        return surrogate_loss(self.task, self.operator, self.k, batch, scores, Noise(self.seed, batch.ids), self.name)[
-            1
-        ]
+        noise = Noise(self.seed, batch.ids, generator=self.task.generator)
+        return surrogate_loss(self.task, self.operator, self.k, batch, scores, noise, self.name)[1]
 
     def _parameters(self) -> list[tuple[str, Tensor]]:
         return list(real_parameters(self.task.scorer).items())

@@ -13,6 +13,7 @@ from gradprobe.data.images import Images
 from gradprobe.data.pixels import displayed, to_images, to_patches
 from gradprobe.data.scenes import MEAN, PATCH, STD
 from gradprobe.errors import UsageError
+from gradprobe.noise import HOST
 from gradprobe.operators import registry
 from gradprobe.probes.equivalence.measure import random_scores
 from gradprobe.tasks import Classification
@@ -45,18 +46,19 @@ def pictures_of(
         raise UsageError("--pictures shows patches of a --backbone model; leave it out with --task")
     batch = task.source.probe(0, images, seed)
     if isinstance(task.source, SceneSource):
-        return scene_pictures(batch, operators, budgets, seed)
+        return scene_pictures(batch, operators, budgets, seed, task.generator)
     model = task.backbone.model
     config = resolve_model_data_config(model)
     height, width = model.patch_embed.patch_size
-    return pictures(batch, operators, budgets, (height, width), config["mean"], config["std"], seed)
+    mean, std = config["mean"], config["std"]
+    return pictures(batch, operators, budgets, (height, width), mean, std, seed, task.generator)
 
 
 def scene_pictures(
-    images: Images, operators: Sequence[SelectionOperator], budgets: Sequence[int], seed: int
+    images: Images, operators: Sequence[SelectionOperator], budgets: Sequence[int], seed: int, generator: str = HOST
 ) -> list[Strip]:
     """Draw the same of embedded scenes, which need no model."""
-    return pictures(images, operators, budgets, (PATCH, PATCH), (MEAN,) * 3, (STD,) * 3, seed)
+    return pictures(images, operators, budgets, (PATCH, PATCH), (MEAN,) * 3, (STD,) * 3, seed, generator)
 
 
 def pictures(
@@ -67,6 +69,7 @@ def pictures(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     seed: int,
+    generator: str = HOST,
 ) -> list[Strip]:
     """Each operator on patches of normalised pixels, ``(B, N, 3 h w)``, then turned back to colours.
 
@@ -76,7 +79,7 @@ def pictures(
     Returns:
         For each image and K a label and pictures ``(H, W, 3)`` in [0, 1] with their titles, the unpruned one first.
     """
-    patches, noise = to_patches(images.images.cpu(), size), Noise(seed, images.ids)
+    patches, noise = to_patches(images.images.cpu(), size), Noise(seed, images.ids, generator=generator)
     height, width = images.images.shape[-2:]
     scores = random_scores(noise, patches)
 

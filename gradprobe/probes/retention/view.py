@@ -51,6 +51,8 @@ def table(rows: Sequence[Row]) -> Table:
 def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
     """Return a sentence for each operator that was compared: both retentions and their difference with its interval.
 
+    The baseline's retention is told if it has all seeds of the row; else the two are of different seeds.
+
     Args:
         rows: of the table.
         baseline: the operator they were compared with.
@@ -59,11 +61,12 @@ def lines(rows: Sequence[Row], baseline: str | None) -> list[str]:
     for row in rows:
         if row["difference"] is None or is_ranking(row):
             continue
-        other = row["retention"] - row["difference"]
-        sentences.append(
-            f"{row['op']} at K = {row['k']}: retention {number(row['retention'], 3)} against {number(other, 3)} of "
-            f"{baseline}, difference {difference(row)}: {_verdict(row)}"
-        )
+        told = f"{row['op']} at K = {row['k']}: retention {number(row['retention'], 3)}"
+        if row["difference_seeds"] == len(row["seeds"]):
+            told += f" against {number(row['retention'] - row['difference'], 3)} of {baseline}, difference"
+        else:
+            told += f" over {seeds(len(row['seeds']))}, difference from {baseline} with the same seeds"
+        sentences.append(f"{told} {difference(row)}: {_verdict(row)}")
     return sentences
 
 
