@@ -33,8 +33,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     Example:
         >>> nearest("vpnose", ["vpnoise", "gumbel"])
         "did you mean 'vpnoise'? Known: gumbel, vpnoise"
+        >>> nearest("tau", [])
+        'there is none'
     """
     names = sorted(known)
+    if not names:
+        return "there is none"
     close = get_close_matches(str(name), names, n=1)
     guess = f"did you mean '{close[0]}'? " if close else ""
     return f"{guess}Known: {', '.join(names)}"

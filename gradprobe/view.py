@@ -302,9 +302,10 @@ class View:
         return b, n
 
     def uniform(self) -> Tensor:
-        """Return random numbers in (0, 1), ``(B, N)``."""
+        """Return random numbers in (0, 1), ``(B, N)``, in float32 at least: in half precision many would be equal."""
         like: Any = self.projected if self.given is None else self.given
-        return self.noise.uniform(torch.Size(self.shape[1:]), like=like)
+        wide = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
+        return self.noise.uniform(torch.Size(self.shape[1:]), like=wide)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 import io
 import sys
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import typer
@@ -34,9 +36,17 @@ from gradprobe.cli.store import show
 from gradprobe.cli.vlm import vlm
 from gradprobe.errors import GradprobeError, Notice, UsageError, out_of_memory
 from gradprobe.probes import probe_of
+from gradprobe.ranges import RANGES
 
 CommandError: Any = typer.BadParameter.__base__  # click's UsageError, which typer carries under a private name
 STOPPED = 130  # what a shell calls a program that Ctrl-C ended
+FILES = frozenset(  # options in which an empty text, such as that of an unset variable, would be the folder one is in
+    f"--{name}"
+    for name in (
+        "data", "train-data", "image-root", "image", "from", "weights", "results", "out", "presets", "preset",
+        "figure", "surface", "pictures", "page", "pruner", "model", "trust",
+    )
+)  # fmt: skip
 
 app = typer.Typer(
     name="gradprobe",
@@ -95,11 +105,12 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # a terminal without these characters shows their numbers
     with stoppable() as received:
         try:
+            _refuse_empty(arguments)
             code = app(arguments, prog_name="gradprobe", standalone_mode=False) or 0
         except CommandError as error:
             if debug:
                 raise
-            _fail(f"{' '.join(error.format_message().split())} (gradprobe --help, gradprobe COMMAND --help)", 2)
+            _fail(_unread(error, arguments), 2)
         except (typer.Abort, KeyboardInterrupt):
             code = STOPPED
         except (GradprobeError, OSError) as error:
@@ -133,6 +144,30 @@ def _print_notices() -> None:
 
     warnings.showwarning = show
     warnings.simplefilter("always", Notice)
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuse an empty text in the place of a file or folder.
+
+    Raises:
+        UsageError: names the option.
+    """
+    empty = [name for name, text in pairwise(arguments) if not text]
+    empty += [text.removesuffix("=") for text in arguments if text.endswith("=")]
+    if named := [name for name in empty if name in FILES]:
+        raise UsageError(
+            f"{named[0]} '' is not possible; name a file or folder, or leave it out where it has a default"
+        )
+
+
+def _unread(error: Any, arguments: Sequence[str]) -> str:
+    """Return the parser's error as one line; that of a number that cannot be read has the text and its range."""
+    for option in getattr(getattr(error, "param", None), "opts", ()):
+        given = [text.removeprefix(f"{option}=") for text in arguments if text.startswith(f"{option}=")]
+        given += [text for name, text in pairwise(arguments) if name == option]
+        if isinstance(error, typer.BadParameter) and given and (limits := RANGES.get(option.removeprefix("--"))):
+            return f"{option} {given[-1]} is not possible; give {limits}"
+    return f"{' '.join(error.format_message().split())} (gradprobe --help, gradprobe COMMAND --help)"
 
 
 def _line(error: GradprobeError | OSError) -> str:

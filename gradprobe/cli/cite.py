@@ -1,5 +1,6 @@
 """``gradprobe cite``: BibTeX entries of operators, selectors, probes and models."""
 
+import re
 from typing import Annotated, Any
 
 import typer
@@ -56,7 +57,7 @@ def cite(
         cited = COMPARE if name == "compare" else probe_of(name).cites
         entries += _known(cited, f"probe {name}")
     if backbone:
-        entries += _known(BACKBONES.get(backbone.partition("_")[0], ()), f"backbone {backbone}")
+        entries += _known(BACKBONES.get(re.split("[_-]", backbone)[0], ()), f"backbone {backbone}")
     say_lines("\n".join(dict.fromkeys(entries)).removesuffix("\n"))
 
 

@@ -19,7 +19,7 @@ Ops = Annotated[
     typer.Option(help="Operator, repeatable, at the sharp tau unless one is typed; default: those of the paper."),
 ]
 Sharp = Annotated[float, typer.Option(help="Temperature of operators typed without one.")]
-Taus = Annotated[str, typer.Option(help="Also at these temperatures: 0.001,0.01,0.1,1.")]
+Taus = Annotated[str | None, typer.Option(help="Also at these temperatures: 0.001,0.01,0.1,1.")]
 Margin = Annotated[float, typer.Option(help="A gap of accuracy below this counts as none.")]
 
 
@@ -67,7 +67,7 @@ def _check_path(path: Path) -> None:
 
 equivalence = command(
     PROBE,
-    extra={"sharp": (Sharp, 0.01), "taus": (Taus, ""), "margin": (Margin, 0.01)},
+    extra={"sharp": (Sharp, 0.01), "taus": (Taus, None), "margin": (Margin, 0.01)},
     replaced={"op": (Ops, None), "baseline": None, "scorer": None},
     drawings={"pictures": Drawing(PICTURES, _check_path, _pictures)},
     prepare=_prepare,

@@ -13,10 +13,11 @@ from gradprobe.errors import UsageError
 from gradprobe.probes.fidelity import PROBE, REFERENCE
 
 FIRST = 64  # draws of the first answer under a tolerance
+SECONDS = 600  # that a tolerance may take
 Tolerance = Annotated[
     float | None, typer.Option(help="Double the draws until intervals of cosines are narrower than -+ this.")
 ]
-Seconds = Annotated[float, typer.Option(help="Seconds that --tolerance may take.")]
+Seconds = Annotated[float | None, typer.Option(help=f"Seconds that --tolerance may take; {SECONDS} by default.")]
 Round = tuple[list[Any], list[Any]]  # answers of the references, one a seed, and of each operator and seed
 
 
@@ -52,9 +53,13 @@ def until(measured: Callable[[int, Any], Round], tolerance: float, budget: float
 
 def _prepare(request: Request) -> None:
     """Refuse a tolerance that no interval exceeds; under a tolerance all begin with the same number of draws."""
-    tolerance = request.values["tolerance"]
+    tolerance, budget = request.values["tolerance"], request.values["budget"]
+    if tolerance is None and budget is not None:
+        words = f"give both, as in --tolerance 0.05 --budget {budget:g}, or --draws alone"
+        raise UsageError(f"--budget {budget:g} goes with --tolerance; {words}")
     if tolerance is None:
         return
+    request.values["budget"] = SECONDS if budget is None else budget
     if tolerance >= 1:
         raise UsageError(f"--tolerance {tolerance:g} is not possible; give half the width of an interval, e.g. 0.05")
     request.settings = list(dict.fromkeys(replace(settings, draws=FIRST) for settings in request.settings))
@@ -103,5 +108,5 @@ def _round(request: Request, progress: Any, k: int, seeds: Sequence[Any], draws:
 
 
 fidelity = command(
-    PROBE, extra={"tolerance": (Tolerance, None), "budget": (Seconds, 600)}, prepare=_prepare, answer=_answers
+    PROBE, extra={"tolerance": (Tolerance, None), "budget": (Seconds, None)}, prepare=_prepare, answer=_answers
 )

@@ -11,7 +11,7 @@ from gradprobe.cli import options
 from gradprobe.cli.probe import Drawing, Request, command, each_once
 from gradprobe.errors import UsageError
 from gradprobe.probes.landscape import PROBE
-from gradprobe.probes.landscape.notation import parse_checkpoints, parse_grid
+from gradprobe.probes.landscape.notation import FINGERPRINT, parse_checkpoints, parse_grid
 
 PLANE, LINE = "31x31", "81"  # default grids
 
@@ -50,6 +50,18 @@ Kinds = Annotated[
 ]
 
 
+def _checkpoints(text: str) -> tuple[int | str, ...]:
+    """Return the checkpoints of an axis: training steps, and files that exist."""
+    points = parse_checkpoints(text)
+    for point in points:
+        if isinstance(point, str) and not point.startswith(FINGERPRINT) and not Path(point).is_file():
+            problem = "is a folder" if Path(point).is_dir() else "does not exist"
+            raise UsageError(
+                f"{point} of --axes checkpoints:{text} {problem}; give files or training steps, e.g. checkpoints:0,100"
+            )
+    return points
+
+
 def _prepare(request: Request) -> None:
     """Give each of the settings its grid, and its checkpoints, which are typed with the axes."""
     line = request.values["line"]
@@ -58,7 +70,7 @@ def _prepare(request: Request) -> None:
     for i, settings in enumerate(request.settings):
         kind, _, points = settings.axes.replace("checkpoints ", "checkpoints:").partition(":")
         grid = settings.grid or (LINE if line else PLANE)
-        request.settings[i] = replace(settings, grid=grid, axes=kind, checkpoints=parse_checkpoints(points))
+        request.settings[i] = replace(settings, grid=grid, axes=kind, checkpoints=_checkpoints(points))
     if request.values["surface"] is not None and not any(parse_grid(s.grid)[0] > 1 for s in request.settings):
         raise UsageError("--surface draws a plane, not a line; leave --line out, or draw it with --figure")
 

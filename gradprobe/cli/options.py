@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,6 +21,7 @@ COMMITTED = Path("results")  # stored with the project; searched first, never wr
 RUNS = Path("runs")
 MODELS_OWN = "k"  # its range is the model's, which a later error names
 MOST_SEEDS = 1000  # named by one option
+NOTHING = "''"  # an empty text in a message, as it is typed
 Number = TypeVar("Number", int, float)
 
 KINDS: Mapping[type, tuple[str, str, str]] = {  # metavar, name and example of an option's values
@@ -41,14 +42,12 @@ def swept(option: str, kind: type, example: str) -> Callable[[Any], Any]:
     def parse(text: Any) -> Any:
         if not isinstance(text, str):
             return text
-        if kind is str:
-            return tuple(dict.fromkeys(part.strip() for part in text.split(",")))
-        try:
-            return tuple(sorted({kind(part) for part in text.split(",")}))
-        except ValueError:
-            raise UsageError(
-                f"--{option} {text} is not possible; give {KINDS[kind][1]}, one or several: --{option} {example}"
-            ) from None
+        parts = [part.strip() for part in text.split(",")]
+        with suppress(ValueError):
+            if all(parts):
+                return tuple(dict.fromkeys(parts)) if kind is str else tuple(sorted(set(map(kind, parts))))
+        words = f"give {KINDS[kind][1]}, one or several: --{option} {example}"
+        raise UsageError(f"--{option} {text or NOTHING} is not possible; {words}")
 
     return parse
 
@@ -68,7 +67,9 @@ def seeds(option: str) -> Callable[[Any], Any]:
         for part in (part.strip() for part in text.split(",")):
             if not (ends := re.fullmatch(r"(-?[0-9]+)(?:\.\.(-?[0-9]+))?", part)):
                 words = "give whole numbers, ranges or both"
-                raise UsageError(f"--{option} {text} is not possible; {words}: --{option} 1..5 or --{option} 1,2,7")
+                raise UsageError(
+                    f"--{option} {text or NOTHING} is not possible; {words}: --{option} 1..5 or --{option} 1,2,7"
+                )
             first, last = int(ends[1]), int(ends[2] or ends[1])
             if last < first:
                 raise UsageError(f"{part} in --{option} {text} names no seed; a range rises: {last}..{first}")
@@ -191,7 +192,7 @@ def checked(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def numbers(option: str, text: str | None, kind: Callable[[str], Number], example: str) -> list[Number]:
-    """Numbers separated by commas, each once, ascending; none for no text.
+    """Numbers separated by commas, each once, ascending; none for None.
 
     Raises:
         UsageError: something else.
@@ -201,9 +202,10 @@ def numbers(option: str, text: str | None, kind: Callable[[str], Number], exampl
         [49, 98]
     """
     try:
-        numbers = sorted({kind(part) for part in text.split(",")}) if text else []
+        numbers = [] if text is None else sorted({kind(part) for part in text.split(",")})
     except ValueError:
-        raise UsageError(f"--{option} {text} is not possible; give numbers such as --{option} {example}") from None
+        words = f"give numbers such as --{option} {example}"
+        raise UsageError(f"--{option} {text or NOTHING} is not possible; {words}") from None
     for number in numbers:
         if option != MODELS_OWN:
             check_number(option, number)
@@ -270,22 +272,23 @@ def task_maker(vlm: str | None, backbone: str) -> tuple[Callable[..., Any], str]
 
 
 @contextmanager
-def working_in(out: Path, first: bool = True) -> Iterator[None]:
-    """Keep a training's folder to this process, having found out that it can be written.
+def working_in(out: Path, first: bool = True, work: str = "the training") -> Iterator[None]:
+    """Keep the folder of a training or search to this process, having found out that it can be written.
 
     Args:
         out: the folder.
         first: False for the other processes of one training.
+        work: words for it.
 
     Raises:
-        GradprobeError: another process trains in it, or it cannot be written.
+        GradprobeError: another process works in it, or it cannot be written.
     """
     from gradprobe.store.locks import claimed
 
     with ExitStack() as held:
         if first:
             try:
-                held.enter_context(claimed(out, f"the training in {out}"))
+                held.enter_context(claimed(out, f"{work} in {out}"))
             except OSError as error:
                 raise GradprobeError(f"cannot write to {out}: {error.strerror}; give another --out") from None
         yield

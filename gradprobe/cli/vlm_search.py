@@ -8,7 +8,7 @@ import typer
 from gradprobe.cli import options
 from gradprobe.cli.output import say, say_json
 from gradprobe.cli.vlm_selected import DEFAULT, Captions, Inside, Kernel, Model, Precision
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import UsageError
 
 
 def search(
@@ -46,8 +46,6 @@ def search(
     """
     budgets = options.numbers("budget", budget, float, "0.3,0.4,0.5")
     counts = options.swept("grid-counts", int, "100,50,11")(grid_counts) or ()
-    if not budgets:
-        raise UsageError("--budget names no share; give one or several: --budget 0.3,0.4,0.5")
     if counts and not grid:
         raise UsageError(f"--grid-counts {grid_counts} goes with --grid")
     if out.suffix != ".json":
@@ -74,23 +72,19 @@ def search(
         check_captions(model, "--model")
 
     from gradprobe.cli.progress import bars
-    from gradprobe.store.locks import claimed
     from gradprobe.vlm.search.run import front_of
     from gradprobe.vlm.task import captioning
 
     folder = out.with_name(f"{out.stem}.search")
-    try:
-        with claimed(folder, f"the search in {folder}"):
-            asked = Search(captioning(model, data=data, device=device, dtype=dtype), chosen, shape, settings)
-            with bars() as progress:
-                measured = counts if grid else None
-                front = front_of(
-                    asked, budgets, folder, grid=measured, predictor=predictor, restart=restart, progress=progress
-                )
-            paths = front.save_plans(out)
-            saved = front.save_predictor(out)
-    except OSError as error:
-        raise GradprobeError(f"cannot write to {folder}: {error.strerror}; give another --out") from None
+    with options.working_in(folder, work="the search"):
+        asked = Search(captioning(model, data=data, device=device, dtype=dtype), chosen, shape, settings)
+        with bars() as progress:
+            measured = counts if grid else None
+            front = front_of(
+                asked, budgets, folder, grid=measured, predictor=predictor, restart=restart, progress=progress
+            )
+        paths = front.save_plans(out)
+        saved = front.save_predictor(out)
     rows = front.rows()
     if as_json:
         told = {"question": asked.question_at(budgets[0]) | {"budget": budgets}, "text_tokens": asked.spending.text}

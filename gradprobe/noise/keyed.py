@@ -104,4 +104,8 @@ class Noise:
         numbers = GENERATORS[self.generator].numbers(
             kind, keys, (self.index, self.source), prod(shape), device, *parameters
         )
-        return numbers.reshape(len(keys), *shape).to(torch.float32 if like is None else like.dtype)
+        made = numbers.reshape(len(keys), *shape).to(torch.float32 if like is None else like.dtype)
+        if kind == "uniform":  # rounded to fewer digits, a number next to an end would be the end
+            kept = torch.finfo(made.dtype)
+            made = made.clamp(kept.tiny, 1 - kept.eps / 2)
+        return made

@@ -100,13 +100,16 @@ def changed(thing: Any) -> str:
 
 
 def text(value: Any) -> str:
-    """Return the shortest text that reads back as the same value.
+    """Return the shortest text that reads back as the same value; without a plus, which joins the parts of operators.
 
     Example:
-        >>> text(1.0), text(2 / 3), text("rms")
-        ('1', '0.6666666666666666', 'rms')
+        >>> text(1.0), text(2 / 3), text(1e6), text("rms")
+        ('1', '0.6666666666666666', '1e06', 'rms')
     """
-    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:g}"
+    return (short if float(short) == value else str(value)).replace("e+", "e")
 
 
 def _value(text: str, hint: Any, typed: str) -> Any:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from gradprobe.core import top_k
@@ -25,7 +26,7 @@ class Norm:
 
     def scores(self, view: View) -> Tensor:
         """Return the lengths, ``(B, N)``."""
-        return view.features.norm(dim=-1)
+        return lengths_of(view.features)
 
     def __call__(self, view: View, k: int) -> Kept:
         """Return the K longest tokens."""
@@ -56,7 +57,7 @@ class ProjectedNorm:
         Raises:
             Unavailable: There is no projector.
         """
-        return view.project(view.features).norm(dim=-1)
+        return lengths_of(view.project(view.features))
 
     def __call__(self, view: View, k: int) -> Kept:
         """Return the K longest tokens."""
@@ -65,3 +66,8 @@ class ProjectedNorm:
     def flops(self, sizes: Sizes, k: int) -> int:
         """Return the FLOPs of projecting all tokens."""
         return sizes.n * sizes.projector
+
+
+def lengths_of(tokens: Tensor) -> Tensor:
+    """Return the lengths of tokens, in float32 at least: rounded to half precision, many would be equal."""
+    return tokens.to(torch.promote_types(tokens.dtype, torch.float32)).norm(dim=-1)

@@ -217,8 +217,13 @@ def _last_for(plan: Plan, n: int, layers: int | None, average: float) -> int:
 
 
 def _earlier(plan: Plan, start: int, possible: Callable[[Plan], bool]) -> str:
-    """Name the latest layers at which the stages from ``start`` on would have an average that is possible."""
+    """Name the latest layers at which the stages from ``start`` on would have an average that is possible.
+
+    A plan whose first free stage is outside the language model needs a larger average.
+    """
     before, free = plan.stages[:start], plan.stages[start:]
+    if free[0].layer is None:
+        return "give at least that"
     first, least = free[0].layer or 0, max([stage.layer or 0 for stage in before], default=0)
     for place in range(first - 1, least, -1):
         layers = [max(place + i, (stage.layer or 0) * place // first) for i, stage in enumerate(free)]

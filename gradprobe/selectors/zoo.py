@@ -11,6 +11,7 @@ from gradprobe.errors import UsageError, check_positive
 from gradprobe.nans import refuse_nan
 from gradprobe.selectors.exact import jacobian_norm
 from gradprobe.selectors.farthest import directions_of, farthest_first, farthest_flops, scores_of
+from gradprobe.selectors.precision import in_precision
 from gradprobe.view import Kept, SelectorAbout, Sizes, Unavailable, View
 
 FLAT = 1e-4  # relative range of sensitivities below which nothing but rounding tells tokens apart
@@ -29,7 +30,8 @@ class Zoo:
     projectors of two linear layers; about one projector pass in place of 2 m.
 
     Source: Kim et al., ZOO-Prune (CVPR 2026); its own budgets are 64, 128 and 192 of 576. Left out: the low-rank
-    projector of its released code, and the choice tile by tile in LLaVA-NeXT. Default positions: compact.
+    projector of its released code, and the choice tile by tile in LLaVA-NeXT. Done otherwise: differences are computed
+    in float32 (in the released code in float16, where most of a step is rounded away). Default positions: compact.
 
     Attributes:
         draws: m, number of directions.
@@ -78,11 +80,17 @@ class Zoo:
             raise Unavailable("zoo needs a projector, whose sensitivity it measures, and there is none here")
         if self.exact:
             return jacobian_norm(view.projector, tokens).double() / tokens.shape[-1] ** 0.5
+        wide = torch.promote_types(tokens.dtype, torch.float32)
+        project = in_precision(view.projector, wide)
+        if project is None:
+            project = view.project
+        else:
+            tokens = tokens.to(wide)
         directions = F.normalize(view.noise.normal((self.draws, tokens.shape[-1]), like=tokens), dim=-1)
         total = torch.zeros(tokens.shape[:2], dtype=torch.float64, device=tokens.device)
         for direction in directions.unbind(1):
             step = self.step * direction[:, None]
-            total += (view.project(tokens + step) - view.project(tokens - step)).double().norm(dim=-1)
+            total += (project(tokens + step) - project(tokens - step)).double().norm(dim=-1)
         return total / (2 * self.step * self.draws)
 
     def flops(self, sizes: Sizes, k: int) -> int:

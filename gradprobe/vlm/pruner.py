@@ -216,6 +216,13 @@ class Pruner:
                 where the plan drops some inside the language model.
         """
         options = {"use_cache": True, **(options or {})}
+        if "max_new_tokens" in options:
+            raise UsageError(
+                "max_new_tokens is no option here; give it as an argument: generate(inputs, max_new_tokens=8)"
+            )
+        made = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", *self.vlm.family.inputs)
+        if given := [name for name in made if name in options]:
+            raise UsageError(f"{given[0]} is no option here: it is made of the inputs; leave it out")
         if not options["use_cache"]:  # without a cache it drops a mask of ones, and takes gaps for packed sequences
             raise UsageError("use_cache=False is not possible with pruned tokens; leave it out")
         if options.get("return_dict_in_generate"):

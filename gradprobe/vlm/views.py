@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradprobe.selectors.precision import Project, widened
 from gradprobe.view import Tower, TowerLayer, Words
 from gradprobe.vlm.captions import Example
 from gradprobe.vlm.model import VLM
@@ -27,6 +28,22 @@ class Projector:
     def __call__(self, tokens: Tensor) -> Tensor:
         """Return tokens ``(..., D)`` as the language model reads them, ``(..., d)``."""
         return self.vlm.project(tokens).to(tokens.dtype)
+
+    def widened(self, dtype: torch.dtype) -> Project | None:
+        """Return the projector computed in a wider type than the model's; None where that is as wide."""
+        family, model = self.vlm.family, self.vlm.model
+        if torch.promote_types(model.dtype, dtype) == model.dtype:
+            return None
+        parts, group = 1 + len(family.streams(model)), family.group(model)
+        project = widened(family.projector(model), dtype)
+
+        def mapped(tokens: Tensor) -> Tensor:
+            part = tokens.chunk(parts, -1)[0]
+            with self.vlm.running():
+                out = project(part.reshape(-1, part.shape[-1] // group))
+            return out.reshape(*tokens.shape[:-1], out.shape[-1])
+
+        return mapped
 
     @property
     def layers(self) -> tuple[nn.Linear, nn.Module, nn.Linear]:

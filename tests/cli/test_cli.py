@@ -140,6 +140,7 @@ def folder(path, names=("a", "b", "c", "d", "e", "f"), classes=("x", "y")):
     [
         (["--op", "vpnose", "--k", "58"], 2, "did you mean 'vpnoise'"),
         (["--op", "vpnoise:tua=1", "--k", "58"], 2, "did you mean 'tau'"),
+        (["--op", "hard:tau=1", "--k", "58"], 2, "hard has no field 'tau'; there is none"),
         (["--op", "vpnoise", "--k", "0"], 2, "--k 1 to --k 196"),
         (["--op", "vpnoise", "--k", "197"], 2, "--k 1 to --k 196"),
         (["--op", "vpnoise", "--k", "58,197", *SMALL[2:], *RANDOM], 2, "--k 1 to --k 196"),
@@ -161,6 +162,8 @@ def folder(path, names=("a", "b", "c", "d", "e", "f"), classes=("x", "y")):
         (["--op", "vpnoise", "--k", "58", "--weights", "other.safetensors"], 2, "another model"),
         (["--op", "vpnoise", "--k", "58", "--data", "nowhere", *RANDOM], 2, "does not exist"),
         (["--op", "vpnoise", "--k", "58", "--data", "empty", *RANDOM], 2, "no image"),
+        (["--op", "vpnoise", "--k", "58", "--data", "", *RANDOM], 2, "--data '' is not possible"),
+        (["--op", "vpnoise", "--k", "58", "--results=", *RANDOM], 2, "--results '' is not possible"),
         (["--op", "vpnoise", "--k", "58", "--data", "photos", *RANDOM], 2, "use --loss kl"),
         ([*PHOTOS, "--data", "photos"], 2, "6 images and 512 are needed"),
         ([*PHOTOS, "--data", "broken", *SMALL[2:]], 1, "can be read"),

@@ -160,6 +160,7 @@ def test_cite_prints_each_entry_once_in_order(run):
     code, out, _ = run("cite", "--op", "vpnoise", "--op", "scale", "--probe", "landscape", "--backbone", "scenes")
     assert code == 0
     assert re.findall(r"^@\w+\{(.+),$", out, re.M) == ["lapsum", "diffprune", "li2018landscape", "pedregosa2011scikit"]
+    assert "pedregosa2011scikit" in run("cite", "--backbone", "photos-vlm")[1]
 
 
 @pytest.mark.parametrize("spec", [*(f"{r}+gather" for r in registry.RELAXATIONS), *registry.ALIASES])

@@ -179,6 +179,8 @@ def test_a_stopped_run_goes_on_where_it_was(run, monkeypatch, tmp_path):
         (["--k", "58", "--sharp", "0"], 2, "a positive number"),
         (["--k", "58", "--taus", "0.1;1"], 2, "--taus 0.1;1"),
         (["--k", "58", "--taus", "0.1,-1"], 2, "a positive number"),
+        (["--k", "58", "--taus", ""], 2, "--taus '' is not possible"),
+        (["--k", "58", "--margin=5%"], 2, "--margin 5% is not possible; give a number from 0 to 1"),
         (["--k", "58", "--images", "0"], 2, "--images 0"),
         (["--k", "58", "--workers", "0"], 2, "--workers 0"),
         (["--k", "58", "--op", "vpnose"], 2, "did you mean 'vpnoise'"),

@@ -130,6 +130,8 @@ def test_force_measures_each_operator_and_their_reference_once(run, monkeypatch)
         (["--tolerance", "0"], "--tolerance 0"),
         (["--tolerance", "1"], "half the width of an interval"),
         (["--tolerance", "0.1", "--budget", "-1"], "--budget -1"),
+        (["--tolerance", "0.1", "--budget", "600s"], "--budget 600s is not possible; give a positive number"),
+        (["--budget", "60"], "--budget 60 goes with --tolerance"),
         (["--workers", "0"], "--workers 0"),
         (["--figure", "f.jpg"], "not a known kind"),
         (["--op", "sotftopk"], "did you mean 'softtopk'"),

@@ -136,6 +136,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes_whatever_the_workers(tmp_path):
         (["--axes", "hessian"], "possible"),
         (["--axes", "checkpoints"], "checkpoints:A,B"),
         (["--axes", "checkpoints:no.safetensors,0"], "no.safetensors"),
+        (["--axes", "checkpoints:0,gone.pth"], "gone.pth of --axes checkpoints:0,gone.pth does not exist"),
+        (["--grid", ""], "--grid '' is not possible"),
         (["--axes", "checkpoints:sha256:0af164d9dc507fd8,0"], "is the fingerprint of a checkpoint"),
         (["--axes", "random,hessian"], "--axes hessian is not possible"),
         (["--params", "blocks.*"], "hidden.weight"),

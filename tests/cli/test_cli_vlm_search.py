@@ -81,3 +81,12 @@ def test_a_plan_needs_a_name(tmp_path):
     (tmp_path / "plan.json").mkdir()
     out = search(tmp_path)
     assert isinstance(out.exception, UsageError) and "it is a folder" in str(out.exception)
+
+
+def test_a_file_that_cannot_be_read_is_not_told_as_a_fault_of_out(tmp_path, monkeypatch):
+    def refused(*arguments, **options):
+        raise PermissionError(13, "Permission denied", "captions.jsonl")
+
+    monkeypatch.setattr("gradprobe.vlm.task.captioning", refused)
+    error = search(tmp_path).exception
+    assert isinstance(error, PermissionError) and error.filename == "captions.jsonl"

@@ -12,6 +12,7 @@ import gradprobe as gp
 EVERY = [*PAGES, ROOT / "figures" / "README.md", ROOT / "CHANGELOG.md"]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 REFERENCE = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "api").glob("*.md"))
+PLACE = re.compile(r"`((?:tests|gradprobe|experiments)/[\w./*-]+)`")
 CAPTION = re.compile(r"!\[([^\]]+)\]\((\w+)\.png\)\n\n((?:- .*\n(?:  .*\n)*)+)")
 
 
@@ -34,6 +35,12 @@ def test_links_of_a_page_lead_somewhere(page):
         target = (page.parent / path).resolve() if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", EVERY, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_files_that_a_page_names_exist(page):
+    for place in PLACE.findall(prose(page)):
+        assert "NAME" in place or list(ROOT.glob(place)), place
 
 
 def test_every_figure_has_a_caption_with_model_interval_and_finding():

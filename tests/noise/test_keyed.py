@@ -48,6 +48,13 @@ def test_images_of_several_seeds_share_a_batch(kind, generator):
         assert torch.equal(row, drawn(Noise(seed, (image,), generator=generator), kind, (9,))[0])
 
 
+@generators
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_uniform_numbers_exclude_both_ends_in_every_type(generator, dtype):
+    values = Noise(1, range(200), generator=generator).uniform((1001,), torch.zeros(0, dtype=dtype))
+    assert values.dtype == dtype and values.min() > 0 and values.max() < 1
+
+
 @kinds
 @generators
 def test_noise_has_the_promised_distribution(kind, generator):

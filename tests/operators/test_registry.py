@@ -31,6 +31,8 @@ def test_an_alias_is_its_full_name(alias, full):
         ("gumbel:backward=soft,scale=2", "gumbel-ste:backward=soft,scale=2+gather"),
         ("gumbel-ste:scale=0+zero", "gumbel-ste:scale=0+zero"),
         ("scale:tau=1e-8", "lapsum:tau=1e-08+scale"),
+        ("imle:lam=1000000+gather", "imle:lam=1e06+gather"),  # a plus would join two parts
+        ("scale:tau=1234567e15", "lapsum:tau=1.234567e21+scale"),
     ],
 )
 def test_the_canonical_name_can_be_typed_back(typed, canonical):

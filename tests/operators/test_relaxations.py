@@ -57,6 +57,14 @@ def test_a_relaxed_sort_is_the_first_rows_of_its_matrix(name, paper, k, tau):
     assert_same(ours(f"{name}:tau={tau}", scores, k, v), twin(lambda s: paper(s, k, tau), scores, v))
 
 
+@pytest.mark.parametrize("name", ["softsort", "neuralsort"])
+def test_a_relaxed_sort_does_not_depend_on_how_far_all_scores_lie_from_0(name):
+    away = rows(3, 200).float() + 1000
+    near = away - 1000  # exact
+    v = rows(3, 200, seed=1).float()
+    assert_same(ours(f"{name}:tau=0.3", away, 58, v), ours(f"{name}:tau=0.3", near, 58, v), rtol=0, atol=2e-3)
+
+
 def test_the_weights_of_softsort_do_not_depend_on_how_far_the_scores_of_another_image_reach():
     """A row that is too wide for sums of exponentials sends the whole batch through logarithms."""
     near, v = rows(3, 20), rows(4, 20, seed=1)

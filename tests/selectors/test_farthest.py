@@ -132,6 +132,15 @@ def test_zoo_is_sensitivity_times_diversity_written_out(selector):
             assert order == greedy(distances_of(view.project(x)), int(s.argmax()), weights)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_zoo_measures_a_projector_of_half_precision_in_float32(dtype):
+    made = images(dtype=dtype)
+    halved, whole = made.view(), made.view(given=made.tokens.float(), projector=copy.deepcopy(made.projector).float())
+    with torch.no_grad():
+        torch.testing.assert_close(*(Zoo().sensitivities(each) for each in (halved, whole)), rtol=0, atol=0)
+    assert all(parameter.dtype == dtype for parameter in made.projector.parameters())
+
+
 @pytest.mark.parametrize("project", [lambda x: x @ tokens_of(1, 5, 6)[0], torch.ones_like])
 def test_a_linear_projector_tells_nothing_so_diversity_decides(project):
     tokens = tokens_of(n=20)

@@ -198,6 +198,7 @@ def test_a_text_that_is_no_plan_says_what_can_be_typed(text, words):
         ("divprune", (576, 32), {"k": 3, "average": 3}, "either --k 3"),
         ("divprune", (576, 32), {"average": 577}, "--average 577 is not possible with 576"),
         ("divprune", (576, 32), {"average": float("nan")}, "--average nan"),
+        ("divprune", (576, 32), {"average": 0.2}, "in 32 layers: the least is 1; give at least that"),
         ("divprune:k=577", (576, 32), {}, "divprune:k=577 would keep 577 of the 576 tokens of the image"),
         ("fastv@2:k=3", (576, 32), {"k": 4}, "leaves 3 tokens, not 4"),
         ("fastv@2:k=166", (576, 32), {"average": 128}, "has 191.625 tokens a layer on average, not 128"),

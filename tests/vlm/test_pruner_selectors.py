@@ -7,11 +7,13 @@ import torch
 from tiny_vlms import ATTENDING, IMAGE, made, not_told, over, shared
 
 import gradprobe as gp
+from gradprobe.data.pictures import pictures
 from gradprobe.errors import UsageError
 from gradprobe.models.rankings import Selecting
 from gradprobe.models.scored import Scored
 from gradprobe.view import Kept, SelectorAbout, Unavailable
 from gradprobe.vlm.budgets import Budget
+from gradprobe.vlm.choosing import Images
 from gradprobe.vlm.deploy import inputs_of
 from gradprobe.vlm.pruner import Pruner
 
@@ -140,6 +142,23 @@ def test_compact_positions_close_the_gap_and_are_refused_on_three_axes():
     qwen = shared("qwen2_5_vl")
     with pytest.raises(UsageError, match="cannot be renumbered"):
         Pruner(qwen, gp.plan_of("norm", "compact"), Budget(k=3)).logits(made(qwen, [[1]]))
+
+
+@pytest.mark.parametrize("spec", ["norm", "projected-norm", "zoo", "zoo:exact"])
+def test_half_precision_ranks_as_float32_does(spec):
+    """Steps of zoo, and lengths, differ by less than half precision tells apart."""
+    selector, scores = gp.plan_of(spec).stages[0].selector, []
+    for dtype in ("float32", "bfloat16"):
+        vlm = gp.vlm.open_vlm("scenes-vlm", dtype=dtype)
+        (picture,) = pictures("heldout", [3]).images
+        ids = torch.full((1, 100), vlm.model.config.image_token_id)
+        images = Images.of(vlm, {"pixel_values": torch.from_numpy(picture[None]), "input_ids": ids})
+        view = images._view([0], ((10, 10),))
+        of = selector.sensitivities if hasattr(selector, "sensitivities") else selector.scores
+        with torch.no_grad():
+            scores.append(of(view)[0].double())
+    assert len(scores[1].unique()) >= 0.9 * len(scores[0].unique())
+    torch.testing.assert_close(*scores, rtol=0.05, atol=0)
 
 
 def test_a_scorer_a_selector_a_text_and_a_plan_make_the_same_pruner():

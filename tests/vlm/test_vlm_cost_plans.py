@@ -188,6 +188,7 @@ def test_there_is_a_row_for_each_plan_and_budget_and_one_for_a_budget_of_its_own
     ("arguments", "words"),
     [
         ({"select": []}, "no plan to count"),
+        ({"select": "divprune"}, r"is one plan and a list of them is asked for; give \['divprune'\]"),
         ({"select": ["divprune"]}, "--k 64 or --average 64"),
         ({"select": ["divprune"], "k": [577]}, "--k 1 to --k 576"),
         ({"select": ["divprune"], "ratio": [2]}, "--ratio 2"),

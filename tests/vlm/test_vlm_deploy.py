@@ -206,6 +206,11 @@ def test_what_generate_returns_begins_with_the_prompt_for_each_of_several_answer
     assert torch.equal(out[:, :-3], inputs["input_ids"].repeat_interleave(2, 0))
     with pytest.raises(UsageError, match="return_dict_in_generate"):
         pruned.generate(inputs, options={"return_dict_in_generate": True})
+    for name in ("input_ids", "attention_mask", "position_ids", "pixel_values"):
+        with pytest.raises(UsageError, match=f"{name} is no option here"):
+            pruned.generate(inputs, options={name: inputs.get(name)})
+    with pytest.raises(UsageError, match="give it as an argument"):
+        pruned.generate(inputs, options={"max_new_tokens": 3})
 
 
 def test_remembered_positions_of_another_prompt_are_not_used():

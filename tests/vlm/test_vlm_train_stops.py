@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tiny_vlms import READING, over
 
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.training.checkpoint import Checkpoint
 from gradprobe.vlm.captions import Captions, open_captions
 from gradprobe.vlm.training import validation
 from gradprobe.vlm.training.train import fit
@@ -127,6 +128,17 @@ def test_another_training_is_refused_with_what_differs(data, tmp_path):
 def test_a_damaged_checkpoint_is_one_line(data, tmp_path):
     for content in (b"", b"\0" * 99, (1 << 40).to_bytes(8, "little") + b"{"):
         (tmp_path / "checkpoint.safetensors").write_bytes(content)
+        with pytest.raises(GradprobeError, match=r"is no checkpoint that can be read.*delete it to begin anew"):
+            trained("llava", data, tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    whole = trained("llava", data, tmp_path)
+    saved = Checkpoint.read(tmp_path / "checkpoint.safetensors")
+    assert saved is not None and dict(saved.config) == whole.config
+    lacking = {name: value for name, value in saved.tensors.items() if name != "losses"}
+    matrix = next(n for n, value in saved.tensors.items() if n.startswith("scorer.") and value[..., 2:].numel())
+    other = saved.tensors | {matrix: saved.tensors[matrix][..., :2]}
+    for tensors, progress in ((lacking, saved.progress), (other, saved.progress), (saved.tensors, {})):
+        Checkpoint(saved.config, tensors, progress).write(tmp_path / "checkpoint.safetensors")
         with pytest.raises(GradprobeError, match=r"is no checkpoint that can be read.*delete it to begin anew"):
             trained("llava", data, tmp_path)
 

@@ -39,6 +39,7 @@ class NeuralSort:
         if k == n:
             return top_k_mask(scores, k)
         wide = scores if scores.dtype == torch.float64 else scores.float()
+        wide = wide - wide.detach().mean(-1, keepdim=True)  # sums of N scores far from 0 would lose their digits
         t, order = wide.sort(dim=-1, descending=True, stable=True)
         rank = torch.arange(1, n + 1, dtype=wide.dtype, device=wide.device)
         up_to = t.cumsum(-1)

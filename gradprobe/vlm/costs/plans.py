@@ -105,6 +105,8 @@ def plan_cost(
     check_number("text-tokens", text_tokens)
     if not select:
         raise UsageError("no plan to count; give at least one, such as --select divprune")
+    if isinstance(select, str):  # its letters are texts too
+        raise UsageError(f"{select!r} is one plan and a list of them is asked for; give [{select!r}]")
     for value in average:
         check_number("average", value)
     config = config_of(model)

@@ -7,7 +7,7 @@ language model reads the attention of a layer before.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import Protocol
 
 import torch
@@ -112,13 +112,17 @@ class Steps:
     def schedules(self, numbers: Tensor, layers: int) -> list[Schedule]:
         """Return the steps at the layers around their places."""
         places, shares = (each.tolist() for each in self._split(numbers.detach(), layers))
-        steps = sorted(zip(places, shares, strict=True), key=lambda step: (step[0], -step[1]))
+        order = sorted(range(self.m), key=places.__getitem__)  # a later step may have the earlier place
         choices = []
-        for place, _ in steps:
+        for place in (places[step] for step in order):
             nearer = min(max(int(place + 1), 1), layers - 1)  # a step at 2.5 lies between layers 2 and 3
             other = min(max(nearer + (1 if place + 0.5 > nearer else -1), 1), layers - 1)
             choices.append((nearer, other))
-        made = [_stairs(firsts, [share for _, share in steps], layers) for firsts in product(*choices)]
+        made = []
+        for chosen in product(*choices):
+            ascending = [min(chosen[i:]) for i in range(self.m)]
+            firsts = dict(zip(order, ascending, strict=True))
+            made.append(_stairs([firsts[step] for step in range(self.m)], shares, layers))
         return list(dict.fromkeys(made))
 
     def _split(self, numbers: Tensor, layers: int) -> tuple[Tensor, Tensor]:
@@ -183,10 +187,15 @@ def kernel_of(text: str) -> Kernel:
 
 
 def _stairs(firsts: Sequence[int], shares: Sequence[float], layers: int) -> Schedule:
-    """Return a schedule of steps whose first layers ascend; of several at one layer the last counts."""
-    each = [1.0] * layers
-    for first, share in zip(firsts, shares, strict=True):
-        each[first:] = [min(share, each[first - 1])] * (layers - first)
+    """Return the schedule of steps with these first layers, ``r_l = 1 - sum of (r_{j-1} - r_j) over first_j <= l``."""
+    levels = [1.0, *shares]
+    falls = [before - after for before, after in pairwise(levels)]
+    each = [1.0]
+    for layer in range(1, layers):
+        passed = [first <= layer for first in firsts]
+        done = (*passed, False).index(False)  # steps that are passed with all before them
+        early = sum(fall for fall, there in zip(falls[done:], passed[done:], strict=True) if there)
+        each.append(min(levels[done] - early, each[-1]))
     return tuple(each)
 
 

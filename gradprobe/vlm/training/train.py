@@ -22,7 +22,7 @@ from gradprobe.files import atomic_write
 from gradprobe.operators.registry import build, code_of, label
 from gradprobe.statistics.estimates import Estimate
 from gradprobe.tasks import generator_name
-from gradprobe.training.checkpoint import NAME, Checkpoint, read_bytes
+from gradprobe.training.checkpoint import NAME, Checkpoint, read_bytes, unreadable
 from gradprobe.training.scorer_trainer import ScorerTrainer
 from gradprobe.training.workers import workers_for
 from gradprobe.vlm.budgets import Budget
@@ -209,17 +209,25 @@ class _Run:
         return batch.parts if isinstance(batch, RaggedBatch) else (batch,)
 
     def resume(self) -> None:
-        """Load the checkpoint, if there is one."""
+        """Load the checkpoint, if there is one.
+
+        Raises:
+            UsageError: It is of another training.
+            GradprobeError: It cannot be read, or lacks a part.
+        """
         path = self.out / NAME
         content = self.processes.broadcast(read_bytes(path) if self.processes.main else None)
         if content is None:
             return
         saved = Checkpoint.from_bytes(content, path)
         saved.check_config(self.config, self.out)
-        self.trainer.load_state_dict(saved.tensors)
-        self.best = {n.removeprefix(_BEST): t for n, t in saved.tensors.items() if n.startswith(_BEST)}
-        self.validations = tuple(Validation(*values) for values in saved.progress["validations"])
-        self.seconds = saved.progress["seconds"]
+        try:
+            self.trainer.load_state_dict(saved.tensors)
+            self.best = {n.removeprefix(_BEST): t for n, t in saved.tensors.items() if n.startswith(_BEST)}
+            self.validations = tuple(Validation(*values) for values in saved.progress["validations"])
+            self.seconds = saved.progress["seconds"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise unreadable(path, error) from None
 
     def save(self) -> None:
         """Write the checkpoint."""

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gradprobe.errors import UsageError
@@ -63,6 +63,16 @@ def test_a_step_lies_at_the_layers_around_its_place(place, expected):
     assert [shares.index(0.5) for shares in made] == expected
     soft = Steps(1).shares(numbers, 5, 500)
     assert soft.tolist() == pytest.approx(made[0], abs=1e-9)
+
+
+@pytest.mark.parametrize("m", [2, 3])
+@given(st.data(), layers_of)
+def test_sharp_steps_are_the_nearest_schedule_in_whatever_order_their_places_lie(m, data, layers):
+    numbers = drawn(data, Steps(m), layers)
+    places = 0.5 + (layers - 2) * numbers[:m].sigmoid()
+    assume(((places - places.round()).abs() > 1e-3).all())
+    sharp = Steps(m).shares(numbers, layers, 1e6)
+    assert sharp.tolist() == pytest.approx(Steps(m).schedules(numbers, layers)[0], abs=1e-9)
 
 
 def test_names():
