@@ -102,6 +102,8 @@ def test_faulty_weights_are_refused_in_one_line(tmp_path):
 
 
 def test_unknown_names_offer_the_nearest():
+    with pytest.raises(UsageError, match="no backbone is called 'senes'; did you mean scenes"):
+        load_backbone("senes")
     with pytest.raises(UsageError, match="did you mean deit_tiny_patch16_224"):
         load_backbone("deit_tiny_patch16_242", "none")
     with pytest.raises(UsageError, match="no weights 'fb_in2k'; did you mean 'fb_in1k'"):

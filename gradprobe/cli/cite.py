@@ -58,7 +58,8 @@ def cite(
         entries += _known(cited, f"probe {name}")
     if backbone:
         entries += _known(BACKBONES.get(re.split("[_-]", backbone)[0], ()), f"backbone {backbone}")
-    say_lines("\n".join(dict.fromkeys(entries)).removesuffix("\n"))
+    if entries:
+        say_lines("\n".join(dict.fromkeys(entries)).removesuffix("\n"))
 
 
 def _entries(name: str, about: Any, declaration: str) -> list[str]:

@@ -1,6 +1,9 @@
 """Folders of the embedded vision-language models, and the commands that make them."""
 
+from difflib import get_close_matches
 from pathlib import Path
+
+from gradprobe.errors import UsageError, nearest
 
 _HERE = Path(__file__).parent
 SCENES, PHOTOS = "scenes-vlm", "photos-vlm"  # the quick one, and the one on which selectors and operators differ
@@ -16,6 +19,22 @@ def embedded_folder(name: str) -> Path | None:
         ('photos_vlm', None)
     """
     return VLMS.get(name)
+
+
+def check_spelling(name: str) -> None:
+    """Refuse a name that is nearly one of an embedded model, before any hub is asked for it.
+
+    Raises:
+        UsageError: names the nearest.
+
+    Example:
+        >>> check_spelling("llava-1.5-7b-hf")
+        >>> check_spelling("photo-vlm")
+        Traceback (most recent call last):
+        gradprobe.errors.UsageError: no model is called 'photo-vlm'; did you mean 'photos-vlm'? Known: photos-vlm, ...
+    """
+    if get_close_matches(name, VLMS, n=1, cutoff=0.75):
+        raise UsageError(f"no model is called {name!r}; {nearest(name, VLMS)}, a hub id, or a folder")
 
 
 def training_command(name: str, seed: int = 0) -> str:

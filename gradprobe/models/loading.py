@@ -103,7 +103,7 @@ def _scenes(name: str, weights: str | Path | None, key: str | None, size: tuple[
 def _timm(name: str, weights: str | Path | None, key: str | None, size: tuple[int, int] | None) -> nn.Module:
     architecture, _, tag = name.partition(".")
     if not timm.is_model(architecture):
-        close = get_close_matches(architecture, timm.list_models(), n=3)
+        close = get_close_matches(architecture, [*MODELS, *timm.list_models()], n=3)
         guess = f"did you mean {', '.join(close)}? " if close else ""
         raise UsageError(
             f"no backbone is called {name!r}; {guess}possible: {', '.join(MODELS)}, or a name of "

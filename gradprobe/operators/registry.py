@@ -167,9 +167,20 @@ def _find(kind: str, name: str) -> Any:
     elif name in packages.plugins(kind):
         code = packages.load(kind, name)
     else:
-        raise UsageError(f"unknown {kind} {name!r}; {nearest(name, names(kind))}")
+        raise UsageError(f"unknown {kind} {name!r}{_other_kind(kind, name)}; {nearest(name, names(kind))}")
     _typed[code] = name
     return code
+
+
+def _other_kind(kind: str, name: str) -> str:
+    """Return words for what else a name names, where it is no name of this kind; empty if nothing."""
+    others = [other for other in TABLES if other != kind and name in names(other)]
+    if not others:
+        return ""
+    known = f", which is {'an' if others[0] == 'operator' else 'a'} {others[0]}"
+    if others[0] == "selector":
+        known += f" and has no gradient: gradprobe retention --rankings {name} measures it"
+    return known
 
 
 def _remedy(kind: str, name: str) -> str:

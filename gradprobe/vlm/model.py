@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gradprobe.devices import check_dtype, cuda_available, device_named
-from gradprobe.embedded.vlms import embedded_folder, training_command
+from gradprobe.embedded.vlms import check_spelling, embedded_folder, training_command
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.models.backbones import frozen
 from gradprobe.models.hub import hub_or_cache
@@ -340,6 +340,8 @@ def open_vlm(name_or_folder: str, *, device: str = "cpu", dtype: str = "float32"
     embedded = own is not None
     if embedded and not (folder / "model.safetensors").is_file():
         raise GradprobeError(f"no model.safetensors in {folder}; make it with {training_command(name_or_folder)}")
+    if not embedded and not folder.exists() and "/" not in name_or_folder:
+        check_spelling(name_or_folder)
     looks_local = name_or_folder.startswith((".", "/", "~")) or name_or_folder.count("/") > 1
     if looks_local and not folder.is_dir():
         raise UsageError(f"there is no folder {name_or_folder}; give one that holds config.json, or a hub id")

@@ -80,8 +80,8 @@ def generated(vlm, inputs, count):
     return [text.strip() for text in vlm.processor.batch_decode(new, skip_special_tokens=True)]
 
 
-def test_the_quick_one_and_the_medium_one_are_there():
-    assert {SCENES, PHOTOS} <= set(THERE) and set(SHAPES) == set(VLMS)
+def test_the_quick_one_and_two_sizes_are_there():
+    assert {SCENES, PHOTOS, f"{PHOTOS}-small"} <= set(THERE) and set(SHAPES) == set(VLMS)
 
 
 def test_the_files_are_small_and_the_card_is_theirs(vlm, card):
@@ -124,7 +124,7 @@ def test_the_table_of_the_documentation_is_the_cards():
         "the longest before the projector": "norm", "the longest behind it": "longest",
         "the shortest behind it": "shortest", "one of each digit": "one_each",
     }  # fmt: skip
-    accuracy = {name: json.loads((VLMS[name] / "card.json").read_text())["accuracy"] for name in (PHOTOS, SCENES)}
+    accuracy = {name: json.loads((VLMS[name] / "card.json").read_text())["accuracy"] for name in THERE}
 
     def retention(model, rule):
         return 100 * np.mean([accuracy[model][rule][kind] / accuracy[model]["unpruned"][kind] for kind in KINDS])
@@ -134,6 +134,17 @@ def test_the_table_of_the_documentation_is_the_cards():
         assert kept == pytest.approx([retention(PHOTOS, f"{rule}_{k}") for k in BUDGETS], abs=0.06)
         assert covered == pytest.approx(100 * accuracy[PHOTOS][f"{rule}_11"]["covered"], abs=0.51)
         assert plain == pytest.approx(retention(SCENES, f"{rule}_11"), abs=0.06)
+    order = ("random", "divprune", "attention", "norm", "longest", "shortest", "relevant", "one_each")
+    for model in (f"{PHOTOS}-small", PHOTOS):
+        (cells,) = re.findall(rf"^\| `{model}` \| ([\d. |]+) \|$", text, re.MULTILINE)
+        told = [float(cell) for cell in cells.split("|")]
+        assert told == pytest.approx([retention(model, f"{rule}_11") for rule in order], abs=0.06)
+
+
+def test_a_misspelt_name_is_not_asked_of_a_hub(monkeypatch):
+    monkeypatch.setattr("gradprobe.vlm.model.hub_or_cache", lambda: pytest.fail("the hub was asked"))
+    with pytest.raises(UsageError, match="no model is called 'photo-vlm'; did you mean 'photos-vlm'"):
+        open_vlm("photo-vlm")
 
 
 def test_it_opens_with_plain_transformers(vlm):
