@@ -23,8 +23,8 @@ from gradprobe.statistics.ranks import ROUNDED
 
 LINE, HEAD, FOOT = 0.128, 0.5, 0.27  # inches: a row, the words above the rows, the numbers below them
 KEY, EDGE, GAP = 0.5, 0.06, 0.17  # inches: the key, the margin, and what is between two columns
-NAME = 5.8  # points
-FEW = 3  # measures of a panel that takes half the width
+NAME, LARGEST = 5.8, 6.3  # points: of operators, and of headings where there is room
+FEW = 4  # measures of a panel that takes half the width
 BEYOND = 0.3  # how far an axis goes beyond its dots for the sake of intervals, as a share of their range
 LOG = 30  # largest over smallest dot from which on a ratio's axis is logarithmic
 UNITS = {
@@ -97,10 +97,11 @@ def _panel(figure: Figure, place: Place, title: str, table: Sequence[Row]) -> No
     first = left + max(text_size(name, NAME, bold=True)[0] for name in names) / 72 + 0.06
     each = (left + width - first + GAP) / len(metrics)
     bottom = 1 - (top + HEAD + LINE * len(table)) / total
+    heading = min(_fitting(_heading(metric), each) for metric in metrics)
     for i, metric in enumerate(metrics):
         box = ((first + i * each) / PAGE, bottom, (each - GAP) / PAGE, LINE * len(table) / total)
         axes = figure.add_axes(box)
-        _column(axes, metric, table, each > 0.75)
+        _column(axes, metric, table, heading)
         axes.set_ylim(len(table) - 0.4, -0.6)
         axes.set_yticks(np.arange(len(table)), names if i == 0 else [""] * len(names), fontsize=NAME)
         if i == 0:
@@ -108,13 +109,22 @@ def _panel(figure: Figure, place: Place, title: str, table: Sequence[Row]) -> No
                 label.set(fontweight="bold" if row["focus"] else "normal", color=GREY if row["floor"] else BLACK)
 
 
+def _heading(metric: Metric) -> str:
+    return f"{metric.heading}{ARROWS[metric.better]}"
+
+
+def _fitting(text: str, inches: float) -> float:
+    """Return the size in points of a heading in a column that wide."""
+    return min(LARGEST, LARGEST * (inches - 0.04) * 72 / text_size(text, LARGEST, bold=True)[0])
+
+
 def _rank(row: Row) -> tuple[bool, bool, float]:
     kept = row["metrics"]["retention"]["value"]
     return row["floor"], kept is None, -round(kept or 0.0, ROUNDED)
 
 
-def _column(axes: Axes, metric: Metric, table: Sequence[Row], wide: bool) -> None:
-    """Draw dots and intervals of one metric; absent ones are written, and headings small where it is not wide."""
+def _column(axes: Axes, metric: Metric, table: Sequence[Row], heading: float) -> None:
+    """Draw dots and intervals of one metric below a heading of that many points; absent values are written."""
     cells = [(y, row, row["metrics"][metric.name]) for y, row in enumerate(table) if metric.name in row["metrics"]]
     shown = [(y, row, cell) for y, row, cell in cells if cell["value"] is not None]
     values = [cell["value"] for _, _, cell in shown]
@@ -140,7 +150,7 @@ def _column(axes: Axes, metric: Metric, table: Sequence[Row], wide: bool) -> Non
         axes.axhline(floors[0] - 0.5, color=GREY, lw=0.5)
     if values:
         axes.set_xlim(*_limits(np.array(values), [c for _, _, c in shown], logarithmic))
-    axes.set_title(f"{metric.heading}{ARROWS[metric.better]}", fontsize=6.3 if wide else 5.6, pad=9)
+    axes.set_title(_heading(metric), fontsize=heading, pad=9)
     unit: dict[str, Any] = {"fontsize": 5, "color": GREY}
     axes.annotate(UNITS.get(metric.name, ""), (0, 1), (0, 2.5), "axes fraction", "offset points", **unit)
     axes.tick_params(axis="x", labelsize=5.5, pad=1.5, length=2)

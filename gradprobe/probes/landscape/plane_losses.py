@@ -2,7 +2,8 @@
 
 Three things make it fast. Cells share encoder calls; an image whose selection is the same as in the cell before is not
 evaluated again (see `encoder_calls`); an MLP scorer's hidden layer is affine in the cell. Every encoder call has the
-same number of images and runs on one thread, so a loss depends neither on its neighbours nor on the number of workers.
+same number of images and runs on one thread, so a loss depends neither on the number of workers nor on its neighbours
+(but for a processor that rounds a float64 matrix product differently by row: then by a unit in the last place).
 Where memory runs out, that number is halved and the piece of work begins anew.
 """
 
