@@ -105,28 +105,27 @@ def test_one_batch_of_images_is_kept_and_none_that_is_large(monkeypatch):
     assert LAST not in known
 
 
-def test_a_preset_reads_all_tokens_once_a_seed(tmp_path, monkeypatch):
-    """Eight questions about two seeds' images."""
-    complete, measured = Deployment.complete, []
+@pytest.fixture
+def measured(monkeypatch):
+    """For each test of a question, whether its images were read with all tokens."""
+    complete, whole = Deployment.complete, []
 
     def spied(self, groups, progress, unpruned=None):
-        measured.append(unpruned is None)
+        whole.append(unpruned is None)
         return complete(self, groups, progress, unpruned)
 
     monkeypatch.setattr(Deployment, "complete", spied)
+    return whole
+
+
+def test_a_preset_reads_all_tokens_once_a_seed(tmp_path, measured):
+    """Eight questions about two seeds' images."""
     (tmp_path / "preset.toml").write_text(PRESET)
     answers, missing = run_experiment(load_experiment(tmp_path / "preset.toml"), [Store(tmp_path / "runs")])
     assert not missing and len(answers) == len(measured) == 8 and sum(measured) == 2
 
 
-def test_a_command_reads_all_tokens_once_a_seed(run, monkeypatch):
-    complete, measured = Deployment.complete, []
-
-    def spied(self, groups, progress, unpruned=None):
-        measured.append(unpruned is None)
-        return complete(self, groups, progress, unpruned)
-
-    monkeypatch.setattr(Deployment, "complete", spied)
+def test_a_command_reads_all_tokens_once_a_seed(run, measured):
     small = ["--images", "4", "--batch-size", "2", "--steps", "1", "--scorer", "mlp:width=8"]
     code, _, error = run("retention", "--op", "vpnoise", "--k", "5", *small, "--seeds", "1,2", "--rankings", "norm")
     assert code == 0, error
