@@ -79,7 +79,9 @@ class Toy:
         attention = (tokens[..., 0] + bias).softmax(-1)
         pooled = torch.cat([(attention[..., None] * tokens).sum(1), batch.tokens.prefix[:, 0]], -1)
         angles = torch.linspace(-1, 1, 3 * 2 * self.dim, dtype=tokens.dtype, device=tokens.device)
-        return pooled.tanh() @ angles.reshape(2 * self.dim, 3).cos()
+        weights = angles.reshape(2 * self.dim, 3).cos()
+        # No matrix product: some processors round its rows by their position, and an image's loss has none.
+        return (pooled.tanh()[..., None] * weights).sum(-2)
 
     def _batch(self, ids):
         rows = [torch.randn(self.n_tokens + 1, self.dim, generator=torch.Generator().manual_seed(i)) for i in ids]
