@@ -70,7 +70,7 @@ def generate(
     say_lines(text)
     say(f"{pruned.vlm.name} read {_shares(kept, sizes)} visual tokens", err=True)
     if pruned.plan.inside:
-        runs = ", ".join(count.text for count in counts)
+        runs = "; ".join(count.text for count in counts)  # of each image
         say(f"tokens x layers: {runs}; average {sum(each) / len(each):.1f} of {sum(sizes)} a layer", err=True)
     say(f"prefill of the language model: {100 * share:.1f} % of the unpruned FLOPs", err=True)
 

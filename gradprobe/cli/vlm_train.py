@@ -68,6 +68,8 @@ def train(
         changes["tau_start"], changes["tau_end"] = options.temperatures(tau)
     name = preset or ("small" if model in VLMS else "diffprune")
     settings = settings_of(name, changes)
+    if patience and not settings.validation:
+        raise UsageError(f"--patience {patience} counts validations, and --validation 0 asks for none; leave one out")
     check_tracker(track)
     if data is None and model not in VLMS:
         from gradprobe.vlm.picture_source import check_captions

@@ -13,13 +13,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from gradprobe.errors import UsageError
 from gradprobe.models.scored import Scored
-from gradprobe.vlm.attached_prompt import ReadPrompt, widened
+from gradprobe.vlm.attached_prompt import ReadPrompt, check_mask, widened
 from gradprobe.vlm.attached_reading import Reading, Seen, start
 from gradprobe.vlm.inside import listen
 from gradprobe.vlm.inside_hooks import LayerHooks
 from gradprobe.vlm.prompts import VisionFeatures
 from gradprobe.vlm.pruner import Pruner
 
+_between_graphs = torch.compiler.disable  # a compiled model calls the hooks between its graphs
 _WHOLE = "give the whole prompt, images included, in one call without a cache"
 
 
@@ -51,23 +52,25 @@ class Attached:
         self.__wrapped__ = self._base.get_image_features  # inspect.signature finds it
         self._arguments = tuple(name for name in inspect.signature(self).parameters if name != "kwargs")
         self._base.get_image_features = self
-        eager = torch.compiler.disable  # a compiled model calls the hooks between its graphs
         self._handles = [
-            model.register_forward_pre_hook(eager(self._note_labels), with_kwargs=True),
-            model.register_forward_hook(eager(self._forget_labels), always_call=True),
-            self._base.register_forward_pre_hook(eager(self._before), with_kwargs=True),
-            self._base.register_forward_hook(eager(self._after), with_kwargs=True, always_call=True),
+            model.register_forward_pre_hook(self._note_labels, with_kwargs=True),
+            model.register_forward_hook(self._forget_labels, always_call=True),
+            self._base.register_forward_pre_hook(self._before, with_kwargs=True),
+            self._base.register_forward_hook(self._after, with_kwargs=True, always_call=True),
         ]
         if layers:
             self._handles += listen(self._vlm, layers, lambda: self._call.layers)
 
-    def __deepcopy__(self, memo: Any) -> "Attached":
-        """Refuse, as a copy of the model would call this one.
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse, as a copy of the model would call this one, and a file of it would hold code.
 
         Raises:
             UsageError: Always.
         """
-        raise UsageError("a model with a pruner inside cannot be copied; gp.vlm.detach(model) first")
+        raise UsageError(
+            "a model with a pruner inside can be neither copied nor pickled; gp.vlm.detach(model) first, or write its "
+            "weights: model.save_pretrained(folder)"
+        )
 
     def remove(self) -> None:
         """Leave the model as it was."""
@@ -102,12 +105,15 @@ class Attached:
             embeds.append(here if newline is None else torch.where((slots >= 0)[:, None], here, newline.to(here)))
         return embeds
 
+    @_between_graphs
     def _note_labels(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call.labels = kwargs.get("labels")
 
+    @_between_graphs
     def _forget_labels(self, module: Any, args: tuple[Any, ...], output: Any) -> None:
         self._call.labels = None
 
+    @_between_graphs
     def _before(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the arguments of the base model: of a prompt what is kept, and of what follows its true places."""
         given = dict(zip(self._names, args, strict=False)) | kwargs
@@ -124,6 +130,7 @@ class Attached:
             raise UsageError(f"images behind what is in the cache already are not possible; {_WHOLE}")
         if given.get("input_ids") is None:
             raise UsageError("images without input_ids have no place in the prompt; give input_ids")
+        check_mask(given.get("attention_mask"))
         if getattr(cache, "is_compileable", False):
             raise UsageError("a static cache reckons with all tokens of a prompt; leave cache_implementation out")
         seen, copies = images
@@ -157,6 +164,7 @@ class Attached:
             )
         return seen, len(features) // len(seen.features.tokens)
 
+    @_between_graphs
     def _after(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the output of the base model with states at all positions of a prompt."""
         now, self._call.reading, self._call.layers = self._call.reading, None, None

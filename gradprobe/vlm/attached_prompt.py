@@ -60,17 +60,17 @@ class ReadPrompt:
 
         Args:
             given: Arguments of the model, by name.
-            past: Tokens in the cache.
+            past: Tokens in the cache, as its first layer counts them.
 
         Raises:
             UsageError: More images, a mask that is no row of zeros and ones, or fewer tokens than the cache holds.
         """
         mask, ids, embeds = (given.get(name) for name in ("attention_mask", "input_ids", "inputs_embeds"))
-        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
-            raise UsageError("an attention mask (B, S) is needed where tokens are dropped; leave a static cache out")
+        check_mask(mask)
         tokens = ids if ids is not None else embeds
         assert tokens is not None
-        read = past - self.attended.shape[1]
+        held = self.attended.shape[1] if self.layers is None else self.layers.held
+        read = past - held  # behind the prompt
         count = self._count(given, tokens, read)
         if not 1 <= count <= tokens.shape[1]:
             raise UsageError(
@@ -106,6 +106,18 @@ class ReadPrompt:
         return torch.cat([attended, tail], 1)
 
 
+def check_mask(mask: Any) -> None:
+    """Refuse an attention mask that is no row of zeros and ones for each prompt.
+
+    Raises:
+        UsageError: It has four axes, as with a static cache, or is one for each kind of layer.
+    """
+    if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+        raise UsageError(
+            "an attention mask (B, S) is needed where tokens are dropped; leave other masks and static caches out"
+        )
+
+
 def read_prompt(
     sequence: Sequence, prompt: Prompt, copies: int, compact: bool, layers: LayerHooks | None
 ) -> ReadPrompt:
@@ -119,14 +131,15 @@ def read_prompt(
         layers: Of `ReadPrompt`.
     """
     attended, axes = sequence.attention_mask > 0, len(prompt.positions) if prompt.positions.ndim == 3 else 0
-    counted = _next(prompt.positions).repeat_interleave(copies, 0)
-    following = _next(sequence.positions) if compact else counted
+    counted = following_id(prompt.positions).repeat_interleave(copies, 0)
+    following = following_id(sequence.positions) if compact else counted
     words = prompt.attention_mask.sum(1, keepdim=True).repeat_interleave(copies, 0)
     length = prompt.slot.shape[1]
     return ReadPrompt(length, attended, not bool(attended.all()), following, counted, words, axes, layers)
 
 
-def _next(positions: Tensor) -> Tensor:
+def following_id(positions: Tensor) -> Tensor:
+    """Return the position id behind the largest of each row, ``(B, 1)``."""
     return (positions.amax(0) if positions.ndim == 3 else positions).amax(-1, keepdim=True) + 1
 
 

@@ -5,7 +5,7 @@ Shapes: B rows as they were given, c copies of each side by side (beams, several
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from gradprobe.core import Noise, Stream
 from gradprobe.view import Kept
-from gradprobe.vlm.attached_prompt import ReadPrompt, read_prompt
+from gradprobe.vlm.attached_prompt import ReadPrompt, following_id, read_prompt
 from gradprobe.vlm.choosing import Images
 from gradprobe.vlm.inside import layer_hooks
 from gradprobe.vlm.inside_hooks import Dropped
+from gradprobe.vlm.model import VLM
 from gradprobe.vlm.prompts import Prompt, Sequence, VisionFeatures
 from gradprobe.vlm.pruner import Pruner
 from gradprobe.vlm.text import IGNORED
@@ -85,6 +86,8 @@ def start(pruner: Pruner, seen: Seen, given: Mapping[str, Any], labels: Tensor |
     features = pruner.vlm.by_picture(seen.features, inputs)
     prompt = pruner.vlm.prompt(inputs, features)
     seen.length = seen.length or prompt.slot.shape[1]
+    if (positions := given.get("position_ids")) is not None:
+        prompt = replace(prompt, positions=_of_call(positions[..., rows, :], prompt, seen.length))
     end = _end(prompt, None if labels is None else labels[rows].to(prompt.slot.device), seen.length)
     asked = torch.arange(prompt.slot.shape[1], device=end.device) < end[:, None]
     images = Images(pruner.vlm, inputs, features, prompt, asked)
@@ -102,11 +105,26 @@ def start(pruner: Pruner, seen: Seen, given: Mapping[str, Any], labels: Tensor |
         noise = Noise(0, range(len(here))).stream(Stream.RANKING)
         positions = pruner.plan.positions
         dropped, layers = layer_hooks(pruner.vlm, sequence.slot, sequence.attention_mask, last, drops, noise, positions)
-    sequence = _copied(sequence, copies)
+    sequence = _continued(pruner.vlm, _copied(sequence, copies), given["input_ids"], seen.length)
     read = read_prompt(sequence, prompt, copies, pruner.plan.positions == "compact", layers)
     contexts = ExitStack()
     contexts.enter_context(pruner.vlm.reading(sequence))
     return Reading(read, sequence, dropped, copies, contexts)
+
+
+def _of_call(positions: Tensor, prompt: Prompt, length: int) -> Tensor:
+    """Return the position ids of a call in the shape of the model's own, 0 for padding.
+
+    Args:
+        positions: As given; Qwen's may have one more axis, the text's.
+        prompt: With the model's own.
+        length: Places of the prompt; those generated behind it go on from its largest, where ``generate`` without a
+            cache would count on from padding.
+    """
+    own, places = prompt.positions, torch.arange(prompt.slot.shape[1], device=prompt.slot.device)
+    axes = positions[1:] if positions.ndim == own.ndim == 3 and len(positions) > len(own) else positions
+    read = torch.where((prompt.attention_mask > 0) & (places < length), axes.to(own), 0)
+    return torch.where(places < length, read, following_id(read) + places - length).expand_as(own)
 
 
 def _copied(sequence: Sequence, copies: int) -> Sequence:
@@ -125,6 +143,21 @@ def _copied(sequence: Sequence, copies: int) -> Sequence:
         rows(sequence.slot),
         tuple(map(rows, sequence.streams)),
     )
+
+
+def _continued(vlm: VLM, sequence: Sequence, ids: Tensor, length: int) -> Sequence:
+    """Return copies each with the tokens of its own behind the prompt, which is read anew without a cache.
+
+    Args:
+        vlm: The model.
+        sequence: Copies of the first of each row.
+        ids: All copies, ``(B c, S)``.
+        length: Places of the prompt.
+    """
+    if ids.shape[1] == length:
+        return sequence
+    own = vlm.model.get_input_embeddings()(ids.to(sequence.origin.device).gather(1, sequence.origin.clamp(min=0)))
+    return replace(sequence, embeds=torch.where((sequence.origin >= length)[..., None], own, sequence.embeds))
 
 
 def _end(prompt: Prompt, labels: Tensor | None, length: int) -> Tensor:

@@ -41,7 +41,8 @@ def attach(
     Generated ids begin with the prompt. Logits of a prompt have its whole length: at a dropped token they are those of
     the last token kept before it, so that each position predicts what comes behind it and losses are those of the
     tokens read. Hidden states and attention of single layers have the length that the layer read. Selectors read no
-    words from the first label behind the images on. Position ids are the original ones, also of what is generated.
+    words from the first label behind the images on. Position ids are those of the
+    call, else the original ones, also of what is generated.
 
     Args:
         model: Model of a known family, as ``AutoModelForImageTextToText`` gives it; wrappers such as PEFT's stay.
@@ -151,6 +152,8 @@ def _pruner(model: Any, given: Any, budget: Budget | None, trust: Collection[Pat
     else:
         made = Pruner(vlm, given if isinstance(given, nn.Module) else plan_of(given, trust=trust), budget)
     made = made if budget is None else replace(made, budget=budget)
+    if any(stage.scorer is None for stage in made.scored):
+        raise UsageError(f"{made.plan.label} has a stage scored and no scorer; give the folder of a trained pruner")
     if made.budget is None and not made.plan.budgeted:
         raise UsageError(f"{made.plan.label} does not say how many tokens are left; give k=64, ratio= or average=")
     return made

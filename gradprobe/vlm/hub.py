@@ -47,6 +47,8 @@ def folder_of(name: Path | str, revision: str | None = None) -> Path:
             it, or a revision of a local folder.
         GradprobeError: The hub cannot be reached and its cache has no such snapshot.
     """
+    if not str(name):
+        raise UsageError(f"an empty text names no pruner; give its folder or hub id, user/name, or {_TRAIN}")
     path = Path(name).expanduser()
     if may_exist(path):
         if revision is not None:

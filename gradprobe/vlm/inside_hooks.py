@@ -90,6 +90,11 @@ class LayerHooks:
         hidden, kwargs = self._read(number, layer, hidden, kwargs)
         return ((hidden, *args[1:]), kwargs) if args else ((), {**kwargs, "hidden_states": hidden})
 
+    @property
+    def held(self) -> int:
+        """Tokens of the latest prompt that the first layer read, which a cache counts by."""
+        return self._by_layer.get(0, self._whole).order.shape[1]
+
     def note_keys(self, projected: Tensor) -> None:
         """Note the keys of a layer behind which a selector may read them."""
         if self._pass is not None:

@@ -39,6 +39,9 @@ class Pruner:
         budget: K, or its share of N; None where the plan says it itself.
         metadata: Content of its ``scorer.json``; empty for one that was made by hand.
 
+    Raises:
+        UsageError: The model is no `VLM`, the selector none that is known, or the budget no `Budget`.
+
     Source: DiffPrune, section 4.1 (Eq. 3 at inference: throttler and denoiser are left out).
     """
 
@@ -48,7 +51,11 @@ class Pruner:
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        given: Any = self.selector
+        vlm, budget, given = (getattr(self, name) for name in ("vlm", "budget", "selector"))  # perhaps of other types
+        if not isinstance(vlm, VLM):
+            raise UsageError(f"a {type(vlm).__name__} is no VLM; give gp.vlm.VLM.of(model, processor)")
+        if budget is not None and not isinstance(budget, Budget):
+            raise UsageError(f"{budget!r} is no budget; give gp.vlm.Budget(k=64), or Budget(ratio=0.111)")
         if isinstance(given, str | Path | nn.Module):
             made = Scored(given) if isinstance(given, nn.Module) else plan_of(given)
             object.__setattr__(self, "selector", made)
@@ -85,7 +92,7 @@ class Pruner:
     def save_pretrained(self, folder: Path | str, *, license: str = "apache-2.0") -> Path:
         """Write the pruner into a folder, which is made if need be: its scorer or its plan, its budget and a card.
 
-        A ``README.md`` that is there stays.
+        A ``README.md`` that somebody wrote or changed stays; a `Notice` says so where another pruner was described.
 
         Args:
             folder: Folder to write to.

@@ -6,19 +6,20 @@ without training lie in ``plan.json``, with the budget that is asked of them in 
 """
 
 import json
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.files import atomic_write, open_regular
 from gradprobe.models.scored import Scored
 from gradprobe.models.scorer_file import Scorer, save_scorer, scorer_path
 from gradprobe.operators.registry import part
 from gradprobe.selectors.plan import Plan, load_plan, save_plan
 from gradprobe.vlm.budgets import Budget
-from gradprobe.vlm.hub import CARD, FILES, PLAN, SCORER
+from gradprobe.vlm.hub import CARD, FILES, PLAN, SCORER, holds_pruner
 from gradprobe.vlm.hub_card import LICENCE, completed, renamed
 from gradprobe.vlm.pruner_card import pruner_card, selectors_in
 
@@ -29,7 +30,10 @@ BUDGET = "budget.json"
 
 
 def save_pruner(pruner: "Pruner", folder: Path | str, name: str = "", licence: str = LICENCE) -> Path:
-    """Write a pruner into a folder, which is made if need be; a ``README.md`` that is there stays.
+    """Write a pruner into a folder, which is made if need be.
+
+    A card that this program wrote for what was there is written anew; one with other words in it stays, with a `Notice`
+    where it describes what was there.
 
     Args:
         pruner: Of selectors that have a name. A scorer that was not loaded is named in its ``metadata``, as in
@@ -43,6 +47,8 @@ def save_pruner(pruner: "Pruner", folder: Path | str, name: str = "", licence: s
             another pruner.
         GradprobeError: The folder cannot be written.
     """
+    if not str(folder):
+        raise UsageError("an empty text names no folder; give one, such as my-pruner")
     folder, plan, budget = Path(folder), pruner.plan, pruner.budget
     given = {} if budget is None else {key: value for key, value in asdict(budget).items() if value is not None}
     first = plan.stages[0]
@@ -55,6 +61,8 @@ def save_pruner(pruner: "Pruner", folder: Path | str, name: str = "", licence: s
         files |= {PLAN, BUDGET} if given else {PLAN}
     if others := [file for file in FILES if file not in {*files, CARD} and (folder / file).exists()]:
         raise UsageError(f"{folder} holds another pruner ({', '.join(others)}); name another folder")
+    name = name or folder.absolute().name
+    before = _card_of(folder, name, licence)
     if not alone:
         stages = tuple(replace(each, selector=Scored()) if _is_scored(each) else each for each in plan.stages)
         layers = pruner.layers if plan.inside else None
@@ -65,8 +73,7 @@ def save_pruner(pruner: "Pruner", folder: Path | str, name: str = "", licence: s
     try:
         if BUDGET in files:
             atomic_write(folder / BUDGET, (json.dumps(given, indent=2) + "\n").encode())
-        if not (folder / CARD).exists():
-            atomic_write(folder / CARD, _card(folder, name or folder.absolute().name, licence).encode())
+        _write_card(folder, _card(folder, name, licence), before)
     except OSError as error:
         raise GradprobeError(f"cannot write to {folder}: {error.strerror or error}; name another folder") from None
     return folder
@@ -161,6 +168,33 @@ def _card(folder: Path, name: str, licence: str) -> str:
     facts = _content(scorer_path(folder).with_suffix(".json")) if scorer_path(folder).is_file() else {}
     budget = _content(folder / BUDGET) if (folder / BUDGET).is_file() else {}
     return pruner_card(facts, _plan_content(folder), budget, name, licence)
+
+
+def _card_of(folder: Path, name: str, licence: str) -> str:
+    """Return the card that this program writes for what lies in a folder; empty where no pruner can be read."""
+    try:
+        return _card(folder, name, licence) if holds_pruner(folder) else ""
+    except GradprobeError:
+        return ""
+
+
+def _write_card(folder: Path, card: str, before: str) -> None:
+    """Write the card of a pruner, unless somebody else has written one.
+
+    Args:
+        folder: Its folder.
+        card: Text.
+        before: Text for the pruner that was there; empty: there was none.
+    """
+    there = (folder / CARD).read_bytes() if (folder / CARD).exists() else before.encode()
+    if there == before.encode():
+        atomic_write(folder / CARD, card.encode())
+    elif before not in ("", card):
+        warnings.warn(
+            f"{folder / CARD} describes the pruner that was there, and stays, as it has words of its own; change them",
+            Notice,
+            stacklevel=4,
+        )
 
 
 def _plan_content(folder: Path) -> Mapping[str, Any]:

@@ -72,6 +72,9 @@ def test_the_command_says_what_the_pruned_model_says(tmp_path, folder_of_a_model
     )
     result = run(*arguments, "--k", 4, "--model", folder_of_a_model)
     assert result.exit_code == 0 and "read 4 of 100, 4 of 100 visual tokens" in result.output
+    result = run("--select", "fastv@1", "--k", 4, "--model", folder_of_a_model, *arguments[2:])
+    layers = len(answer["layers"])
+    assert f": 100 x1, 4 x{layers - 1}; 100 x1, 4 x{layers - 1}; average" in result.output  # of each image
 
 
 def test_what_the_command_cannot_do_is_said(tmp_path, folder_of_a_model, pictures):

@@ -1,10 +1,12 @@
 """A model with a pruner inside is the pruner, however it is called, and afterwards the model that it was."""
 
 import copy
+import io
+import pickle
 
 import pytest
 import torch
-from attached_calls import GREEDY, INSIDE, OPTIONS, OUTSIDE, each_plan
+from attached_calls import BOTH, GREEDY, INSIDE, OPTIONS, OUTSIDE, each_plan
 from tiny_vlms import FAMILIES, IMAGE, made, over, shared, tiny
 
 import gradprobe as gp
@@ -51,6 +53,27 @@ def test_text_is_that_of_the_pruner(family, rows, plan):
     assert torch.equal(beams, pruner.generate(inputs, max_new_tokens=4, options=OPTIONS | {"num_beams": 3}))
     assert torch.equal(greedy[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
     assert torch.equal(whole, greedy)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3_vl"])
+@pytest.mark.parametrize("plan", [OUTSIDE, INSIDE, "dart@0", "norm:k=9;dart@0"])
+@pytest.mark.parametrize("pad", ["left", "right"])
+def test_without_a_cache_or_with_one_at_any_layer_the_text_is_the_same(family, plan, pad):
+    """Each copy of a row reads its own words, and a cache counts by its first layer, which may have dropped some."""
+    vlm = shared(family)
+    inputs, pruner = made(vlm, [[1, 2], [2, 1]], pad), Pruner(vlm, plan, Budget(k=4))
+    sampled = {"do_sample": True, "num_return_sequences": 3, "max_new_tokens": 6}
+    with attached(vlm.model, plan, k=4) as model:
+        for options in (GREEDY, GREEDY | {"num_beams": 3}, GREEDY | sampled):
+            texts = []
+            for use_cache in (True, False):
+                torch.manual_seed(0)
+                texts.append(model.generate(**inputs, **options, use_cache=use_cache))
+            assert torch.equal(*texts)
+            torch.manual_seed(0)
+            others = {name: value for name, value in options.items() if name != "max_new_tokens"}
+            read = pruner.generate(inputs, max_new_tokens=options["max_new_tokens"], options=others)
+            assert torch.equal(texts[0], read)
 
 
 @some_families
@@ -152,7 +175,7 @@ def test_options_of_generate(plan):
 
 
 @each_family
-@each_plan
+@pytest.mark.parametrize("plan", [OUTSIDE, INSIDE, BOTH, "dart@0"])
 def test_a_chat_goes_on_with_its_cache(family, plan):
     """The second question and its answer are those of the whole conversation; ``generate`` may be given all of it."""
     if not possible(family, plan):
@@ -192,6 +215,28 @@ def test_prompts_without_images_are_the_models():
     expected = Pruner(vlm, OUTSIDE, Budget(k=4)).generate(mixed, max_new_tokens=4, options=OPTIONS)
     with attached(vlm.model, OUTSIDE, k=4) as model:
         assert torch.equal(model.generate(**mixed, **GREEDY), expected)
+
+
+@some_families
+def test_position_ids_of_a_call_are_read(family):
+    """Also in the shapes that the model itself takes; what is generated goes on from them."""
+    vlm = shared(family)
+    inputs = made(vlm, [[1], [1]])
+    features = vlm.vision_features(inputs)
+    own = vlm.prompt(inputs, features).positions
+    places = own.clone()
+    places[..., -3:] += 5  # a gap before the last words
+    given = [places] if own.ndim == 2 else [places, places[0], torch.cat([places[:1], places])]
+    most = max(map(len, features.tokens))
+    for each in given:
+        with torch.no_grad():
+            whole = vlm.model(**inputs, position_ids=each).logits
+            with attached(vlm.model, OUTSIDE, k=most) as model:
+                assert torch.equal(model(**inputs, position_ids=each).logits, whole)
+    beams = GREEDY | {"num_beams": 2, "position_ids": given[-1]}
+    answers = vlm.model.generate(**inputs, **beams)
+    with attached(vlm.model, OUTSIDE, k=most) as model:
+        assert torch.equal(model.generate(**inputs, **beams), answers)
 
 
 def test_position_ids_may_be_compact():
@@ -277,10 +322,16 @@ def test_bad_input():
         attach(nowhere, OUTSIDE, k=4)
     with pytest.raises(UsageError, match="another model object"):
         attach(model, Pruner(tiny("llava"), OUTSIDE, Budget(k=4)))
+    with pytest.raises(UsageError, match="scored and no scorer; give the folder"):
+        attach(model, "scored:k=8;fastv@1", k=4)
+    square = torch.zeros(1, 1, 9, 9)
     with attached(model, OUTSIDE, k=4):
         for refused, match in (
             (lambda: attach(model, OUTSIDE, k=4), "detach"),
             (lambda: copy.deepcopy(model), "detach"),
+            (lambda: pickle.dumps(model), r"detach\(model\) first, or write its weights"),
+            (lambda: torch.save(model, io.BytesIO()), r"detach\(model\) first, or write its weights"),
+            (lambda: model(**inputs | {"attention_mask": square}), r"attention mask \(B, S\) is needed"),
             (
                 lambda: model.generate(**inputs, **GREEDY, cache_implementation="static"),
                 "leave cache_implementation out",

@@ -133,6 +133,7 @@ def test_a_training_that_ends_before_tau_has_fallen_is_warned_of():
     assert unfinished(paper, 1999) and not unfinished(paper, 2000) and not unfinished(paper, 4000)
     assert not unfinished(replace(paper, tau_start=None, tau_end=None), 10)
     assert not unfinished(replace(paper, op="gumbel-softmax"), 10)  # it has no tau that is moved
+    assert not unfinished(replace(paper, op="gumbel-ste:backward=soft+gather"), 10)  # forward it is hard at any
     small = PRESETS["small"].settings
     assert not unfinished(small, small.steps)
 

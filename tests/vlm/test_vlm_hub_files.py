@@ -1,13 +1,14 @@
 """A pruner that is saved comes back as it was: scorer, plan, budget; what cannot be saved is said."""
 
 import json
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 from tiny_vlms import SPEC, made, pruner, shared
 
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, Notice, UsageError
 from gradprobe.models.scorer_file import load_scorer
 from gradprobe.operators.registry import part
 from gradprobe.selectors.plan import Plan, Stage, plan_of
@@ -122,12 +123,52 @@ def test_what_cannot_be_saved_is_said(tmp_path):
         named.save_pretrained(tmp_path / "file")
 
 
-def test_a_card_that_is_there_stays(tmp_path):
+@pytest.mark.parametrize("use", [lambda pruned: pruned.save_pretrained(""), lambda pruned: load("", pruned.vlm)])
+def test_an_empty_text_is_not_the_working_folder(use, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pruned = Pruner(shared("llava"), "divprune", Budget(k=5))
+    pruned.save_pretrained(".")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UsageError, match="an empty text names no"):
+        use(replace(pruned, budget=Budget(k=6)))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_pruner_of_other_types_is_refused():
+    pruned = Pruner(shared("llava"), "divprune", Budget(k=5))
+    for wrong, match in (
+        ({"vlm": pruned.vlm.model}, r"is no VLM; give gp.vlm.VLM.of\(model"),
+        ({"budget": 5}, r"5 is no budget; give gp.vlm.Budget\(k=64\)"),
+    ):
+        with pytest.raises(UsageError, match=match):
+            replace(pruned, **wrong)
+
+
+def test_a_card_with_words_of_ones_own_stays(tmp_path):
     vlm = shared("llava")
-    (tmp_path / "README.md").write_text("mine\n")
-    Pruner(vlm, "divprune", Budget(k=5)).save_pretrained(tmp_path)
-    Pruner(vlm, "divprune", Budget(k=6)).save_pretrained(tmp_path)
-    assert (tmp_path / "README.md").read_text() == "mine\n" and load(tmp_path, vlm).budget == Budget(k=6)
+    card, five, six = tmp_path / "README.md", *(Pruner(vlm, "divprune", Budget(k=k)) for k in (5, 6))
+    card.write_text("mine\n")
+    for pruned in (five, five):  # nothing of a card is wrong
+        pruned.save_pretrained(tmp_path)
+    with pytest.warns(Notice, match="describes the pruner that was there"):
+        six.save_pretrained(tmp_path)
+    assert card.read_text() == "mine\n" and load(tmp_path, vlm).budget == Budget(k=6)
+
+
+def test_a_card_that_was_not_touched_describes_what_is_saved_last(tmp_path):
+    vlm, home = shared("llava"), tmp_path / "mine"
+    for number, (plan, k, licence) in enumerate([("divprune", 5, "mit"), ("divprune", 6, "mit"), ("norm", 6, "mit")]):
+        pruned = Pruner(vlm, plan, Budget(k=k))
+        texts = [
+            (pruned.save_pretrained(folder, license=licence) / "README.md").read_text()
+            for folder in (home, tmp_path / str(number) / "mine")
+        ]
+        assert texts[0] == texts[1] and f"{k} tokens" in texts[0] and plan in texts[0]
+    (home / "plan.json").write_text("{")  # what cannot be read has no card
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pruned.save_pretrained(home)
+    assert load(home, vlm).budget == Budget(k=6)
 
 
 def test_broken_files_are_said(tmp_path):

@@ -128,6 +128,7 @@ def test_the_command_names_lines_that_are_no_captions(command, tmp_path):
         (("--model", "llava", "--k", 5, "--preset", "smal"), "did you mean 'small'"),
         (("--model", "llava", "--k", 5, "--tau", "hot"), "--tau hot"),
         (("--model", "llava", "--k", 5, "--track", "wand"), "did you mean 'wandb'"),
+        (("--model", "llava", "--k", 5, "--patience", 3, "--validation", 0), "--patience 3 counts validations"),
         (("--model", "scenes-vlm", "--k", 5, "--image-root", "."), "--image-root goes with --data"),
         (("--model", "scenes-vlm", "--k", 5, "--caption-column", "text"), "--caption-column goes with --data"),
     ],

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from gradprobe.operators.registry import build
-from gradprobe.operators.temperature import at_tau
+from gradprobe.operators.temperature import temperature
 from gradprobe.statistics.estimates import Estimate
 from gradprobe.vlm.training.presets import Settings
 from gradprobe.vlm.training.result import TrainingResult
@@ -17,14 +17,13 @@ def unfinished(settings: Settings, steps: int) -> str:
         >>> from gradprobe.vlm.training.presets import preset
         >>> unfinished(preset("diffprune", {"k": 64}), 400)
         'tau falls from 2 to 0.1 in 2000 steps, and this training has 400: it ends at tau 1.82, before ...
-        >>> unfinished(preset("small", {"k": 11}), 400)
-        ''
+        >>> unfinished(preset("small", {"k": 11}), 400), unfinished(preset("small", {"k": 11, "op": "gumbel"}), 4)
+        ('', '')
     """
     if settings.tau_start is None or settings.tau_end is None or steps >= settings.tau_steps:
         return ""
-    operator = build(settings.op)
-    if at_tau(operator, settings.tau_start) is operator:
-        return ""  # it has no temperature
+    if temperature(build(settings.op)) is None:
+        return ""  # its selection is as hard at any
     last = settings.recipe(steps).tau(steps - 1)
     start, end, falling = settings.tau_start, settings.tau_end, settings.tau_steps
     return (

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's quantile
 
 from gradprobe.statistics.agreement import cosine, cut_estimate, different, estimate, group_sum
 from gradprobe.statistics.association import spearman
@@ -92,7 +92,7 @@ def _square(reference: Array) -> tuple[Jackknifed, float]:
     """Return ``|b|^2`` of the sum over batches, from products of different draws, and half its 95 % interval."""
     gram = np.einsum("rgp,qhp->ghrq", reference, reference)
     noise = float(different(gram.sum((0, 1)))[1])
-    return group_sum(different(gram)[0]), float(student.ppf(0.975, len(reference) - 1) * np.sqrt(noise))
+    return group_sum(different(gram)[0]), float(stdtrit(len(reference) - 1, 0.975) * np.sqrt(noise))
 
 
 def _squares_without(reference: Array) -> Array:
