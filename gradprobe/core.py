@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gradprobe.errors import GradprobeError
+from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.nans import refuse_nan
 from gradprobe.noise import Noise as Noise
 from gradprobe.noise import Stream as Stream
@@ -105,7 +105,12 @@ class Operator:
     throttle: Throttle
 
     def __call__(self, patches: Tensor, scores: Tensor, k: int, noise: Noise) -> Selection:
-        """Return the selection for patches ``(B, N, D)`` and scores ``(B, N)``."""
+        """Return the selection for patches ``(B, N, D)`` and scores ``(B, N)``.
+
+        Raises:
+            UsageError: Patches, scores, K and noise do not fit together.
+        """
+        _check_call(patches, scores, k, noise)
         relaxation: Any = self.relaxation
         weights = relaxation(scores, k, noise.stream(Stream.RELAXATION))
         selection = self.throttle(patches, weights, k, noise.stream(Stream.THROTTLE))
@@ -119,6 +124,19 @@ class Operator:
     def about(self) -> About | None:
         """Promise that follows from the parts; None if one of them declares nothing."""
         return joined_about(self.relaxation, self.throttle)
+
+
+def _check_call(patches: Tensor, scores: Tensor, k: int, noise: Noise) -> None:
+    """Refuse arguments that broadcasting or slicing would accept with another meaning."""
+    (b, n), shape = patches.shape[:2], tuple(scores.shape)
+    if shape != (b, n):
+        raise UsageError(f"scores of shape {shape} for {b} images of {n} tokens; give one a token, {(b, n)}")
+    if not 1 <= k <= n:
+        raise UsageError(f"k={k} is no number of tokens to keep of {n}; give 1 to {n}")
+    if len(noise.ids) != b:
+        raise UsageError(
+            f"noise for {len(noise.ids)} images and patches of {b}; give one id an image: Noise(seed, ids)"
+        )
 
 
 AnyOperator = SelectionOperator | str | type  # itself, its name, or its class

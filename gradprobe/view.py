@@ -118,7 +118,7 @@ class TowerLayer:
     rows: Tensor | None = None
 
     def attention(self, query: Query = "class") -> Tensor:
-        """Return the attention to each visual token within its picture, mean over heads ``(B, N)``.
+        """Return the attention to each visual token within its picture, mean over heads ``(B, N)``, at least float32.
 
         Args:
             query: ``class``: of the class token; ``mean``: of all patches on average.
@@ -131,7 +131,9 @@ class TowerLayer:
                 "the vision tower has no class token; take the mean attention: mean-attention, query=mean"
             )
         which = slice(0, 1) if query == "class" else slice(self.prefix, None)
-        q, k = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.queries[:, which], self.keys))
+        wide = torch.promote_types(self.keys.dtype, torch.float32)  # rounded to half, many tokens would be equal
+        both = (self.queries[:, which].to(wide), self.keys.to(wide))
+        q, k = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in both)
         attention = (q @ k.mT * q.shape[-1] ** -0.5).softmax(-1)
         return self._of_tokens(attention[..., self.prefix :].mean((1, 2))[..., None])[..., 0]
 

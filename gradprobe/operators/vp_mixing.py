@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gradprobe.core import Noise
 from gradprobe.errors import UsageError
+from gradprobe.operators.widened import widened
 
 
 def check_sigma(sigma: float | str, name: str) -> None:
@@ -38,7 +39,8 @@ def mix(patches: Tensor, signal: Tensor, weights: Tensor, sigma: float | str, no
     """
     eps = noise.normal(patches.shape[1:], like=patches)
     if sigma == "rms":
-        eps = eps * patches.detach().square().mean(-1, keepdim=True).sqrt()
+        wide = widened(patches.detach())  # squares overflow float16
+        eps = eps * wide.square().mean(-1, keepdim=True).sqrt().to(eps.dtype)
     elif sigma != "unit":
         eps = eps * float(sigma)
     alpha = weights[..., None]

@@ -117,7 +117,7 @@ class SparseVLM:
 def raters(inside: Inside) -> Tensor:
     """Return a mask of the words that fit the image better than the average word behind it, ``(B, T)``."""
     words, behind = inside.first_words, inside.behind
-    fit = (inside.first @ words.states.mT).float().masked_fill(~behind[:, None], -torch.inf)
+    fit = (inside.first.float() @ words.states.float().mT).masked_fill(~behind[:, None], -torch.inf)
     mean = fit.softmax(-1).mean(1).masked_fill(~behind, 0)  # a row without words gives NaN, which is masked
     best = behind & (mean > mean.sum(1, keepdim=True) / behind.sum(1, keepdim=True))
     return torch.where(best.any(1, keepdim=True), best, behind)

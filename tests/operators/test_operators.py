@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gradprobe.core import Noise, Selection, Stream, apply, top_k, top_k_mask
+from gradprobe.errors import UsageError
 from gradprobe.operators import registry
 from gradprobe.testing.cases import TOKENS, budgets, catalogue, score_cases
 from gradprobe.testing.readouts import curved
@@ -91,6 +92,36 @@ def test_variance_is_preserved_by_rms_noise():
     out = throttle(patches, weights, 10, Noise(0, range(4))).tokens
     ratio = out.square().mean((1, 2)) / patches.square().mean((1, 2))
     assert (ratio - 1).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("throttle", ["vpnoise", "scale-vpnoise"])
+@pytest.mark.parametrize("size", [1e-4, 1.0, 3e3])
+def test_the_scale_of_noise_neither_overflows_nor_vanishes_in_half_precision(throttle, size):
+    patches = (size * patches_for(torch.zeros(2, 9), dim=64)).half()
+    weights = torch.linspace(0, 1, 9).repeat(2, 1).half()
+    act = registry.part("throttle", throttle)
+    out, exact = (
+        act(patches.to(t), weights.to(t), 3, noise_for(weights)).tokens for t in (torch.float16, torch.float32)
+    )
+    assert (out - exact).norm() < 4e-3 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scores": torch.zeros(3, 9, 1)}, r"scores of shape \(3, 9, 1\).*one a token, \(3, 9\)"),
+        ({"scores": torch.zeros(1, 9)}, r"scores of shape \(1, 9\)"),
+        ({"k": 0}, "k=0 is no number.*give 1 to 9"),
+        ({"k": -1}, "k=-1 is no number.*give 1 to 9"),
+        ({"k": 10}, "k=10 is no number.*give 1 to 9"),
+        ({"noise": Noise(0, (0,))}, "noise for 1 images and patches of 3; give one id an image"),
+    ],
+)
+@pytest.mark.parametrize("spec", ["hard", "gumbel", "vpnoise"])
+def test_what_does_not_fit_together_is_refused_and_not_broadcast(spec, change, words):
+    given = {"patches": torch.zeros(3, 9, 4), "scores": torch.zeros(3, 9), "k": 2, "noise": Noise(0, range(3))}
+    with pytest.raises(UsageError, match=words):
+        registry.build(spec)(**(given | change))
 
 
 def test_random_keeps_every_token_equally_often():

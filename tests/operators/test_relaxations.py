@@ -114,6 +114,48 @@ def test_relaxed_subset_is_k_softmaxes_each_without_what_was_taken(k, tau):
     assert_same(ours(f"relaxed-subset:tau={tau}", scores, k, v), twin(paper, scores, v), rtol=1e-7)
 
 
+@pytest.mark.parametrize("tau", [0.1, 1.0])
+@pytest.mark.parametrize("scale", [30, 300])
+def test_relaxed_subset_is_right_where_a_softmax_rounds_to_1(scale, tau):
+    """``1 - p`` is the share of all others, summed without p; a token that took all would else be taken again."""
+    others = ~torch.eye(7, dtype=torch.bool)
+
+    def paper(s):
+        alpha = s + noise_for(s).gumbel(s.shape[1:], like=s)
+        drawn = torch.zeros_like(s)
+        for _ in range(3):
+            logits = alpha / tau
+            drawn = drawn + logits.softmax(-1)
+            rest = torch.stack([logits[:, each].logsumexp(-1) for each in others], -1)
+            alpha = alpha + rest - logits.logsumexp(-1, keepdim=True)
+        return drawn.clamp(max=1)
+
+    scores, v = rows(scale=scale), rows(seed=1)
+    expected = twin(paper, scores, v)
+    assert_same(ours(f"relaxed-subset:tau={tau}", scores, 3, v), expected, rtol=1e-7, atol=1e-9)
+    rounded = ours(f"relaxed-subset:tau={tau}", scores.float(), 3, v.float())
+    assert_same(rounded[:1], [ours(f"relaxed-subset:tau={tau}", scores.float().double(), 3)[0].float()], 0, 1e-4)
+
+
+@pytest.mark.parametrize("tau", [0.01, 1.0])
+def test_neuralsort_loses_no_digit_to_its_logits_and_shares_alike_among_equal_scores(tau):
+    scores = rows(4, 600, scale=3).float()
+    scores[:, ::3] = scores[:, :1]
+    alpha, _ = ours(f"neuralsort:tau={tau}", scores, 64)
+    exact, _ = ours(f"neuralsort:tau={tau}", scores.double(), 64)
+    assert (alpha - exact).abs().max() < 2e-6
+    assert (alpha[:, ::3].amax(1) - alpha[:, ::3].amin(1)).max() < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("name", registry.RELAXATIONS)
+def test_weights_of_half_precision_are_rounded_once(name, dtype):
+    """Rounded before they are compared, perturbed scores would be equal, and the first tokens of an image win."""
+    for scores in (torch.full((4, 60), 30.0), rows(4, 60, scale=8).to(dtype).float()):
+        mine = registry.part("relaxation", name)(scores.to(dtype), 20, noise_for(scores))
+        assert torch.equal(mine, registry.part("relaxation", name)(scores, 20, noise_for(scores)).to(dtype))
+
+
 def test_gumbel_softmax_is_torchs_with_the_logits_of_keep_and_drop(monkeypatch):
     scores, v, temperature = rows(), rows(seed=1), 0.6
     gumbels = noise_for(scores).gumbel((2, 7), like=scores).transpose(1, 2)

@@ -1,5 +1,7 @@
 """Properties of every selector outside the language model, on a catalogue of images."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -47,6 +49,14 @@ def test_exactly_k_different_tokens_in_order_and_finite(spec, name):
             assert kept.tokens.shape == (b, k, width) and kept.tokens.dtype == made.tokens.dtype
             assert kept.tokens.isfinite().all()
     assert kept.tokens is None  # K = N: all, in order, as they are
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("query", ["class", "mean"])
+def test_attention_of_half_precision_is_not_rounded_to_a_few_values(query, dtype):
+    made = images(n=200)  # its numbers are exact in half precision
+    coarse = replace(made, tower=tuple(x.to(dtype) for x in made.tower)).view().tower.last
+    assert torch.equal(coarse.attention(query), made.view().tower.last.attention(query))
 
 
 @pytest.mark.parametrize("name", ["random", "constant", "tiles"])

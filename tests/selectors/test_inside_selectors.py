@@ -174,6 +174,19 @@ def test_raters_are_the_words_that_fit_better_than_the_average():
         assert 0 < int(found[row].sum()) < len(behind)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_raters_of_half_precision_are_those_of_the_same_numbers_in_float32(dtype):
+    """Products of states of some hundreds overflow float16, and all words would rate."""
+    place = given(b=8, t=20)
+    fine = [(150 * x).to(dtype).float() for x in (place.first, place.first_words.states)]
+    coarse = [x.to(dtype) for x in fine]
+    found = [
+        raters(replace(place, first=first, first_words=replace(place.first_words, states=states)))
+        for first, states in (fine, coarse)
+    ]
+    assert torch.equal(*found)
+
+
 def test_words_that_fit_alike_all_rate_and_without_words_the_last_token_does():
     place = given()
     alike = replace(place, first=torch.zeros(3, M, D))

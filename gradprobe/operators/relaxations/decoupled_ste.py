@@ -8,6 +8,7 @@ from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import check_positive
 from gradprobe.operator_info import About
 from gradprobe.operators.softtopk import soft_topk
+from gradprobe.operators.widened import widened
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class DecoupledSTE:
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
             return top_k_mask(scores, k)
-        p = soft_topk(scores.detach(), k, self.tau_f, cdf="logistic")
-        drawn = (noise.uniform(scores.shape[1:], like=scores.double()) < p).to(scores.dtype)
-        soft = soft_topk(scores, k, self.tau_b, cdf="logistic")
-        return drawn + (soft - soft.detach())
+        wide = widened(scores)
+        p = soft_topk(wide.detach(), k, self.tau_f, cdf="logistic")
+        drawn = (noise.uniform(scores.shape[1:], like=scores.double()) < p).to(wide.dtype)
+        soft = soft_topk(wide, k, self.tau_b, cdf="logistic")
+        return (drawn + (soft - soft.detach())).to(scores.dtype)

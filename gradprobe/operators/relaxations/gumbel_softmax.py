@@ -8,6 +8,7 @@ from torch import Tensor
 from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 from gradprobe.operator_info import About
+from gradprobe.operators.widened import widened
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,11 @@ class GumbelSoftmax:
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
             return top_k_mask(scores, k)
-        keep, drop = noise.gumbel((2, *scores.shape[1:]), like=scores).unbind(1)
-        logit = scores + (keep - drop)
+        wide = widened(scores)
+        keep, drop = noise.gumbel((2, *scores.shape[1:]), like=wide).unbind(1)
+        logit = wide + (keep - drop)
         soft = torch.sigmoid(logit / self.temperature)
-        return (logit > 0).to(scores.dtype) + (soft - soft.detach())
+        return ((logit > 0).to(wide.dtype) + (soft - soft.detach())).to(scores.dtype)
 
     def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:
         """Return the ratio loss of each image, ``(B,)``."""

@@ -9,6 +9,7 @@ from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 from gradprobe.operator_info import About
 from gradprobe.operators.softtopk import soft_topk
+from gradprobe.operators.widened import widened
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class GumbelSTE:
         )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
-        perturbed = scores + self.scale * noise.gumbel(scores.shape[1:], like=scores)
+        wide = widened(scores)
+        perturbed = wide + self.scale * noise.gumbel(scores.shape[1:], like=wide)
         mask = top_k_mask(perturbed, k)
         surrogate = perturbed if self.backward == "identity" else soft_topk(perturbed, k, self.tau, cdf="logistic")
-        return mask + (surrogate - surrogate.detach())  # the bracket is exactly zero forward
+        return (mask + (surrogate - surrogate.detach())).to(scores.dtype)  # the bracket is exactly zero forward

@@ -9,6 +9,7 @@ from torch import Tensor
 from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 from gradprobe.operator_info import About
+from gradprobe.operators.widened import widened
 
 LOW, HIGH = -0.1, 1.1  # gamma and zeta: ends of the stretched concrete variable
 
@@ -46,8 +47,9 @@ class HardConcrete:
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
             return top_k_mask(scores, k)
-        u = noise.uniform(scores.shape[1:], like=scores.double()).logit().to(scores.dtype)
-        return (torch.sigmoid((u + scores) / self.beta) * (HIGH - LOW) + LOW).clamp(0, 1)
+        wide = widened(scores)
+        u = noise.uniform(scores.shape[1:], like=scores.double()).logit().to(wide.dtype)
+        return (torch.sigmoid((u + wide) / self.beta) * (HIGH - LOW) + LOW).clamp(0, 1).to(scores.dtype)
 
     def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:
         """Return the budget loss of each image, ``(B,)``."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 from gradprobe.operator_info import About
+from gradprobe.operators.widened import widened
 
 TERMS = 10  # of the sum of gammas, as in the paper
 
@@ -48,7 +49,8 @@ class IMLE:
         scale = k / torch.arange(1, TERMS + 1, dtype=torch.float64, device=scores.device)
         gammas = noise.gamma(1 / k, (TERMS, scores.shape[-1]), like=scores.double())
         eps = ((gammas * scale[:, None]).sum(1) - torch.log(torch.tensor(float(TERMS)))) / k
-        return _Difference.apply(scores + eps.to(scores.dtype), k, self.lam)
+        wide = widened(scores)
+        return _Difference.apply(wide + eps.to(wide.dtype), k, self.lam).to(scores.dtype)
 
 
 class _Difference(torch.autograd.Function):

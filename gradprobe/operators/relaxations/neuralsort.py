@@ -15,7 +15,8 @@ class NeuralSort:
     """Column sums of NeuralSort: ``alpha_j = sum_{i <= K} softmax_j(((N + 1 - 2i) s_j - sum_l |s_j - s_l|) / tau)``.
 
     The rows of the permutation matrix sum to one, its columns need not: weights are clipped at one, so they may sum to
-    less than K. K = N keeps all. The cost is O(K N), with the sums of distances from a sort instead of N^2 differences.
+    less than K. K = N keeps all. The cost is O(K N), with the sums of distances from a sort instead of N^2 differences;
+    logits, which reach N times the scores, are computed in float64.
 
     Gradient: exact. Source: Grover, Wang, Zweig and Ermon, arXiv 1903.08850.
 
@@ -38,12 +39,12 @@ class NeuralSort:
         n = scores.shape[-1]
         if k == n:
             return top_k_mask(scores, k)
-        wide = scores if scores.dtype == torch.float64 else scores.float()
-        wide = wide - wide.detach().mean(-1, keepdim=True)  # sums of N scores far from 0 would lose their digits
-        t, order = wide.sort(dim=-1, descending=True, stable=True)
-        rank = torch.arange(1, n + 1, dtype=wide.dtype, device=wide.device)
-        up_to = t.cumsum(-1)
-        distances = 2 * up_to - up_to[..., -1:] + (n - 2 * rank) * t
-        logits = (n + 1 - 2 * rank[:k, None]) * t[..., None, :] - distances[..., None, :]
-        alpha = (logits / self.tau).softmax(-1).sum(-2)
+        t, order = (scores.double() / self.tau).sort(dim=-1, descending=True, stable=True)
+        rank = torch.arange(1, n + 1, dtype=t.dtype, device=t.device)
+        curve = (2 * rank + 1) * t - 2 * t.cumsum(-1)  # (N + 1) t_j - sum_l |t_j - t_l|, but for the same number in all
+        peak = (curve - 2 * rank * t)[..., :k].detach()  # row i is largest at j = i
+        factors = torch.stack([torch.ones_like(peak), (-2 * rank[:k]).expand_as(peak), -peak], -1)
+        logits = factors @ torch.stack([curve, t, torch.ones_like(t)], -2)
+        narrow = logits.to(torch.promote_types(scores.dtype, torch.float32))  # 0 at the peak: nothing is lost
+        alpha = narrow.softmax(-1).sum(-2)
         return torch.zeros_like(alpha).scatter(-1, order, alpha).clamp(max=1).to(scores.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor
 from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 from gradprobe.operator_info import About
+from gradprobe.operators.widened import widened
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Perturbed:
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
             return top_k_mask(scores, k)
-        wide = scores if scores.dtype == torch.float64 else scores.float()
+        wide = widened(scores)
         z = noise.normal((self.samples, scores.shape[-1]), like=wide)
         indices = (wide.detach()[:, None] + self.sigma * z).topk(k, dim=-1, sorted=False).indices
         masks = torch.zeros_like(z).scatter_(-1, indices, 1.0)

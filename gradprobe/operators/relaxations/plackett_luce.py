@@ -6,6 +6,7 @@ from torch import Tensor
 
 from gradprobe.core import Noise, top_k_mask
 from gradprobe.operator_info import About
+from gradprobe.operators.widened import widened
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,17 @@ class PlackettLuce:
     )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
-        return top_k_mask(scores.detach() + noise.gumbel(scores.shape[1:], like=scores), k)
+        return top_k_mask(_perturbed(scores, noise), k).to(scores.dtype)
 
     def log_prob(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         """Return the log-probability ``(B,)`` of the K tokens drawn with the same noise, in their order."""
-        order = (scores.detach() + noise.gumbel(scores.shape[1:], like=scores)).argsort(
-            dim=-1, descending=True, stable=True
-        )
+        order = _perturbed(scores, noise).argsort(dim=-1, descending=True, stable=True)
         drawn = scores.double().gather(-1, order)
         rest = drawn.flip(-1).logcumsumexp(-1).flip(-1)
         return (drawn - rest)[..., :k].sum(-1).to(scores.dtype)
+
+
+def _perturbed(scores: Tensor, noise: Noise) -> Tensor:
+    """Return ``s + g`` without a graph, in float32 at least: rounded to half precision, many sums would be equal."""
+    wide = widened(scores.detach())
+    return wide + noise.gumbel(scores.shape[1:], like=wide)

@@ -9,6 +9,7 @@ from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import check_positive
 from gradprobe.operator_info import About
 from gradprobe.operators.softtopk import soft_topk
+from gradprobe.operators.widened import widened
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,13 @@ class ReinMax:
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
             return top_k_mask(scores, k)
+        wide = widened(scores)
         with torch.no_grad():
-            p = soft_topk(scores, k, 1.0, cdf="logistic")
-            drawn = (noise.uniform(scores.shape[1:], like=scores.double()) < p).to(scores.dtype)
-            q = (drawn + (p if self.tau_q == 1 else soft_topk(scores, k, self.tau_q, cdf="logistic"))) / 2
+            p = soft_topk(wide, k, 1.0, cdf="logistic")
+            drawn = (noise.uniform(scores.shape[1:], like=scores.double()) < p).to(wide.dtype)
+            q = (drawn + (p if self.tau_q == 1 else soft_topk(wide, k, self.tau_q, cdf="logistic"))) / 2
             slope = 2 * q * (1 - q) - p * (1 - p) / 2
             share = p * (1 - p)
-            share = share / share.sum(-1, keepdim=True).clamp(min=torch.finfo(scores.dtype).tiny)
-        surrogate = slope * (scores - (share * scores).sum(-1, keepdim=True))
-        return drawn + (surrogate - surrogate.detach())
+            share = share / share.sum(-1, keepdim=True).clamp(min=torch.finfo(wide.dtype).tiny)
+        surrogate = slope * (wide - (share * wide).sum(-1, keepdim=True))
+        return (drawn + (surrogate - surrogate.detach())).to(scores.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor
 from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import check_positive
 from gradprobe.operator_info import About
+from gradprobe.operators.widened import widened
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,16 @@ class RelaxedSubset:
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
             return top_k_mask(scores, k)
-        wide = scores if scores.dtype == torch.float64 else scores.float()
+        wide = widened(scores)
         logits = (wide + noise.gumbel(scores.shape[1:], like=wide)) / self.tau
-        least = torch.finfo(wide.dtype).tiny
         total = torch.zeros_like(wide)
         for _ in range(k):
-            taken = logits.softmax(-1)
+            largest, where = logits.max(-1, keepdim=True)
+            logits = logits - largest
+            others = logits.scatter(-1, where, -torch.inf).logsumexp(-1, keepdim=True)
+            norm = torch.logaddexp(others, torch.zeros_like(others))
+            taken = (logits - norm).exp()
             total = total + taken
-            logits = logits + (1 - taken).clamp(min=least).log() / self.tau
+            left = torch.log1p(-taken.clamp(max=0.5)).scatter(-1, where, others - norm)  # log(1 - taken), also near 1
+            logits = logits + left / self.tau
         return total.clamp(max=1).to(scores.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor
 from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 from gradprobe.operator_info import About
+from gradprobe.operators.widened import widened
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,10 @@ class Shiva:
         return About(formula, "biased", source, ("shiva",), stochastic=self.sigma > 0, budget=1e-9)
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
-        t = scores + self.sigma * noise.normal(scores.shape[1:], like=scores)
+        wide = widened(scores)
+        t = wide + self.sigma * noise.normal(scores.shape[1:], like=wide)
         mask = top_k_mask(t, k)
-        wide = t if t.dtype == torch.float64 else t.float()
-        rank = torch.sigmoid((wide[:, None, :] - wide[:, :, None]) / self.tau_r).sum(-1) + 0.5  # the token itself: 0.5
-        soft = torch.sigmoid((k - rank) / self.tau_s).to(scores.dtype)
+        rank = torch.sigmoid((t[:, None, :] - t[:, :, None]) / self.tau_r).sum(-1) + 0.5  # the token itself: 0.5
+        soft = torch.sigmoid((k - rank) / self.tau_s)
         surrogate = torch.where(mask > 0, soft, -soft)
-        return mask + (surrogate - surrogate.detach())
+        return (mask + (surrogate - surrogate.detach())).to(scores.dtype)

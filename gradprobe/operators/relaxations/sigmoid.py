@@ -8,6 +8,7 @@ from torch import Tensor
 from gradprobe.core import Noise, top_k_mask
 from gradprobe.errors import UsageError, check_positive
 from gradprobe.operator_info import About
+from gradprobe.operators.widened import widened
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class Sigmoid:
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:
             return top_k_mask(scores, k)
-        return torch.sigmoid((scores - self.threshold) / self.tau)
+        wide = widened(scores)
+        return torch.sigmoid((wide - self.threshold) / self.tau).to(scores.dtype)
 
     def penalty(self, scores: Tensor, weights: Tensor, k: int) -> Tensor:
         """Return the budget loss of each image, ``(B,)``."""
