@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from gradprobe.data.pictures import GRID, PATCH, SIDE, SIZE, Object, Pictures, Samples, composed, strokes
+from gradprobe.data.samples import sklearn_datasets
 from gradprobe.errors import GradprobeError
 
 CLUTTER = 0.3  # share of the patches without a digit that have a piece of one
@@ -33,18 +34,23 @@ def photographs() -> tuple[np.ndarray, ...]:
         GradprobeError: A library was installed without them.
     """
     import matplotlib
-    from PIL import Image
-    from sklearn.datasets import load_sample_images
 
+    images = sklearn_datasets() / "images"
     portrait = Path(matplotlib.get_data_path(), "sample_data", "grace_hopper.jpg")
     try:
-        with Image.open(portrait) as image:
-            return (*load_sample_images().images, np.asarray(image.convert("RGB")))
+        return tuple(_decoded(path) for path in (images / "china.jpg", images / "flower.jpg", portrait))
     except OSError as error:
         raise GradprobeError(
             f"the sample photographs of scikit-learn and matplotlib are not installed ({error}); install both from "
             "their wheels: pip install --force-reinstall scikit-learn matplotlib"
         ) from None
+
+
+def _decoded(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 @cache

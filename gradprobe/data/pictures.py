@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 
+from gradprobe.data.samples import handwritten_digits
 from gradprobe.data.scenes import split_samples
 from gradprobe.errors import UsageError
 
@@ -170,9 +171,7 @@ def as_bytes(images: np.ndarray) -> np.ndarray:
 def samples_of(split: str) -> Samples:
     """Return the handwritten digits of a split, enlarged twice."""
     samples = split_samples(split)
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = handwritten_digits()
     small, edge = data.images[samples] / 16, SIDE * PATCH
     centre = (np.arange(edge) + 0.5) / 2 - 0.5  # bilinear: each of the 16 rows is a mixture of two of the 8
     enlarge = np.maximum(0, 1 - np.abs(centre[:, None] - np.arange(8)[None, :]))

@@ -10,6 +10,7 @@ from functools import cache
 
 import numpy as np
 
+from gradprobe.data.samples import handwritten_digits
 from gradprobe.errors import UsageError, nearest
 
 SIZE, PATCH = 112, 8  # pixels
@@ -89,9 +90,7 @@ def split_samples(split: str) -> np.ndarray:
     """
     if split not in SPLITS:
         raise UsageError(f"no split of the scenes is called {split!r}; {nearest(split, SPLITS)}")
-    from sklearn.datasets import load_digits
-
-    target = load_digits().target
+    target = handwritten_digits().target
     shuffled = np.random.Generator(np.random.SFC64(0)).permutation(len(target))
     heldout = np.zeros(len(target), dtype=bool)
     for digit in range(10):
@@ -155,9 +154,7 @@ def composed(split: str, ids: Sequence[int], bank: Bank, paint: Paint) -> Scenes
 def bank_of(split: str) -> Bank:
     """Return the digits of a split."""
     samples = split_samples(split)
-    from sklearn.datasets import load_digits
-
-    data = load_digits()
+    data = handwritten_digits()
     small = np.pad(data.images[samples] / 16, ((0, 0), (1, 1), (1, 1)))
     # Bilinear: each of the 30 rows is a mixture of two of the 10.
     centre = (np.arange(BOX) + 0.5) / 3 - 0.5

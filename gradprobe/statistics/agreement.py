@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's quantile
 
 from gradprobe.statistics.estimates import Estimate, Jackknifed, batch_mean, finite, paired_difference
 
@@ -108,7 +108,7 @@ def _half_width(replicates: Array, level: float) -> float:
         return 0.0
     uncertain = np.sum(spread**4) / power**2 - 1 / n
     freedom = max(2 / max(uncertain, 2 / (n - 1)), 1)
-    return float(student.ppf((1 + level) / 2, freedom) * np.sqrt((n - 1) / n * power))
+    return float(stdtrit(freedom, (1 + level) / 2) * np.sqrt((n - 1) / n * power))
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def _raised(ab: Jackknifed, aa: Jackknifed, bb: Jackknifed, least_a: float, leas
 
 def _half(variance: float, freedom: float = np.inf) -> float:
     """Return half the width of a 95 % interval."""
-    return float(student.ppf(0.975, freedom) * np.sqrt(variance))
+    return float(stdtrit(freedom, 0.975) * np.sqrt(variance))
 
 
 def _at_sigma(products: Products, s: int, baseline: Products | None) -> dict[str, Any]:

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
-from scipy.stats import t as student
+from scipy.special import stdtrit  # Student's quantile; scipy.stats takes half a second to import
 
 Array = NDArray[np.float64]
 ROUNDING = 1e-12  # a cosine this near to 1 is 1
@@ -46,7 +45,7 @@ class Jackknifed:
             return Estimate(self.value, np.nan, np.nan)
         with np.errstate(invalid="ignore"):  # an infinite replicate
             spread = self.left_out - self.left_out.mean()
-        half = student.ppf((1 + level) / 2, b - 1) * np.sqrt((b - 1) / b * (spread @ spread))
+        half = stdtrit(b - 1, (1 + level) / 2) * np.sqrt((b - 1) / b * (spread @ spread))
         return Estimate(float(self.value), float(self.value - half), float(self.value + half))
 
     def map(self, function, *others: "Jackknifed") -> "Jackknifed":
@@ -83,7 +82,7 @@ def of_cosine(mean: Jackknifed, level: float = 0.95) -> Estimate:
     if abs(value) >= 1 - ROUNDING:
         return Estimate(*(float(np.clip(value, -1, 1)),) * 3)
     spread = mean.left_out - mean.left_out.mean()
-    half = student.ppf((1 + level) / 2, b - 1) * np.sqrt(spread @ spread) / (1 - mean.value**2)
+    half = stdtrit(b - 1, (1 + level) / 2) * np.sqrt(spread @ spread) / (1 - mean.value**2)
     low, high = np.tanh(np.arctanh(value) + half * np.array([-1, 1]))
     return Estimate(value, min(float(low), value), max(float(high), value))  # the two functions round
 
@@ -185,6 +184,8 @@ def auc(scores: Array, relevant: NDArray[np.bool_]) -> Array:
         >>> auc(np.array([[3.0, 1.0, 2.0, 2.0]]), np.array([[True, False, False, True]]))
         array([0.875])
     """
+    from scipy.stats import rankdata
+
     ranks = rankdata(scores, axis=1)
     count = relevant.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):

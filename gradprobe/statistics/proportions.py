@@ -11,9 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import bisect
 from scipy.special import ndtr, ndtri
-from scipy.stats import binom
 
 from gradprobe.errors import UsageError
 from gradprobe.statistics.estimates import Estimate
@@ -104,6 +102,8 @@ def tango(pairs: Pairs, level: float = LEVEL) -> Estimate:
         >>> round(gap.value, 2), round(gap.low, 4), round(gap.high, 4)
         (0.08, -0.0083, 0.1727)
     """
+    from scipy.optimize import bisect
+
     z = float(ndtri((1 + level) / 2))
     value = (pairs.gained - pairs.lost) / pairs.n
     low = -1.0 if pairs.lost == pairs.n else bisect(lambda d: score(pairs, d) - z, -1, value, xtol=1e-12)
@@ -120,6 +120,8 @@ def mcnemar(pairs: Pairs) -> float:
         >>> mcnemar(Pairs(0, 5, 100)), mcnemar(Pairs(3, 3, 100)), mcnemar(Pairs(0, 0, 100))
         (0.0625, 1.0, 1.0)
     """
+    from scipy.stats import binom
+
     gained, lost, _ = pairs
     return min(1.0, 2 * float(binom.cdf(min(gained, lost), gained + lost, 0.5)))
 
