@@ -8,6 +8,8 @@ from gradprobe.errors import UsageError
 from gradprobe.probes.retention.result import RetentionResult, over_seeds, seed_groups
 from gradprobe.settings import RANKED
 
+TIE = 0.0005  # retentions that the paper prints alike
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -108,10 +110,13 @@ def _verdict(k: int, cell: Cell, first: Cell | None, baseline: str) -> str:
         verdict = f"undecided ({count} seed{'s' * (count > 1)})"
     elif low is None or low <= 0 <= high:
         verdict = "undecided"
+    elif abs(claimed) < 100 * TIE:
+        verdict = "decided"  # the paper has no order that it could be
     else:
         verdict = "reproduced" if (ours < 0) == (claimed < 0) else "the other way round"
     span = "" if low is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"K = {k}: {ours:+.1f}{span} points, paper {claimed:+.1f}: {verdict}"
+    claim = f"{claimed:+.1f}".replace("-0.0", "0.0").replace("+0.0", "0.0")
+    return f"K = {k}: {ours:+.1f}{span} points, paper {claim}: {verdict}"
 
 
 def _variant_of(result: RetentionResult) -> tuple[str, str]:

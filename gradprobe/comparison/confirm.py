@@ -3,6 +3,7 @@
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal
 
 from gradprobe.comparison.experiments import Answer, Experiment, panels
@@ -147,7 +148,7 @@ def lines(experiment: Experiment, done: Sequence[Trial]) -> list[str]:
         for name in shown:
             if (each := trial.associations.get(name)) is None:
                 continue
-            least = min(each.without.values(), default=float("nan"))
+            least = min((rho for rho in each.without.values() if isfinite(rho)), default=float("nan"))
             verdict = predicts(each, rules["p"], rules["useful"]) if name in rules["named"] else "explored"
             text.append(f"  {name}: {told(each)}; a throttle left out: ρ >= {number(least)}; predicts: {verdict}")
         for name, gap in trial.differences.items():

@@ -11,6 +11,7 @@ from gradprobe.plotting.colours import throttle_of
 from gradprobe.plotting.columns import interval, number
 from gradprobe.statistics.association import Association, Units, difference
 from gradprobe.statistics.estimates import Estimate
+from gradprobe.statistics.retained import Graded, retention, standard_error
 
 END, DURING = "retention", "during"
 COHERENCE, ROUGHNESS = "coherence C", "roughness"
@@ -126,11 +127,25 @@ def _of_landscape(result: Any) -> dict[str, tuple[float, float]]:
 
 
 def _of_retention(result: Any) -> dict[str, tuple[float, float]]:
+    if len(result.kind):
+        return _of_kinds(result)
     unpruned = float(result.unpruned.mean()) or np.nan  # a model that is never right retains nothing that can be told
     right = float(result.correct.mean())
     curve = result.curve[1:].mean() if len(result.curve) > 1 else right
     error = float(np.sqrt(right * (1 - right) / len(result.correct))) / unpruned
     return {END: (right / unpruned, error), DURING: (float(curve) / unpruned, error)}
+
+
+def _of_kinds(result: Any) -> dict[str, tuple[float, float]]:
+    """Return the two where there are kinds of questions: means of the kinds' ratios, as in the probe's own rows."""
+    images = Graded(result.correct, result.unpruned, result.kind)
+    known = len(result.curve[0]) if len(result.curve) else 0
+    looks = [Graded(look, result.unpruned[:known], result.kind[:known]) for look in result.curve[1:]] or [images]
+    error = standard_error(images)
+    return {
+        END: (retention(images).value, error),
+        DURING: (float(np.mean([retention(look).value for look in looks])), error),
+    }
 
 
 _MEASURES: dict[str, Callable[[Any], dict[str, tuple[float, float]]]] = {

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gradprobe.comparison.ablation import TIE
 from gradprobe.comparison.selector_table import INSIDE, TRAINED, Point, SelectorTable, ranked
 from gradprobe.plotting.columns import number, seeds
 from gradprobe.probes.retention.result import over_seeds
 from gradprobe.settings import RANKED
 from gradprobe.statistics.ratios import FEWEST_SEEDS
-
-TIE = 0.0005  # retentions that the paper prints alike
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ have that fault.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, floor
 
 import numpy as np
 from scipy.stats import rankdata
@@ -23,9 +24,9 @@ class Rank:
 
     Attributes:
         value: by mean over seeds; equal means share their mean rank.
-        low: best rank that the pairs leave open.
-        high: worst rank that they leave open.
-        best: whether the pairs leave open that it is as good as the operator with the largest mean.
+        low: best rank that the pairs leave open; where seeds are missing, no worse than ``value``.
+        high: worst rank that they leave open; no better than ``value``.
+        best: whether the pairs leave open that it is as good as the operator with the largest mean, or better.
     """
 
     value: float
@@ -81,8 +82,9 @@ def rank_intervals(
             above[j, i] = -above[i, j]
     places, first = rankdata(-means), int(means.argmax())
     for i, one in enumerate(ranked):
-        low, high = 1 + int((above[i] < 0).sum()), len(ranked) - int((above[i] > 0).sum())
-        ranks[one] = Rank(float(places[i]), low, high, bool(above[first, i] == 0))
+        value, low, high = float(places[i]), 1 + int((above[i] < 0).sum()), len(ranked) - int((above[i] > 0).sum())
+        low, high = min(low, floor(value)), max(high, ceil(value))  # means are of all seeds, pairs of those in common
+        ranks[one] = Rank(value, low, high, bool(above[first, i] <= 0))
     return ranks
 
 

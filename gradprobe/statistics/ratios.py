@@ -9,8 +9,7 @@ from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import expit, logit, ndtri
-from scipy.stats import t as student
+from scipy.special import expit, logit, ndtri, stdtrit
 
 from gradprobe.statistics.estimates import Estimate
 from gradprobe.statistics.proportions import LEVEL, Pairs, tango, wilson
@@ -172,17 +171,18 @@ def seeds_difference(values: Sequence[float], variances: Sequence[float], shared
         values: Difference of each seed.
         variances: Variance of each over its images.
         shared: True if all seeds have the same test images.
-        most: Largest possible difference.
+        most: Largest possible difference, to which the ends are cut.
 
     Returns:
-        Mean; its ends are NaN with fewer than 5 seeds.
+        Mean, always inside its interval; its ends are NaN with fewer than 5 seeds.
     """
     n, value = len(values), float(np.mean(values))
     if n < FEWEST_SEEDS:
         return Estimate(value, np.nan, np.nan)
     between, within = float(np.var(values, ddof=1)), float(np.mean(variances))
     reach = reach_over_seeds(max(between, within), within, n, shared)
-    return Estimate(value, max(value - reach, -most), min(value + reach, most))
+    low, high = max(value - reach, -most), min(value + reach, most)
+    return Estimate(value, min(low, value), max(high, value))  # a mean of ratios may pass the ratio of the means
 
 
 def reach_over_seeds(between: float, within: float, n: int, shared: bool) -> float:
@@ -197,7 +197,7 @@ def reach_over_seeds(between: float, within: float, n: int, shared: bool) -> flo
     seeds = between / n
     total = seeds + (within if shared else 0)
     freedom = (n - 1) * (total / seeds) ** 2
-    return float(student.ppf((1 + LEVEL) / 2, freedom) * sqrt(total))
+    return float(stdtrit(freedom, (1 + LEVEL) / 2) * sqrt(total))
 
 
 def _score_ends(x: int, n: int, z: float) -> tuple[float, float]:

@@ -54,6 +54,13 @@ def test_verdicts_say_whether_the_order_is_the_papers(full, gumbel, verdict):
     assert line.startswith("gumbel against full: K = 20:") and line.endswith(verdict) and "paper -4.0" in line
 
 
+@pytest.mark.parametrize(("full", "gumbel"), [(33, 25), (25, 33)])
+def test_where_the_paper_has_no_difference_ours_is_decided_and_no_order_is_reproduced(full, gumbel):
+    alike = tuple({**row, "retention": [98.0] * len(row["retention"])} if "retention" in row else row for row in PAPER)
+    (line,) = verdicts(variants(answers(full, gumbel), alike))
+    assert line.endswith("points, paper 0.0: decided")
+
+
 def test_a_difference_whose_interval_holds_zero_is_undecided():
     mixed = [r for r in answers(30, 30) if r.question["op"] != GUMBEL]
     mixed += [
@@ -92,6 +99,10 @@ def test_the_table_and_figure_show_all_of_it(tmp_path):
     ]  # fmt: skip
     drawn = {line.get_label() for axes in figure.axes for line in axes.lines}
     assert {"mean of seeds", "no training", "paper, LLaVA-1.5-7B"} <= drawn
+    small = {"a seed", "95 % interval, cut at the edge"}
+    single = variants([retained(n, op=op, denoiser="token") for op, n in ((FULL, 33), (GUMBEL, 31))], PAPER)
+    for each, named in ((figure, small), (ablation_figure(single, 100, "toy"), {"95 % interval, cut at the edge"})):
+        assert small & {text.get_text() for text in each.legends[0].get_texts()} == named
     first, second = (save_figure(ablation_figure(found, 100, "toy"), tmp_path / f"{i}.png") for i in "ab")
     assert first.read_bytes() == second.read_bytes()
 

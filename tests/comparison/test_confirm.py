@@ -1,6 +1,7 @@
 """The test of predictions: what is drawn, what counts as confirmed, and that the shipped one is what its file says."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -153,6 +154,15 @@ def test_a_planted_prediction_is_confirmed_and_a_planted_nothing_is_not(tmp_path
             row["sigmas"][0]["theta_ungated"] *= -1
     told = conclusions(experiment(models), trials(experiment(models), flipped))
     assert told[NAMED[0]]["predicts"] == "refuted"
+
+
+@pytest.mark.parametrize("without", [{"zero": np.nan, "gate": 0.3}, {"gate": 0.3, "zero": np.nan}])
+def test_the_least_correlation_without_a_throttle_is_of_those_that_have_one(without):
+    answers = planted("one", lambda i, j: 0.5 + 0.01 * i, 0.0)
+    (trial,) = trials(experiment(["one"]), answers)
+    known = {name: replace(each, without=without) for name, each in trial.associations.items()}
+    told = lines(experiment(["one"]), [replace(trial, associations=known)])
+    assert [line for line in told if "left out" in line and "ρ >= 0.30" not in line] == []
 
 
 def test_units_without_a_measure_leave_it_out():

@@ -1,10 +1,12 @@
 """Measures of the start beside the outcome: operators and seeds are matched, and none is left out for its noise."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
+from retentions import retained
 
 from gradprobe.comparison.measure_panels import by_throttle, styles_of
 from gradprobe.comparison.predict import COHERENCE, NAMED, differences, units_of, without
@@ -37,7 +39,7 @@ def ended(op, seed, share):
     correct = np.arange(100) < 100 * share
     return SimpleNamespace(
         probe="retention", question={"op": op, "seed": seed}, unpruned=np.ones(100), correct=correct,
-        curve=np.stack([np.zeros(100), correct]),
+        curve=np.stack([np.zeros(100), correct]), kind=np.zeros(0),
     )  # fmt: skip
 
 
@@ -62,6 +64,17 @@ def test_a_unit_is_an_operator_under_a_seed_matched_without_its_tau():
     assert units.errors[COHERENCE] == pytest.approx(np.full(4, 0.01))
     assert units.measures["fidelity, scorer, σ = 1"] == pytest.approx([0.3, 0.3, 0.4, 0.4])
     assert units_of(results([0.5, 0.6], [0.1, 0.2], [0.3, 0.4]), "during").outcome == pytest.approx(units.outcome)
+
+
+@pytest.mark.parametrize("kinds", [0, 2])
+def test_what_is_predicted_is_the_retention_of_the_probes_own_rows(kinds):
+    """Two kinds of questions, of which the unpruned model knows one better than the other."""
+    kind = np.arange(40) % kinds if kinds else np.zeros(0)
+    unpruned = (np.arange(40) % 4 > 0).astype(np.uint8)
+    whole = replace(retained(23), unpruned=unpruned, kind=kind)
+    for of in ("retention", "during"):
+        last = whole if of == "retention" else replace(whole, curve=np.stack([whole.correct] * 3))
+        assert units_of([last], of).outcome == pytest.approx([whole.row()["retention"]])
 
 
 def test_a_start_of_other_seeds_stands_for_the_operator():

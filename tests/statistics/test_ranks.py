@@ -74,6 +74,21 @@ def test_missing_seeds_are_left_out_and_fewer_than_five_have_no_rank():
     assert rank_intervals(np.full((2, 4), 0.5), np.full((2, 4), 0.1)) == [None, None]
 
 
+@given(st.integers(0, 10**6), st.floats(0.001, 0.05))
+def test_where_seeds_are_missing_a_rank_lies_in_its_interval_and_only_what_is_worse_is_not_best(seed, error):
+    rng = np.random.default_rng(seed)
+    values = rng.normal(0.7, 0.01, (4, 1)) + rng.choice([-0.3, 0.3], 12) + rng.normal(0, 0.002, (4, 12))
+    values[rng.random(values.shape) < 0.3] = np.nan  # a seed moves all operators more than these differ
+    means = [np.nanmean(row) if np.isfinite(row).sum() >= 5 else -np.inf for row in values]
+    first = values[int(np.argmax(means))]
+    for row, rank in zip(values, rank_intervals(values, np.full(values.shape, error)), strict=True):
+        if rank is not None:
+            gaps = (first - row)[np.isfinite(first - row)]
+            above = seeds_difference(gaps, [2 * error**2] * len(gaps), False, np.inf) if len(gaps) else None
+            assert rank.low <= rank.value <= rank.high
+            assert rank.best == (above is None or not above.low > 0)
+
+
 def test_what_does_not_vary_is_ranked_all_the_same():
     found = rank_intervals([[0.5] * 5, [0.4] * 5, [0.5] * 5], np.zeros((3, 5)))
     assert [(r.value, r.low, r.high) for r in found] == [(1.5, 1, 2), (3, 3, 3), (1.5, 1, 2)]

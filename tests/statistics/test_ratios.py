@@ -19,6 +19,7 @@ from gradprobe.statistics.ratios import (
     relative_variance,
     retained_difference,
 )
+from gradprobe.statistics.retained import Graded, difference
 
 COUNTS = st.builds(Paired, st.integers(0, 900), st.integers(0, 60), st.integers(0, 60))
 
@@ -77,6 +78,17 @@ def test_four_seeds_have_no_interval_and_five_have_one_in_range():
     assert four.value == pytest.approx(np.mean(values[:4])) and np.isnan(four.low)
     five = over_seeds(values, spread, each, shared=False, most=1.01)
     assert 0 < five.low < 0.5 < five.value < five.high < 1.01
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 40)), min_size=5, max_size=9), st.booleans())
+def test_a_difference_over_seeds_lies_in_its_interval_also_where_one_of_the_two_keeps_nothing(seeds, shared):
+    """Right with K tokens and with all, of 40 images; the other keeps none, or all."""
+    images, kind = np.arange(40), np.zeros(0)
+    ours = [Graded(images < right, images < unpruned, kind) for right, unpruned in seeds]
+    for constant in (0, 40):
+        pairs = [(each, Graded(images < constant, each.unpruned, kind)) for each in ours]
+        for gap in (difference(pairs, shared), difference([(b, a) for a, b in pairs], shared)):
+            assert gap.low <= gap.value <= gap.high and gap.low < gap.high
 
 
 @given(st.lists(st.floats(-1, 1), min_size=3, max_size=20))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from stored import asked, members_of, result
 
+from gradprobe.cli.compact import compact as command
 from gradprobe.errors import GradprobeError
 from gradprobe.store.archive import compact, read, read_files
 from gradprobe.store.results import Store
@@ -24,6 +25,19 @@ def test_a_compacted_answer_is_read_as_before_and_keeps_its_files(tmp_path):
     assert read_files(path) == {"scorer.safetensors": b"0" * 1000}
     assert store.find(asked()) == path and compact(path) == 0
     np.testing.assert_array_equal(store.load(path).gram, result().gram)
+
+
+def test_a_damaged_answer_is_named_and_keeps_no_other_from_being_compressed(tmp_path, capsys):
+    store = Store(tmp_path)
+    first, *others = sorted(store.save(result(asked(k=k))) for k in (5, 20, 58))
+    whole = first.read_bytes()
+    first.write_bytes(whole[: len(whole) // 2])
+    sizes = [path.stat().st_size for path in others]
+    with pytest.raises(GradprobeError, match=f"{first.stem}.* damaged"):
+        command(tmp_path)
+    assert "2 answers" in capsys.readouterr().out
+    assert all(path.stat().st_size < size for path, size in zip(others, sizes, strict=True))
+    assert first.read_bytes() == whole[: len(whole) // 2]
 
 
 def test_an_array_that_inflates_to_more_than_it_says_is_damaged_and_takes_no_memory(tmp_path):
