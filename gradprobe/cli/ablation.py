@@ -57,6 +57,6 @@ def ablation(
         for gap in missing[:3]:
             say(f"  missing: {gap.run.question.get('op')} at K = {gap.run.question.get('k')}: {gap.reason}")
     if figure is not None:
-        saved = to_palette(save_figure(drawings()["ablation"](experiment, answers), figure))
+        saved = to_palette(save_figure(drawings()["ablation"](experiment, answers)[0], figure))
         if not as_json:
             say(f"figure: {saved}")

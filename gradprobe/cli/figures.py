@@ -32,7 +32,7 @@ def figures(
     from gradprobe.comparison.experiments import load_experiment, run_experiment
     from gradprobe.parallel.driver import Crew
     from gradprobe.plotting.palette import to_palette
-    from gradprobe.plotting.style import check_path, save_figure
+    from gradprobe.plotting.style import check_path, save_pages
     from gradprobe.store.presets import shipped
     from gradprobe.store.results import Store
 
@@ -65,9 +65,10 @@ def figures(
         if not answers and experiment.runs:
             undrawn.append(experiment.name)
             continue
-        figure = drawings[experiment.figure](experiment, answers)
+        pages = drawings[experiment.figure](experiment, answers)
         for suffix in suffixes:
-            say(f"  drawn: {to_palette(save_figure(figure, out / f'{experiment.name}{suffix}'))}")
+            for path in save_pages(pages, out / f"{experiment.name}{suffix}"):
+                say(f"  drawn: {to_palette(path)}")
         if name is not None and (report := reports().get(experiment.figure)):
             console = Screen()
             for part in report(experiment, answers):

@@ -26,16 +26,17 @@ def leaderboard(
     """Measure every operator that has a name and is not measured yet, and write the leaderboard."""
     from gradprobe.cli.progress import bars
     from gradprobe.comparison.experiments import load_experiment, run_experiment
-    from gradprobe.comparison.leaderboard import comparisons, lacking, shares, write
-    from gradprobe.comparison.leaderboard_figure import leaderboard as drawn
+    from gradprobe.comparison.leaderboard import check_preset, comparisons, lacking, shares, write
+    from gradprobe.comparison.leaderboard_figure import leaderboard_pages
     from gradprobe.parallel.driver import Crew
     from gradprobe.plotting.palette import to_palette
-    from gradprobe.plotting.style import check_path, save_figure
+    from gradprobe.plotting.style import check_path, save_pages
     from gradprobe.store.results import Store
 
     if figure is not None:
         check_path(figure)
     experiment = load_experiment(preset, options.trusted(trust))
+    check_preset(experiment)
     stores, crew = [Store(options.COMMITTED), Store(results)], Crew(jobs, cluster)
     with bars() as tell:
         answers, missing = run_experiment(experiment, stores, tell, draw_only, crew)
@@ -49,11 +50,13 @@ def leaderboard(
     boards = comparisons(experiment, answers, missing)
     if not boards:
         raise GradprobeError(f"no answers for the baseline {experiment.baseline}; the lines above say why")
-    write(boards, page, data, found)
+    pages = [] if figure is None else leaderboard_pages(boards)
+    write(boards, page, data, found, len(pages))
     say(f"table: {page}")
     say(f"numbers: {data}")
     if figure is not None:
-        say(f"figure: {to_palette(save_figure(drawn(boards), figure))}")
+        for path in save_pages(pages, figure):
+            say(f"figure: {to_palette(path)}")
 
 
 def _command() -> str:

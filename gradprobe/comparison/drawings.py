@@ -1,20 +1,34 @@
-"""The figures that a preset can name: an experiment and its answers -> a figure."""
+"""The figures that a preset can name: an experiment and its answers -> a figure, or its pages."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from gradprobe.comparison.experiments import panels, row_panels
 
 Drawing = Callable[[Any, Sequence[Any]], Any]
+Pages = Callable[[Any, Sequence[Any]], list[Any]]  # figures of a page each
 Report = Callable[[Any, Sequence[Any]], list[Any]]  # tables and lines
 SHOWN = ("hard", "hard+zero", "scale:tau=0.01", "vpnoise:tau=0.01", "vpnoise:tau=0.1", "vpnoise")
 
 
-def drawings() -> dict[str, Drawing]:
-    """Return the figures by name; matplotlib is imported now."""
-    from gradprobe.comparison.confirm_figure import confirm_figure
+def drawings() -> dict[str, Pages]:
+    """Return the figures by name, each as a list of pages; matplotlib is imported now."""
     from gradprobe.comparison.leaderboard import comparisons
-    from gradprobe.comparison.leaderboard_figure import leaderboard
+    from gradprobe.comparison.leaderboard_figure import leaderboard_pages
+
+    several: dict[str, Pages] = {
+        "leaderboard": lambda experiment, answers: leaderboard_pages(comparisons(experiment, answers))
+    }
+    return several | {name: partial(_alone, drawing) for name, drawing in _of_one_page().items()}
+
+
+def _alone(drawing: Drawing, experiment: Any, answers: Sequence[Any]) -> list[Any]:
+    return [drawing(experiment, answers)]
+
+
+def _of_one_page() -> dict[str, Drawing]:
+    from gradprobe.comparison.confirm_figure import confirm_figure
     from gradprobe.comparison.predict_figure import predict
     from gradprobe.probes.coherence.figure import fig1c, operators
     from gradprobe.probes.fidelity.figure import fidelity_panels
@@ -24,7 +38,6 @@ def drawings() -> dict[str, Drawing]:
 
     return {
         "ablation": _ablation,
-        "leaderboard": lambda experiment, answers: leaderboard(comparisons(experiment, answers)),
         "confirm": confirm_figure,
         "fig1c": lambda experiment, answers: fig1c(row_panels(experiment, answers), experiment.paper),
         "fig2": lambda experiment, answers: fig2(panels(answers), experiment.paper),

@@ -11,7 +11,7 @@ import numpy as np
 from gradprobe.comparison.comparison import Comparison, compared, probe_rows, rows, to_json
 from gradprobe.comparison.experiments import Answer, Experiment, Missing, panels
 from gradprobe.comparison.tables import summary_markdown
-from gradprobe.errors import GradprobeError
+from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.files import atomic_write
 from gradprobe.plotting.columns import number
 from gradprobe.plotting.escape import code_span
@@ -32,8 +32,9 @@ its interval covers 0.94 to 1.00 averaged over operators, but 0.7 for the first 
 trained and asked with one seed is of one fresh scorer: its intervals and marks are over images, batches or rounds.
 [How each interval is made](statistics.md), and how often it covers.
 
-![every operator](../figures/leaderboard.png)
+{pictures}
 """
+PICTURE = "![every operator](../figures/leaderboard{number}.png)"
 SHARED = ("backbone", "weights", "k", "scorer", "layer", "loss", "dtype")
 COMMAND = "gradprobe leaderboard"
 DRAW_ONLY = "; run again without --draw-only to compute it"  # the command is told once
@@ -56,6 +57,21 @@ class Share:
         return f"{self.probe}: {self.there} of {self.asked} {what}{reasons and f' ({reasons})'}"
 
 
+def check_preset(experiment: Experiment) -> None:
+    """Refuse a preset of which no board could be made, before anything of it is computed.
+
+    Raises:
+        UsageError: no run asks the baseline, or one asks a probe that has no place on a board.
+    """
+    ops, places = [str(run.question.get("op")) for run in experiment.runs], compared()
+    if experiment.baseline not in ops:
+        known = nearest(experiment.baseline, dict.fromkeys(ops))
+        raise UsageError(f"{experiment.name} asks nothing of its baseline {experiment.baseline!r}; {known}")
+    if others := [run.question["probe"] for run in experiment.runs if run.question["probe"] not in places]:
+        known = nearest(others[0], places)
+        raise UsageError(f"{experiment.name} asks the probe {others[0]!r}, which has no place on a board; {known}")
+
+
 def shares(answers: Sequence[Answer], missing: Sequence[Missing]) -> list[Share]:
     """Return the answers that are there of those asked, a panel and probe each, in the order of the panels.
 
@@ -76,7 +92,8 @@ def shares(answers: Sequence[Answer], missing: Sequence[Missing]) -> list[Share]
               gaps.get(place, {}))
         for place in dict.fromkeys([*there, *gaps])
     ]  # fmt: skip
-    order, probes = list(dict.fromkeys(share.panel for share in found)), list(compared())
+    probes = list(dict.fromkeys([*compared(), *(share.probe for share in found)]))  # without a place: the last
+    order = list(dict.fromkeys(share.panel for share in found))
     return sorted(found, key=lambda share: (order.index(share.panel), probes.index(share.probe)))
 
 
@@ -106,13 +123,13 @@ def comparisons(experiment: Experiment, answers: Sequence[Answer], missing: Sequ
         ops = list(dict.fromkeys(r.question["op"] for r in results))
         if experiment.baseline not in ops:
             continue
-        asked = results[0].question
+        asked = {name: value for r in reversed(results) for name, value in r.question.items()}  # rankings name less
         board = Comparison(
             title=panel,
             ops=tuple(ops),
             focus=experiment.baseline,
             results={probe: each for probe, each in by_probe.items() if each},
-            settings={name: asked[name] for name in SHARED},
+            settings={name: asked[name] for name in SHARED if name in asked},
             command=COMMAND,
             missing=tuple(str(share) for share in found if share.panel == panel and share.gaps),
         )
@@ -145,7 +162,7 @@ def board_json(board: Comparison) -> dict[str, Any]:
     return told
 
 
-def write(boards: Sequence[Comparison], page: Path, data: Path, found: Sequence[Share] = ()) -> None:
+def write(boards: Sequence[Comparison], page: Path, data: Path, found: Sequence[Share] = (), pictures: int = 1) -> None:
     """Write the tables as Markdown and all numbers as JSON.
 
     Args:
@@ -153,6 +170,7 @@ def write(boards: Sequence[Comparison], page: Path, data: Path, found: Sequence[
         page: the Markdown.
         data: the JSON.
         found: the answers that are there, to name the panels without a board.
+        pictures: pages of the figure.
 
     Raises:
         GradprobeError: a file cannot be written.
@@ -162,7 +180,8 @@ def write(boards: Sequence[Comparison], page: Path, data: Path, found: Sequence[
         if panel not in [board.title for board in boards]:
             told = "; ".join(str(share) for share in found if share.panel == panel)
             sections.append(f"\n## {panel}\n\nNothing of `{boards[0].focus}` yet. {told}.\n")
-    texts = {page: "".join([ABOUT.format(focus=boards[0].focus), *sections])}
+    drawn = "\n".join(PICTURE.format(number=f"_{i}" if i > 1 else "") for i in range(1, pictures + 1))
+    texts = {page: "".join([ABOUT.format(focus=boards[0].focus, pictures=drawn), *sections])}
     texts[data] = json.dumps([board_json(board) for board in boards], indent=1) + "\n"
     try:
         for path, text in texts.items():
@@ -201,9 +220,11 @@ def _budget(board: Comparison) -> str:
     places = compared()
     sentences = []
     for probe, results in board.results.items():
-        seeds = ", ".join(map(str, sorted({r.question["seed"] for r in results})))
-        sentences.append(places[probe].BUDGET.format(**{**results[0].question, "seed": seeds, "seeds": seeds}))
-    return f"K = {board.settings['k']}, scorer {board.settings['scorer']}. " + "; ".join(sentences) + "."
+        seeds = ", ".join(map(str, sorted({r.question["seed"] for r in results if "seed" in r.question})))
+        words = getattr(places[probe], "BUDGET", f"{probe}: seed {{seed}}")  # of a user's probe, told by metrics alone
+        sentences.append(words.format(**{**results[0].question, "seed": seeds, "seeds": seeds}))
+    scorer = f", scorer {board.settings['scorer']}" if "scorer" in board.settings else ""
+    return f"K = {board.settings['k']}{scorer}. " + "; ".join(sentences) + "."
 
 
 def _order(cells: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:

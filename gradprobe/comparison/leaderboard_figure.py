@@ -1,4 +1,4 @@
-"""Figure of the leaderboard: every operator a row and every measure a column, of all models on one page."""
+"""Figure of the leaderboard: every operator a row and every measure a column, a panel for each model, in pages."""
 
 import textwrap
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from gradprobe.errors import UsageError
 from gradprobe.plotting.columns import Row, name_of
 from gradprobe.plotting.escape import legend_label
 from gradprobe.plotting.labels import text_size
-from gradprobe.plotting.style import BLACK, BLUE, GREY, PAGE, VERMILION, look
+from gradprobe.plotting.style import BLACK, BLUE, GREY, PAGE, TALLEST, VERMILION, look
 from gradprobe.probes.metrics import NO_GRADIENT, Metric
 from gradprobe.statistics.ranks import ROUNDED
 
 LINE, HEAD, FOOT = 0.128, 0.5, 0.27  # inches: a row, the words above the rows, the numbers below them
 KEY, EDGE, GAP = 0.5, 0.06, 0.17  # inches: the key, the margin, and what is between two columns
 NAME, LARGEST = 5.8, 6.3  # points: of operators, and of headings where there is room
-FEW = 4  # measures of a panel that takes half the width
+FEW = 3  # measures of a panel that takes half the width
 BEYOND = 0.3  # how far an axis goes beyond its dots for the sake of intervals, as a share of their range
 LOG = 30  # largest over smallest dot from which on a ratio's axis is logarithmic
 UNITS = {
@@ -56,7 +56,7 @@ def leaderboard(comparisons: Sequence[Comparison]) -> Figure:
     tables = [sorted(rows(comparison), key=_rank) for comparison in comparisons]
     if not tables or not all(measured(table) for table in tables):
         raise UsageError("no leaderboard to draw; give at least one result")
-    places, height = _arranged([(len(measured(table)), HEAD + LINE * len(table) + FOOT) for table in tables])
+    places, height = _arranged([_size(table) for table in tables])
     with look():
         figure = Figure(figsize=(PAGE, height + KEY))
         figure.set_layout_engine("none")  # all places are known
@@ -64,6 +64,28 @@ def leaderboard(comparisons: Sequence[Comparison]) -> Figure:
             _panel(figure, place, comparison.title, table)
         _key(figure, comparisons[0].focus, tables)
     return figure
+
+
+def leaderboard_pages(comparisons: Sequence[Comparison]) -> list[Figure]:
+    """Draw `leaderboard` on as many pages as its panels need, in their order; none is taller than ``TALLEST``.
+
+    Args:
+        comparisons: one a panel, of the same focus. A panel that is taller than a page has one of its own.
+
+    Raises:
+        UsageError: nothing was measured.
+    """
+    pages: list[list[Comparison]] = [[]]
+    for comparison in comparisons:
+        if pages[-1] and _arranged([_size(rows(each)) for each in [*pages[-1], comparison]])[1] + KEY > TALLEST:
+            pages.append([])
+        pages[-1].append(comparison)
+    return [leaderboard(page) for page in pages]
+
+
+def _size(table: Sequence[Row]) -> tuple[int, float]:
+    """Return the measures of a panel and its height in inches."""
+    return len(measured(table)), HEAD + LINE * len(table) + FOOT
 
 
 def _arranged(sizes: Sequence[tuple[int, float]]) -> tuple[list[Place], float]:

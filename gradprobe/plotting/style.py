@@ -1,7 +1,7 @@
 """Style of the figures, the same on every machine: palette, sizes, and files that depend on the results alone."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ RISE, STEP = FORMULAS = ("$L - L(0)$", "$|L_{j+1} - L_j|$")  # the only formulas
 _TICK = re.compile(r"\$\\mathdefault\{[-0-9.]*(\\times)?[-0-9.]*(\^\{[-0-9.]+\})?\}\$")
 
 COLUMN, PAGE = 3.4, 7.0  # inches: one column and the full width of a two-column paper
+TALLEST = 9.0  # inches: of the text of a page
 
 STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
@@ -117,6 +118,18 @@ def save_figure(figure: Figure, path: Path | str) -> Path:
         reason = error.strerror or error
         raise GradprobeError(f"cannot write {path}: {reason}; name a file in a folder that can be written") from None
     return path
+
+
+def save_pages(figures: Sequence[Figure], path: Path | str) -> list[Path]:
+    """Write figures of a page each: the first to ``name.png``, the others to ``name_2.png`` and so on.
+
+    Raises:
+        UsageError: The suffix is unknown.
+        GradprobeError: A file cannot be written.
+    """
+    path = Path(path)
+    places = [path, *(path.with_name(f"{path.stem}_{i}{path.suffix}") for i in range(2, len(figures) + 1))]
+    return [save_figure(figure, place) for figure, place in zip(figures, places, strict=True)]
 
 
 def _make_literal(figure: Figure) -> None:

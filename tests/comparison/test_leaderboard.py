@@ -17,10 +17,12 @@ from gradprobe.cli.leaderboard import leaderboard as command
 from gradprobe.comparison.comparison import metrics, rows, to_json
 from gradprobe.comparison.experiments import Answer, Experiment, Missing, Run, load_experiment, run_experiment
 from gradprobe.comparison.leaderboard import SHARED, comparisons, lacking, ranks, shares, write
+from gradprobe.comparison.leaderboard_figure import leaderboard_pages
 from gradprobe.comparison.tables import value
 from gradprobe.errors import GradprobeError
 from gradprobe.operator_info import about_of
 from gradprobe.operators import packages, registry
+from gradprobe.plotting.style import save_pages
 from gradprobe.store.results import Store, key_of
 
 TREE = Path(__file__).parents[2]
@@ -234,6 +236,17 @@ def test_panels_stand_apart_and_one_without_the_baseline_is_left_out():
     gap = Missing(Run("DeiT", {"probe": "cost", "op": "x+y"}, {}), "no time")
     boards = comparisons(experiment(), both, [gap])
     assert [board.missing for board in boards] == [(), ("cost: 3 of 4 answers (no time)",)]
+
+
+def test_the_page_shows_every_page_of_the_figure(tmp_path):
+    boards = comparisons(experiment(), [answer for i in range(30) for answer in toy(panel=f"model {i}")])
+    pages = save_pages(leaderboard_pages(boards), tmp_path / "leaderboard.svg")
+    assert [path.name for path in pages[:2]] == ["leaderboard.svg", "leaderboard_2.svg"]
+    titles = [f">model {i}<" for path in pages for i in range(30) if f">model {i}<" in path.read_text(encoding="utf-8")]
+    assert titles == [f">model {i}<" for i in range(30)]
+    write(boards, tmp_path / "board.md", tmp_path / "board.json", pictures=len(pages))
+    text = (tmp_path / "board.md").read_text(encoding="utf-8")
+    assert [path.stem for path in pages] == re.findall(r"[(]../figures/(\w+)[.]png[)]", text)
 
 
 def test_the_page_has_every_interval_and_the_file_every_number(tmp_path):

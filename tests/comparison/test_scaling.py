@@ -248,7 +248,7 @@ def test_a_preset_names_its_tokens_and_keeps_the_place_of_a_size_without_answers
     experiment = load_experiment(preset)
     run = experiment.runs[-1]
     assert run.panel == "large"
-    texts = drawn(drawings()["scaling"](experiment, [Answer(run, _of(run), tmp_path, False)]))
+    texts = drawn(drawings()["scaling"](experiment, [Answer(run, _of(run), tmp_path, False)])[0])
     assert {"small no answers yet", "large no answer at 78 %", "Sizes"} <= set(texts)
     with pytest.raises(UsageError, match="write: tokens = 100"):
         drawings()["scaling"](replace(experiment, paper=({"pruned": [50]},)), [Answer(run, _of(run), tmp_path, False)])

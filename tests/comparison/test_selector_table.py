@@ -355,12 +355,12 @@ def test_table_and_figure_show_all_of_it_and_follow_from_answers_alone(preset, t
         "97.0 / 98.0", "quoted, not re-run", "100, 11 x3", "33.2", "≈", "not ranked",
     ):  # fmt: skip
         assert wanted in shown, wanted
-    figure = drawings()["selectors"](experiment, given)
+    figure = drawings()["selectors"](experiment, given)[0]
     words = {text.get_text() for axes in figure.axes for text in axes.texts}
     assert {"Ours", "Late@1 a", "97.0 / 98.0", "100, 11 x3"} <= words
     notes = "\n".join(text.get_text() for text in figure.texts).replace("\n   ", " ")
     assert "a: contested: see a thread" in notes and "Paper: ours is the best" in notes
-    one, two = (save_figure(drawings()["selectors"](experiment, given), tmp_path / f"{i}.png") for i in "ab")
+    one, two = (save_figure(drawings()["selectors"](experiment, given)[0], tmp_path / f"{i}.png") for i in "ab")
     assert one.read_bytes() == two.read_bytes()
     with pytest.raises(UsageError, match="at least one result"):
         selector_figure(replace(table, points=()), None, "toy", "claim")

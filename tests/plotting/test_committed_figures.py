@@ -23,33 +23,36 @@ ROOT = Path(__file__).parents[2]
 TALLEST = 9.0  # inches: of the text of a page
 PRESETS = (
     "fidelity", "fig2_landscape", "leaderboard", "lines_deit_tiny", "predict_confirm", "predict_deit_tiny",
-    "predict_retention", "retention", "fig5_ranking", "vispco_front",
+    "predict_retention", "retention", "fig5_ranking", "vispco_front", "fig1c_coherence", "fig4_equivalence",
+    "figA1_scaling", "operators_deit_tiny", "operators_vit_small", "table5_ablation", "table5_scenes",
 )  # fmt: skip
 
 
 @cache
 def drawn(name):
-    """Return the figure of a preset from its stored answers, laid out as in its file, with the answers."""
+    """Return the pages of a preset's figure from its stored answers, laid out as in their files, with the answers."""
     experiment = load_experiment(ROOT / "experiments" / f"{name}.toml", [])
     answers, _ = run_experiment(experiment, [Store(ROOT / "results")], lambda *_: None, True)
     with pytest.MonkeyPatch.context() as patch:  # fewer draws: places and colours do not depend on their number
         for module in (confirm, predict_figure):
             patch.setattr(module, "associations", partial(associations, replicates=50))
-        figure = drawings()[experiment.figure](experiment, answers)
-    return laid_out(figure), answers
+        pages = drawings()[experiment.figure](experiment, answers)
+    return [laid_out(page) for page in pages], answers
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_no_words_lie_on_others_or_leave_the_figure(name):
-    figure, _ = drawn(name)
-    assert len(assert_readable(figure)) > 20
+    pages, _ = drawn(name)
+    for page in pages:
+        assert len(assert_readable(page)) > 20
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_they_fit_on_a_page_and_every_panel_has_data(name):
-    figure, _ = drawn(name)
-    assert figure.get_size_inches()[0] == PAGE and figure.get_size_inches()[1] <= TALLEST
-    for axes in figure.axes:
+    pages, _ = drawn(name)
+    for page in pages:
+        assert page.get_size_inches()[0] == PAGE and page.get_size_inches()[1] <= TALLEST
+    for axes in (axes for page in pages for axes in page.axes):
         lines = [line for line in axes.lines if line.get_transform() == axes.transData]  # not one across the panel
         parts = [*lines, *axes.collections, *axes.images, *axes.patches, *axes.child_axes]
         parts += [axes.get_legend()] if axes.get_legend() else []
@@ -57,7 +60,7 @@ def test_they_fit_on_a_page_and_every_panel_has_data(name):
 
 
 def test_an_operator_has_one_colour_in_all_panels_of_fidelity_and_its_name_beside_its_curve():
-    figure, answers = drawn("fidelity")
+    (figure,), answers = drawn("fidelity")
     colours = colours_of(answer.run.question["op"] for answer in answers)
     named = defaultdict(set)
     for axes in figure.axes:
@@ -77,7 +80,7 @@ def test_an_operator_has_one_colour_in_all_panels_of_fidelity_and_its_name_besid
 
 
 def test_contour_lines_of_a_row_have_one_spacing():
-    figure, answers = drawn("fig2_landscape")
+    (figure,), answers = drawn("fig2_landscape")
     assert len(figure.subfigs) == 2
     for part in figure.subfigs:
         spacings = {
@@ -92,7 +95,7 @@ def test_contour_lines_of_a_row_have_one_spacing():
 
 
 def test_similarities_have_a_diverging_map_centred_at_zero():
-    figure, _ = drawn("fig5_ranking")
+    (figure,), _ = drawn("fig5_ranking")
     maps = [image for axes in figure.axes for image in axes.images if image.get_array().ndim == 2]
     assert len(maps) == 6
     for image in maps:
@@ -103,7 +106,7 @@ def test_similarities_have_a_diverging_map_centred_at_zero():
 
 
 def test_nothing_joins_budgets_of_retention_and_seeds_are_dots():
-    figure, answers = drawn("retention")
+    (figure,), answers = drawn("retention")
     over = [axes for axes in figure.axes if axes.get_xlabel().startswith("K, tokens kept")]
     assert len(over) == 2
     for axes in over:
@@ -116,22 +119,24 @@ def test_nothing_joins_budgets_of_retention_and_seeds_are_dots():
 
 
 def test_the_leaderboard_names_directions_and_units():
-    figure, _ = drawn("leaderboard")
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    pages, answers = drawn("leaderboard")
+    titles = [axes.get_title(loc="left") for page in pages for axes in page.axes]
     assert {title.partition(" ")[0]: title[-1] for title in titles}.items() >= {
         "retention": "↑", "roughness": "↓", "cost": "↓", "fidelity": "↑"
     }.items()  # fmt: skip
-    for axes in figure.axes:
-        assert any(text.get_text() and to_hex(text.get_color()).upper() == GREY for text in axes.texts)
-    told = " ".join(text.get_text() for text in figure.texts)
-    assert ("gap" in told) == any(
-        title.startswith("gap") for title in titles
-    )  # the key tells of columns that there are
+    for page in pages:
+        for axes in page.axes:
+            assert any(text.get_text() and to_hex(text.get_color()).upper() == GREY for text in axes.texts)
+        told = " ".join(text.get_text() for text in page.texts)
+        gaps = any(axes.get_title(loc="left").startswith("gap") for axes in page.axes)
+        assert ("gap" in told) == gaps  # the key tells of columns that there are
+    models = [text.get_text() for page in pages for text in page.texts if text.get_fontweight() == "bold"]
+    assert models == list(dict.fromkeys(answer.run.panel for answer in answers))  # on one page each, in order
 
 
 @pytest.mark.parametrize("name", ["predict_retention", "predict_confirm"])
 def test_an_operator_has_a_number_in_every_panel_and_a_line_over_its_seeds(name):
-    figure, _ = drawn(name)
+    (figure,), _ = drawn(name)
     panels = [axes for axes in figure.axes if "(n = " in axes.get_xlabel()]
     assert panels
     for axes in panels:
