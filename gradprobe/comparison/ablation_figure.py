@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -66,9 +67,20 @@ def ablation_figure(rows: Sequence[Variant], n_tokens: int, title: str) -> Figur
         handles = {
             text: handle for axes in panels for handle, text in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
-        figure.suptitle(title, x=0.01, ha="left")
+        handles |= _small_marks([cell for variant in rows for cell in variant.cells.values()])
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
     return figure
+
+
+def _small_marks(cells: Sequence[Cell]) -> dict[str, Line2D]:
+    """Return the key of seeds and intervals, where some are drawn."""
+    marks = {}
+    if any(len(cell.row["by_seed"]) > 1 for cell in cells):
+        marks["a seed"] = Line2D([], [], color=GREY, marker=".", ms=3, alpha=0.55, linestyle="")
+    if any(cell.row["low"] is not None and cell.row["high"] is not None for cell in cells):
+        marks["95 % interval, cut at the edge"] = Line2D([], [], color=GREY, linewidth=1.2)
+    return marks
 
 
 def budgets_of(rows: Sequence[Variant]) -> list[int]:

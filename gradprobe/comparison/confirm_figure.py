@@ -25,6 +25,7 @@ from gradprobe.statistics.estimates import Estimate
 
 HIGH, LEFT, APART = 1.55, 0.56, 0.56  # inches: a panel, what is left of it and what lies between two
 ROW, NAMES, AXIS, HEAD = 0.15, 1.45, 0.72, 0.3  # inches: a line of a table, its names, intervals and headings
+VERDICT = 1.02  # inches from the intervals to the verdicts
 
 
 def confirm_figure(experiment: Experiment, answers: Sequence[Answer]) -> Figure:
@@ -89,17 +90,17 @@ def _table(
 ) -> None:
     """Draw correlations, and hollow their differences, with numbers and verdicts beside them."""
     write(figure, left, top, model, fontweight="bold", fontsize=7)
-    names = [name.replace(", less ", " − ") if ", less " in name else name for name, *_ in lines]
+    names = [name.replace(", less ", " less ") for name, *_ in lines]  # no minus beside the number of a sigma
     axes = place(figure, left + NAMES, top + HEAD, AXIS, ROW * len(lines))
     forest(axes, [[(each, "D" if ", less " in name else "o", "white" if ", less " in name else BLACK)]
                   for name, each, *_ in lines])  # fmt: skip
     axes.set_yticks(range(len(lines)), names, fontsize=5)
     axes.set_xlabel("ρ with retention, 95 %\nhollow: difference of two", fontsize=NUMBER)
     right = left + NAMES + AXIS + 0.05
-    for at, heading in ((0, "ρ [95 %]"), (0.7, "p"), (0.98, "verdict")):
+    for at, heading in ((0, "ρ [95 %]"), (0.7, "p"), (VERDICT, "verdict")):
         write(figure, right + at, top + HEAD - 0.1, heading, color=GREY, fontsize=5)
     for i, (_, each, p, verdict) in enumerate(lines):
-        texts = ((0, interval(each.value, each.low, each.high)), (0.7, p), (0.98, verdict))
+        texts = ((0, interval(each.value, each.low, each.high)), (0.7, p), (VERDICT, verdict))
         for at, text in texts:
             write(figure, right + at, top + HEAD + ROW * (i + 0.2), text, fontsize=5)
 

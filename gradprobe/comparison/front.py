@@ -177,5 +177,6 @@ def _accuracy(rows: Sequence[Row]) -> str:
     values = [100 * row["accuracy_difference"] for row in known]
     lows = [row["accuracy_difference_low"] for row in known if row["difference_seeds"] >= FEWEST_SEEDS]
     within = sum(low is not None and low > -POINT for low in lows)
-    words = f"; accuracy {number(min(values), 1)} to {number(max(values), 1)} points from the grid's"
+    span = " to ".join(dict.fromkeys(number(x, 1) for x in (min(values), max(values))))
+    words = f"; accuracy {span} points from the grid's"
     return f"{words}, decided within {100 * POINT:.0f} at {within} of {len(known)}"

@@ -19,8 +19,8 @@ from gradprobe.vlm.schedule.view import counts_of
 
 COLOURS = {"step": VERMILION, "steps:m=2": PURPLE, "steps:m=3": GREEN, "free": BLUE, GRID: GREY}
 MARKS = {"step": "v", "steps:m=2": "s", "steps:m=3": "D", "free": "o", GRID: "X"}
-NAMES = {"step": "search, one step", "steps:m=2": "search, two steps", "steps:m=3": "search, three steps",
-         "free": "search, free", GRID: "best of the grid"}  # fmt: skip
+NAMES = {"step": "one-step search", "steps:m=2": "two-step search", "steps:m=3": "three-step search",
+         "free": "free search", GRID: "best of the grid"}  # fmt: skip
 PANELS, LINE, WIDTH = 4.3, 0.117, 150  # inches of the panels and of a line of text; characters of such a line
 APART = 0.017  # distance of neighbouring kernels at a budget, in shares of FLOPs
 
@@ -50,7 +50,7 @@ def front_figure(front: Front, title: str, claim: str) -> Figure:
         grid[1, 0].set_ylabel("less the grid's best")
         grid[0, 0].set_ylim(bottom=0)
         above.legend(handles=_handles(front), loc="outside lower center", ncols=len(front.kernels) + 1)
-        above.suptitle(title, x=0.01, ha="left")
+        above.suptitle(title, x=0.01, ha="left", fontweight="bold")
         below.text(0.01, 1 - 0.04 / heights[1], "\n".join(lines), va="top", fontsize=6, linespacing=1.35)
     return figure
 
@@ -148,5 +148,8 @@ def _handles(front: Front) -> list[Line2D]:
 
 def _caption(front: Front, claim: str) -> Sequence[str]:
     """Return the lines below the panels: verdicts, the rule behind them, and the paper's claim."""
-    whole = [each.replace(" %", "\u00a0%") for each in (*verdicts(front), f"Paper: {claim}")]
+    told = verdicts(front)
+    for kernel in front.kernels:  # as the key says it
+        told = [NAMES[kernel] + each.removeprefix(kernel) if each.startswith(f"{kernel} ") else each for each in told]
+    whole = [each.replace(" %", "\u00a0%") for each in (*told, f"Paper: {claim}")]
     return [line for each in whole for line in textwrap.wrap(each, WIDTH, subsequent_indent="    ")]

@@ -50,7 +50,7 @@ def scaling_figure(scaling: Scaling, title: str, claim: str) -> Figure:
         for axes in grid[len(scaling.parts) :]:
             axes.set_axis_off()
         _legend(grid[len(scaling.parts)], scaling)
-        above.suptitle(title, x=0.01, ha="left")
+        above.suptitle(title, x=0.01, ha="left", fontweight="bold")
         below.text(0.01, 1 - 0.05 / heights[1], "\n".join(lines), va="top", fontsize=6, linespacing=1.35)
     return figure
 
@@ -85,7 +85,7 @@ def _unpruned(axes: Axes, scaling: Scaling, part: str) -> None:
     """Write the accuracy with all tokens of each size, in its colour."""
     behind = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
     style: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 6.5, "bbox": behind}
-    axes.text(0.03, 0.14, "right with all tokens, %", color=GREY, **style)
+    axes.text(0.03, 0.14, "accuracy with all tokens, %", color=GREY, **style)
     for i, model in enumerate(scaling.models):
         if curve := scaling.curve(model, part):
             accuracy = 100 * float(np.mean([point.unpruned for point in curve.values()]))

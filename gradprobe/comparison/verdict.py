@@ -143,7 +143,7 @@ def verdict(operator_rows: Sequence[Row], focus: str, images: int | None = None)
         'Do not conclude: nothing is compared with a+zero.'
     """
     lines = {line.metric.name: line for line in measures(operator_rows)}
-    others = [f"by {_measure(lines[name])} {_told(lines[name])}" for name in FIRST[1:] if name in lines]
+    others = [f"{_told(lines[name])} by {_measure(lines[name])}" for name in FIRST[1:] if name in lines]
     decides = lines.get(FIRST[0])
     if decides is None:
         nothing = f"nothing is compared with {focus}" if not lines else _unmeasured(operator_rows, focus)
@@ -239,4 +239,4 @@ def _unmeasured(operator_rows: Sequence[Row], focus: str) -> str:
     """Return why retention says nothing of the focus."""
     own = next((row["metrics"].get(FIRST[0]) for row in operator_rows if row["focus"]), None)
     reason = own["reason"] if own else None
-    return f"retention of {focus} is {f'not there ({reason})' if reason else 'compared with nothing'}"
+    return f"retention of {focus} is {f'missing ({reason})' if reason else 'compared with nothing'}"

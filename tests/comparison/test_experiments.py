@@ -1,5 +1,6 @@
 """Presets: what they ask, what is taken from a store, what is run, and what is missing."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from stored import asked, result
 from typer.testing import CliRunner
 
 from gradprobe.cli.figures import figures
+from gradprobe.comparison.drawings import drawings
 from gradprobe.comparison.experiments import load_experiment, row_panels, run_experiment
 from gradprobe.errors import GradprobeError, UsageError
 from gradprobe.probes import opened
@@ -304,6 +306,12 @@ def test_figures_refuses(preset, probe, run):
     assert "no answers for fig" in str(nothing)
     preset(PRESET.replace('"fig1c"', '"fig1d"'))
     assert "no figure 'fig1d': did you mean 'fig1c'" in str(run().exception)
+
+
+def test_the_page_on_presets_lists_every_figure():
+    page = (TREE / "docs" / "results.md").read_text(encoding="utf-8")
+    (listed,) = re.findall(r'^figure = "\w+" +# (.+)$', page, re.M)
+    assert set(listed.replace(" or ", " ").split(", ")) == set(drawings())
 
 
 def test_keys_need_no_files(preset):

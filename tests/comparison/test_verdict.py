@@ -166,8 +166,8 @@ def test_the_sentence_has_retention_first_then_fidelity_then_cost():
     assert told.outcome == "mixed"
     assert told.sentence == (
         f"{MINE} is better than a+zero, the same as b+zero and worse than c+zero by retention (decided by 5 seeds of "
-        "512 test images); by fidelity of one scorer worse than a+zero and b+zero and undecided against c+zero; by "
-        "cost better than all 3 operators."
+        "512 test images); worse than a+zero and b+zero and undecided against c+zero by fidelity of one scorer; better "
+        "than all 3 operators by cost."
     )
     assert verdict(found[:2], MINE, 512).outcome == "better"
     assert verdict([*found[:1], found[3]], MINE, 512).outcome == "worse"
@@ -187,7 +187,7 @@ def test_it_is_one_sentence_whatever_is_missing():
         assert told.sentence.endswith(".") and told.sentence.count(". ") == 0
         assert found.focus in told.sentence
     assert (
-        "retention of my_op.py:MyOp is not there (not measured)"
+        "retention of my_op.py:MyOp is missing (not measured)"
         in verdict_of(comparison((MINE, GUMBEL), probes=("cost",))).sentence
     )
 

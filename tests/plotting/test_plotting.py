@@ -120,6 +120,16 @@ def test_fig1c_draws_paper_and_panels_on_one_axis():
     assert f" {HARD}: no gradient" in texts(figure)
 
 
+def test_fig1c_names_the_models_of_each_size_where_they_differ():
+    other = [row | {"batches": 24} for row in ROWS]
+    one, two = (
+        fig1c([("scenes\nMLP", ROWS), ("DeiT-T MLP", ROWS), ("ViT-S\nMLP", rows)], PAPER).axes[1].get_xlabel()
+        for rows in (ROWS, other)
+    )
+    assert one.count("batches of") == 1 and "scenes" not in one
+    assert two.count("batches of") == 2 and "scenes, DeiT-T: " in two and "\nViT-S: 24 batches" in two
+
+
 def test_fig1c_prints_a_ratio_or_that_there_is_none():
     ratio = {"ratio": 6.14, "ratio_low": 4.0, "ratio_high": 9.0, "ratio_reason": None}
     none = {"ratio": None, "ratio_low": None, "ratio_high": None, "ratio_reason": "unbounded: it reaches 0"}

@@ -9,7 +9,7 @@ from gradprobe.probes.coherence.view import AGREEMENT, STRENGTH, ratio, setting
 from gradprobe.probes.metrics import Grid, Metric, Plan, cell, ends_of, estimated, grid, trained, without_gradient
 from gradprobe.probes.seeds import APART, SHARE, Pooled, row_of
 
-QUESTION = "Do the gradients of different batches ask for the same step?"
+QUESTION = "Do the gradients of different batches point the same way?"
 POOLS_SEEDS = True  # several answers of an operator, one a seed, are one row
 POOLED = (
     Pooled("coherence", "atanh", ("low", "high")),
@@ -25,14 +25,14 @@ BUDGET = "coherence: {batches} batches of {batch_size}, {draws} draws, seed {see
 METRICS = (
     Metric(
         "coherence", "coherence", "coherence", "higher", False, False,
-        "mean cosine between the scorer's gradients of different batches; 1 if every batch asks for the same step",
+        "mean cosine between the scorer's gradients of different batches; 1 if all batches point the same way",
         lambda row: cell(
             row, "coherence", ("low", "high"), "difference", reason=without_gradient(row), seeds=trained(row)
         ),
     ),
     Metric(
         "centred", "centred C", "coherence", "higher", False, False,
-        "coherence without what moves all scores of an image alike, which no ranking notices",
+        "coherence without the part that moves all scores of an image alike, which changes no ranking",
         lambda row: cell(
             row, "centred", ends_of("centred"), "centred_difference", reason=without_gradient(row), seeds=trained(row)
         ),
@@ -61,7 +61,7 @@ def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
     }
     return [
         grid(setting(rows).replace("\n", "; "), rows, known, tuple(known)),
-        grid(f"above {focus}", others, versus),
+        grid(f"difference from {focus}", others, versus),
     ]
 
 

@@ -118,7 +118,7 @@ def fig1c(panels: Sequence[Panel], paper: Sequence[Mapping[str, Any]]) -> Figure
         left.set_title("paper")
         left.set_xlabel("read off the chart")
         right.set_title("gradprobe")
-        right.set_xlabel(f"{setting(rows)}; 95 % intervals")
+        right.set_xlabel(f"{_settings(panels)}\n95 % intervals")
         for axes in (left, right):
             axes.axhline(0, color=BLACK, linewidth=0.8)
             axes.grid(axis="y")
@@ -164,6 +164,14 @@ def _our_bars(axes: Axes, groups: Sequence[Panel], colours: Mapping[str, str]) -
         start = at[-1] + 2
     axes.set_xticks(ticks, [name for name, _ in groups])
     axes.set_xlim(-1, max(start - 1, 1))
+
+
+def _settings(panels: Sequence[Panel]) -> str:
+    """Return the sizes behind the bars, with the models of each where they differ."""
+    models: dict[str, dict[str, None]] = {}
+    for name, rows in panels:
+        models.setdefault(setting(rows), {})[name.split()[0]] = None
+    return "\n".join(text if len(models) == 1 else f"{', '.join(of)}: {text}" for text, of in models.items())
 
 
 def _groups(name: str, rows: Sequence[Row]) -> list[Panel]:

@@ -9,8 +9,8 @@ from gradprobe.plotting.columns import Cell, Row, interval, number, short
 from gradprobe.probes import seeds_view
 
 MEANING = (
-    "coherence: mean cosine between scorer gradients of different batches; 1: every batch says the same, 0: nothing "
-    "in common. centred: without the part that moves all scores of an image together, which no ranking can see."
+    "coherence: mean cosine between scorer gradients of different batches; 1: all batches point the same way, 0: "
+    "nothing in common. centred: without the part that moves all scores of an image together, which changes no ranking."
 )
 STRONG = (
     "C: other batch, other draw; C_data: other batch, same draw; C_op: same batch, other draw; g: scorer gradient of a "

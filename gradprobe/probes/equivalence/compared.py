@@ -69,7 +69,7 @@ def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
     for of, name in (("top1", "top-1"), ("top5", "top-5")):
         columns |= {name: estimated(of), f"{name} gap": estimated(f"{of}_difference")}
         columns[f"{name} verdict"] = _word(f"{of}_verdict")
-    columns[f"top-1 above {focus}"] = lambda row: estimated("top1_difference")(row["versus"])
+    columns[f"top-1, difference from {focus}"] = lambda row: estimated("top1_difference")(row["versus"])
     return [grid(f"gaps to hard top-K on {rows[0]['images']} images, margin {rows[0]['margin']:g}", rows, columns)]
 
 

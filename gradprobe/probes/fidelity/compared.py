@@ -96,7 +96,7 @@ def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
         "centred": lambda at: estimate_of(at, "centred"),
         "in parameters": lambda at: estimate_of(at, "theta"),
         "bias²": lambda at: short(at["bias2"]),
-        f"cosine above {focus}": lambda at: estimate_of(at, "cosine_difference"),
+        f"cosine, difference from {focus}": lambda at: estimate_of(at, "cosine_difference"),
     }
     lines = [(name_of(row), _texts(row, at, cosines)) for row in rows for at in row["sigmas"]]
     tables = [Grid("with the gradient of the smoothed deployed loss", ("operator", *cosines), tuple(lines))]
@@ -104,7 +104,7 @@ def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
         return tables
     steps = {f"{at['step']:g}": i for i, at in enumerate(rows[0]["ladder"])}
     falls = "fall of the deployed loss per unit of step, at each step"
-    for title, name, shown in ((falls, "rate", rows), (f"above {focus}", "rate_difference", others)):
+    for title, name, shown in ((falls, "rate", rows), (f"difference from {focus}", "rate_difference", others)):
         tables.append(grid(title, shown, {step: _rate(i, name) for step, i in steps.items()}))
     return tables
 

@@ -102,7 +102,7 @@ def grids(rows: Sequence[Row], others: Sequence[Row], focus: str) -> list[Grid]:
         "each seed": lambda row: ", ".join(number(x, 3) for x in row["by_seed"]),
         "spread over seeds": lambda row: number(spread(row)["seeds"], 3),
         "over images": lambda row: number(spread(row)["images"], 3),
-        f"above {focus}": estimated("difference"),
+        f"difference from {focus}": estimated("difference"),
         "untrained": lambda row: number(row["untrained"]),
         "accuracy": lambda row: number(row["accuracy"], 3),
         "unpruned": lambda row: number(row["unpruned"], 3),

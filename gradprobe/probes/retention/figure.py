@@ -127,7 +127,7 @@ def _curves(axes: Axes, grouped: Grouped, colours: Mapping[str, str]) -> None:
     unpruned = np.mean([row["unpruned"] for row, _ in trained])
     axes.axhline(unpruned, color=BLACK, linewidth=0.6)
     axes.set_ylim(0, 1.05 * max(unpruned, highest))
-    axes.set_xlabel(f"training steps, K = {shown}")
+    axes.set_xlabel(f"training steps, K = {shown}; thin: each seed")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.grid(axis="y")
 
