@@ -12,9 +12,9 @@ from gradprobe.comparison.selector_table import SelectorTable
 from gradprobe.comparison.selector_text import QUOTED, Cells, Text, text_of
 from gradprobe.errors import UsageError
 from gradprobe.plotting.labels import text_size
-from gradprobe.plotting.style import BLACK, GREY, PAGE, look
+from gradprobe.plotting.style import BLACK, GREY, PAGE, TALLEST, look
 
-ROW, GAP, TOP = 0.104, 0.06, 0.3  # inches: a row, the room above a heading, the title
+ROW, GAP, TOP, EDGE = 0.104, 0.06, 0.3, 0.06  # inches: a row at most, the room above a heading, the title, the margin
 LEFT, RIGHT, PANEL = 4.36, 2.16, 4.3  # inches: width of the table and of the panel, height of the panel
 LEGEND = 1.05  # inches: labels of the axis and legend, below the panel
 NOTE, NARROW, WIDE = 0.09, 58, 112  # inches of a line of notes; characters below the panel, and below the table
@@ -52,14 +52,16 @@ def selector_figure(
     notes = [*text.notes, f"Paper: {claim}"]
     beside, below = _wrapped(notes, NARROW), _wrapped(notes, WIDE)
     rows = 1 + sum(1 + len(block.rows) for block in text.blocks)
-    tall, panel = ROW * rows + GAP * len(text.blocks) + 0.1, PANEL + LEGEND
+    apart = GAP * len(text.blocks) + 0.1
+    row = min(ROW, (TALLEST - TOP - EDGE - apart) / rows)
+    tall, panel = row * rows + apart, PANEL + LEGEND
     fits = tall >= panel + NOTE * len(beside)  # the room below the panel is there anyway
-    height = TOP + 0.06 + (tall if fits else max(tall + NOTE * len(below) + 0.1, panel))
+    height = TOP + EDGE + (tall if fits else max(tall + NOTE * len(below) + 0.1, panel))
     with look():
         figure = Figure(figsize=(PAGE, height))
         figure.set_layout_engine("none")  # names in the panel are placed in inches
         figure.text(0.012, 1 - 0.13 / height, title, fontsize=8.5, fontweight="bold", va="center")
-        _table(figure.add_axes((0.08 / PAGE, 0, LEFT / PAGE, 1 - TOP / height)), text, height - TOP)
+        _table(figure.add_axes((0.08 / PAGE, 0, LEFT / PAGE, 1 - TOP / height)), text, height - TOP, row)
         left, bottom = (PAGE - RIGHT - 0.06) / PAGE, 1 - (TOP + 0.1 + PANEL) / height
         axes = figure.add_axes((left, bottom, RIGHT / PAGE, PANEL / height))
         axes.tick_params(labelsize=6)
@@ -77,20 +79,20 @@ def selector_figure(
     return figure
 
 
-def _table(axes: Axes, text: Text, height: float) -> None:
-    """Write the rows, in inches from the top."""
+def _table(axes: Axes, text: Text, height: float, each: float) -> None:
+    """Write the rows, of ``each`` inches, from the top."""
     axes.set_axis_off()
     axes.set_xlim(0, LEFT)
     axes.set_ylim(height, 0)
-    y = ROW / 2
+    y = each / 2
     for name, heading in (HEADINGS | {"flops": f"{text.unit}FLOPs"}).items():
         _write(axes, name, y, heading, GREY)
     for block in text.blocks:
-        y += ROW + GAP
-        axes.plot([0, LEFT], [y - ROW / 2 - GAP / 2] * 2, color=GREY, linewidth=0.4)
+        y += each + GAP
+        axes.plot([0, LEFT], [y - each / 2 - GAP / 2] * 2, color=GREY, linewidth=0.4)
         _write(axes, "rank", y, block.heading, BLACK, bold=True)
         for row in block.rows:
-            y += ROW
+            y += each
             _row(axes, y, row)
 
 

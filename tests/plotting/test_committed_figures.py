@@ -25,6 +25,7 @@ PRESETS = (
     "fidelity", "fig2_landscape", "leaderboard", "lines_deit_tiny", "predict_confirm", "predict_deit_tiny",
     "predict_retention", "retention", "fig5_ranking", "vispco_front", "fig1c_coherence", "fig4_equivalence",
     "figA1_scaling", "operators_deit_tiny", "operators_vit_small", "table5_ablation", "table5_scenes",
+    "table1_llava15", "table2_llavanext", "table3_qwen", "table4_cost",
 )  # fmt: skip
 
 
