@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).parents[1]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
@@ -16,6 +17,9 @@ def pytest_configure(config):
     os.environ["GRADPROBE_CACHE"] = tempfile.mkdtemp(prefix="gradprobe-cache-")  # tests never touch the user's own
     if os.environ.get("PYTEST_XDIST_WORKER"):
         torch.set_num_threads(1)
+    # No test fails for its time: a machine may be busy.
+    settings.register_profile("gradprobe", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("gradprobe")
 
 
 def pytest_unconfigure(config):

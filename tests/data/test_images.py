@@ -161,7 +161,7 @@ def test_broken_files_are_passed_over_and_named(mixed):
     assert len(folder.skipped) == 5
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_batches_depend_on_the_order_alone(mixed, data):
     order = data.draw(st.permutations(range(12)))

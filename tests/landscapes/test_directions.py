@@ -43,7 +43,7 @@ def test_each_filter_moves_by_its_own_norm(dtype):
         assert d[name].shape == params[name].shape and not d[name].any()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     shape=some.lists(some.integers(1, 6), min_size=2, max_size=4),
     scale=some.sampled_from([1e-30, 1e-6, 1.0, 1e25]),

@@ -128,7 +128,7 @@ def test_scores_of_many_scales_and_budgets_near_whole_numbers(cdf):
         assert ((alpha.sum(-1) - k).abs() <= 1e-11 * scores.shape[-1]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 @cdfs
 def test_any_scores(cdf, data):

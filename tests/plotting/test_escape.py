@@ -8,7 +8,7 @@ from html import unescape
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
@@ -39,7 +39,6 @@ def test_what_is_harmless_stays_as_it_is(name):
 
 
 @given(text)
-@settings(deadline=None)
 def test_json_in_a_script_is_the_same_value_and_ends_nothing(name):
     shown = script_json({name: [name]})
     assert json.loads(shown) == {name: [name]}

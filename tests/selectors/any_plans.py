@@ -21,7 +21,7 @@ MINE = """
         def __call__(self, view, k):
             return Kept(view.uniform().topk(k).indices.sort().values)
     """
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 SELECTORS = [registry.part("selector", name) for name in ("random", "norm", "zoo:draws=8,exact")]
 
 

@@ -4,7 +4,7 @@ from math import comb, inf, log, sqrt
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import ndtri
@@ -67,7 +67,6 @@ def test_the_constrained_likelihood_is_at_its_largest(pairs, difference):
     assert chance == pytest.approx(best.x, abs=1e-5)
 
 
-@settings(deadline=None)
 @given(pairs_of(), st.sampled_from([0.9, 0.95, 0.99]))
 def test_tangos_interval_is_all_differences_that_the_score_does_not_refuse(pairs, level):
     interval, z = p.tango(pairs, level), norm.ppf((1 + level) / 2)
@@ -102,7 +101,6 @@ def test_mcnemar_is_a_sum_of_binomial_probabilities(gained, lost):
 # --- equivalence ---
 
 
-@settings(deadline=None)
 @given(pairs_of(), st.sampled_from([0.01, 0.05, 0.2]))
 def test_the_two_one_sided_tests_are_the_90_percent_interval_within_the_margin(pairs, margin):
     inside, p_value = p.tango(pairs, 0.9), p.tost(pairs, margin)
@@ -213,7 +211,6 @@ def test_the_verdict_and_the_p_that_is_printed_agree():
     assert versus.mcnemar == pytest.approx(0.0569, abs=1e-4) and versus.verdict == "undecided"
 
 
-@settings(deadline=None)
 @given(pairs_of(), st.sampled_from([0.01, 0.05]))
 def test_a_gap_is_seen_where_mcnemars_p_is_below_5_percent_and_the_interval_leaves_0_out_then(pairs, margin):
     versus = compare(pairs, margin)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from stored import ENVIRONMENT, array_bytes, asked, members_of, repack, result, run_of
 from typer.testing import CliRunner
@@ -91,7 +91,6 @@ def test_numpy_reads_the_file_and_other_files_go_with_it(tmp_path):
     assert read_files(path) == {"scorer.json": b"{}"}
 
 
-@settings(deadline=None)
 @given(questions, questions)
 def test_any_question_comes_back_and_names_its_folder(tmp_path_factory, question, other):
     store, one = Store(tmp_path_factory.mktemp("store")), result()
@@ -103,7 +102,6 @@ def test_any_question_comes_back_and_names_its_folder(tmp_path_factory, question
     assert (store.find(other) is not None) == (key_of(other) == key_of(question))
 
 
-@settings(deadline=None)
 @given(questions, st.text(min_size=1), scalars)
 def test_the_key_is_that_of_the_json_and_changes_with_every_field(question, name, value):
     key = key_of(question)

@@ -88,7 +88,7 @@ def test_groups_are_halved_and_give_the_numbers_of_small_ones(error, threads):
     assert notices == ["cpu ran out of memory; the work goes on with 2 images at a time"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     sizes=st.lists(st.integers(1, 20), max_size=5), most=st.integers(1, 20), rows=st.integers(1, 20),
     threads=st.integers(1, 3),

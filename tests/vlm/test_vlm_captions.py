@@ -118,7 +118,7 @@ def test_ids_are_unique_stable_and_take_part_in_no_order(tmp_path):
     count=st.integers(2, 12), held=st.integers(0, 11), seed=st.integers(0, 5), start=st.integers(0, 40),
     size=st.integers(1, 20),
 )  # fmt: skip
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_training_goes_round_and_round_apart_from_what_is_held_out(shared, count, held, seed, start, size):
     held = min(held, count - 1)
     source = open_captions(shared(count), held_out=held)
