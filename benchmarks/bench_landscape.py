@@ -44,7 +44,7 @@ AIMS = {  # (images, kind of operator): what the time of the peer over ours shou
 
 @dataclass(frozen=True)
 class Case:
-    """What is timed: our grid, the peer's steps along each direction, and the operator."""
+    """Work that is timed: our grid, the peer's steps along each direction, and the operator."""
 
     op: str
     images: int

@@ -1,4 +1,4 @@
-"""What tests of models with a pruner inside share: plans, calls and families."""
+"""Plans, calls and families that tests of models with a pruner inside share."""
 
 import pytest
 from tiny_vlms import IMAGE

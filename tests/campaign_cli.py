@@ -90,7 +90,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a case ended: the exit code (None: it was given up), stdout and stderr."""
+    """The end of a case: the exit code (None: it was given up), stdout and stderr."""
 
     code: int | None
     out: str
@@ -151,7 +151,7 @@ def cases():
 
 
 def flag(name, hint):
-    """How an option is typed; None for an argument."""
+    """Return an option as it is typed; None for an argument."""
     for extra in typing.get_args(hint):
         if isinstance(extra, typer.models.ArgumentInfo):
             return None

@@ -1,4 +1,4 @@
-"""What all tests share: the real assets, the command, a browser, and one thread so that parallel tests do not fight."""
+"""Shared by all tests: the real assets, the command, a browser, and one thread so that parallel tests do not fight."""
 
 import os
 import shutil

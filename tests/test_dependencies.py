@@ -1,4 +1,4 @@
-"""What the package imports is what pyproject declares, each with a lower bound, its reason, and a way to run it."""
+"""The package imports what pyproject declares, each with a lower bound, its reason, and a way to run it."""
 
 import ast
 import re

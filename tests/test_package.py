@@ -1,4 +1,4 @@
-"""What a wheel holds beside the modules, and where it is found."""
+"""Files of a wheel beside the modules, and their places."""
 
 import tomllib
 from pathlib import Path

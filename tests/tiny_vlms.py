@@ -59,7 +59,7 @@ def tiny(family: str, seed: int = 0, layers: int = 2) -> VLM:
 
 
 def not_told(family: str, selector: str) -> bool:
-    """Whether a selector is refused: the attention that a tower pays to single tokens cannot always be told."""
+    """Return whether a selector is refused: the attention that a tower pays to single tokens cannot always be told."""
     kind = selector.partition(":")[0]
     if family == "llava_onevision":  # no class token
         return kind in BY_TOWER and "mean" not in selector

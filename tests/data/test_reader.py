@@ -273,7 +273,7 @@ def broken(folder) -> dict[str, str]:
 
 
 def in_time(do):
-    """What a call returns; a pipe that is opened would wait for ever."""
+    """Return the result of a call; a pipe that is opened would wait for ever."""
     found = []
     thread = threading.Thread(target=lambda: found.append(do()), daemon=True)
     thread.start()

@@ -54,7 +54,7 @@ def same(one, other):
 
 
 def leftovers():
-    """What real training checkpoints hold beside tensors."""
+    """Contents of real training checkpoints beside tensors."""
     optimiser = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], amsgrad=True)
     optimiser.param_groups[0]["params"][0].grad = torch.ones(2)
     optimiser.step()

@@ -33,7 +33,7 @@ class Counting(Toy):
 
 
 def both(operator, images=3, k=4):
-    """Whether two draws of a batch have the same gradient: by measuring both, and by `repeats`."""
+    """Return whether two draws of a batch have the same gradient: by measuring both, and by `repeats`."""
     task = Toy()
     (batch,) = task.batches(1, images, 0)
     scores, noise = task.scorer(batch.tokens.patches).detach(), Noise(0, range(images))

@@ -23,7 +23,7 @@ each_rows = pytest.mark.parametrize("rows", ROWS.values(), ids=ROWS)
 
 
 def possible(family: str, plan: str) -> bool:
-    """Whether tokens can be dropped between the layers of the family's language model."""
+    """Return whether tokens can be dropped between the layers of the family's language model."""
     return "@" not in plan or family != "qwen3_5"
 
 

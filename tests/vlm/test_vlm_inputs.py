@@ -1,4 +1,4 @@
-"""What decides a model's inputs is part of what a training is: edited, it is another training."""
+"""Files that decide a model's inputs are part of a training: edited, it is another training."""
 
 import pytest
 import torch
