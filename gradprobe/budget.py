@@ -37,7 +37,7 @@ def check_k(k: int, n: int) -> None:
     Raises:
         UsageError: K is not a whole number between 1 and N.
     """
-    if not isinstance(k, int):
+    if not isinstance(k, int) or isinstance(k, bool):
         raise UsageError(f"k={in_words(k)} is not possible; give a whole number, 1 to {n}, or a share with keep=0.3")
     if not 1 <= k <= n:
         raise UsageError(

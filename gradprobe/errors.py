@@ -39,8 +39,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return "there is none"
-    close = get_close_matches(str(name), names, n=1)
-    guess = f"did you mean '{close[0]}'? " if close else ""
+    by_lower = {each.lower(): each for each in names}  # VPNoise and TAU are near vpnoise and tau
+    close = get_close_matches(str(name), names, n=1) or get_close_matches(str(name).lower(), by_lower, n=1)
+    guess = f"did you mean '{by_lower.get(close[0], close[0])}'? " if close else ""
     return f"{guess}Known: {', '.join(names)}"
 
 

@@ -1,7 +1,10 @@
 """Declaration of an operator: formula, gradient, budget, source."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from numbers import Real
+from typing import Any, Literal, get_args
+
+from gradprobe.errors import UsageError, in_words, nearest
 
 Gradient = Literal["exact", "unbiased", "biased", "none"]
 
@@ -20,6 +23,9 @@ class About:
         stochastic: True if other noise gives another output.
         budget: Largest ``|sum_i alpha_i - K| / N`` of a relaxation, in float64; None if no budget is kept.
 
+    Raises:
+        UsageError: A field has another value than these.
+
     Example:
         >>> from gradprobe import build
         >>> about_of(build("vpnoise")).gradient, about_of(build("gumbel")).gradient
@@ -32,6 +38,17 @@ class About:
     cite: tuple[str, ...] = ()
     stochastic: bool = False
     budget: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.gradient not in get_args(Gradient):
+            raise UsageError(f"About(gradient={in_words(self.gradient)}): {nearest(self.gradient, get_args(Gradient))}")
+        if not isinstance(self.stochastic, bool):
+            raise UsageError(f"About(stochastic={in_words(self.stochastic)}) is not possible; give True or False")
+        number = isinstance(self.budget, Real) and not isinstance(self.budget, bool)
+        if self.budget is not None and not (number and self.budget >= 0):
+            raise UsageError(f"About(budget={in_words(self.budget)}) is not possible; give the tolerance, such as 1e-9")
+        if not isinstance(self.cite, tuple) or not all(isinstance(key, str) for key in self.cite):
+            raise UsageError(f"About(cite={in_words(self.cite)}) is not possible; give a tuple, such as ('diffprune',)")
 
 
 def about_of(thing: Any) -> About | None:

@@ -4,10 +4,11 @@ Upper ends lie far beyond any use, and low enough that a slip does not exhaust m
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
-from gradprobe.errors import UsageError
+from gradprobe.errors import UsageError, in_words
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,31 @@ RANGES: Mapping[str, Range] = {
 }
 
 
+def plain(value: Any) -> Any:
+    """Return numbers of numpy and other libraries as Python's, also within lists, tuples and arrays; all else as it is.
+
+    Example:
+        >>> import numpy
+        >>> plain(numpy.int64(58)), plain([numpy.float64(0.5), "a"]), plain(numpy.arange(3)), plain(True)
+        (58, [0.5, 'a'], [0, 1, 2], True)
+    """
+    if type(value) in (list, tuple):
+        return type(value)(map(plain, value))
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    return value.tolist() if type(value).__module__ == "numpy" and hasattr(value, "tolist") else value
+
+
+def make_plain(made: Any) -> None:
+    """Replace the numbers of numpy in the fields of a frozen dataclass, in its ``__post_init__``, by Python's."""
+    for field in fields(made):
+        object.__setattr__(made, field.name, plain(getattr(made, field.name)))
+
+
 def check_number(option: str, value: Any, least: float | None = None) -> None:
     """Refuse a number outside the range of its option.
 
@@ -113,7 +139,7 @@ def check_number(option: str, value: Any, least: float | None = None) -> None:
     if least is not None and least > limits.least:
         limits = Range(least, limits.most, limits.whole, limits.above)
     if not limits.holds(value):
-        text = f"{value:g}" if isinstance(value, float) else value
+        text = f"{value:g}" if isinstance(value, float) else in_words(value)
         raise UsageError(f"--{option} {text} is not possible; give {limits}")
 
 

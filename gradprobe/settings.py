@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, overload
 
-from gradprobe.errors import UsageError, nearest
-from gradprobe.ranges import RANGES, Range, check_number
+from gradprobe.errors import UsageError, in_words, nearest
+from gradprobe.ranges import RANGES, Range, check_number, plain
 
 LEARNING_RATE = 2e-4  # of the scorer's training before a measurement, unless another is given
 RANKED = "ranked:"  # before the name of a ranking, where a question has an operator's name
@@ -184,11 +184,17 @@ def takes(arguments: Callable[Fields, Arguments]) -> Taking[Fields, Arguments]:
         def call(*values: Any, **named: Any) -> Any:
             known = {p.name for p in own}
             if unknown := [name for name in named if name not in known | {p.name for p in leading}]:
-                raise UsageError(f"{function.__name__} takes no {unknown[0]}=; {nearest(unknown[0], known)}")
-            bound = signature.bind(*values, **named)
+                every = known | {p.name for p in leading}
+                raise UsageError(f"{function.__name__} takes no {unknown[0]}=; {nearest(unknown[0], every)}")
+            try:
+                bound = signature.bind(*values, **named)
+            except TypeError as error:
+                by_place = ", ".join(p.name for p in signature.parameters.values() if p.kind is not p.KEYWORD_ONLY)
+                call = f"{function.__name__}({by_place}), and the rest by name"
+                raise UsageError(f"{function.__name__}: {error}; call it as {call}") from None
             first = [bound.arguments[p.name] for p in leading]
             made: Any = arguments
-            return function(*first, made(**{n: v for n, v in bound.arguments.items() if n in known}))
+            return function(*first, made(**{n: plain(v) for n, v in bound.arguments.items() if n in known}))
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         call.__doc__ = _with_arguments(function.__doc__ or "", [p.name for p in leading], arguments)
@@ -207,7 +213,7 @@ def _check_number(each: Declared, value: Any) -> None:
         if value is not None:
             check_number(each.option, value, each.least)
     elif each.least is not None and not (kind := Range(each.least, 10**8)).holds(value):
-        raise UsageError(f"--{each.option} {value} is not possible; give {kind}")
+        raise UsageError(f"--{each.option} {in_words(value)} is not possible; give {kind}")
 
 
 def _toml(cls: Any, name: str) -> str:

@@ -15,6 +15,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
 from gradprobe.core import Batch, Selection, Tokens
+from gradprobe.data.classes import check_same_classes
 from gradprobe.data.fingerprints import data_fingerprint, weights_fingerprint
 from gradprobe.data.image_source import FolderSource, ImageSource, SceneSource
 from gradprobe.data.images import Images
@@ -29,6 +30,7 @@ from gradprobe.models.loading import load_backbone
 from gradprobe.models.own_models import STATE, own_backbone, own_names, state_fingerprint
 from gradprobe.noise import GENERATORS, HOST, PHILOX, Noise
 from gradprobe.operators.registry import label, part
+from gradprobe.ranges import check_number
 from gradprobe.settings import argument, takes
 from gradprobe.training.memory import halving
 from gradprobe.view import Drop, Grid, Positions, View
@@ -281,8 +283,7 @@ def _check_words(given: Arguments) -> None:
         path = getattr(given, name)
         if path is not None and not isinstance(path, str | Path):
             raise UsageError(f"{name}={in_words(path)} is not possible; give the path of a file or folder")
-    if not isinstance(given.seed, int):
-        raise UsageError(f"seed={in_words(given.seed)} is not possible; give a whole number")
+    check_number("seed", given.seed)
     if given.class_order is not None and given.data is None:
         raise UsageError(f"--class-order {given.class_order} needs class folders: give --data DIR")
 
@@ -308,7 +309,7 @@ def _opened(given: Arguments) -> Backbone:
             weights_key=given.weights_key,
             image_size=given.image_size,
         )
-    if built.model.num_classes == 0:
+    if isinstance(built.model.head, nn.Identity):
         raise UsageError(
             f"{given.weights or built.name} has no classifier (head.weight), so there are no classes to tell apart; "
             "give --weights FILE of a model with one"
@@ -330,6 +331,7 @@ def _source(given: Arguments, built: Backbone) -> ImageSource:
     if given.loss == "ce":
         for folder in folders:
             folder.need_labels()
+        check_same_classes(folders[0].classes, folders[-1].classes)
     return FolderSource(*folders)
 
 

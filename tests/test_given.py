@@ -1,9 +1,11 @@
 """Operators and budgets as Python callers give them: the same answers as from names and K, and errors in one line."""
 
 import functools
-from dataclasses import dataclass
+import json
+from dataclasses import InitVar, dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from toy import Toy
@@ -91,6 +93,22 @@ def test_exactly_one_possible_budget_is_taken(probe, budget, words):
         call(Toy(), "vpnoise", **budget)
 
 
+@pytest.mark.parametrize("probe", CALLS)
+def test_numbers_of_numpy_are_numbers(probe):
+    """A loop over ``np.arange`` or ``np.linspace`` gives them."""
+    seed = {} if probe in ("cost", "fidelity", "retention") else {"seed": 3}  # which have it elsewhere, or none
+    theirs = {name: np.int32(number) for name, number in seed.items()}
+    for name, number, kind in (("k", 4, np.int64), ("keep", 0.5, np.float64), ("keep", 0.5, np.float32)):
+        one = CALLS[probe](Toy(), "vpnoise", **{name: number}, **seed)
+        other = CALLS[probe](Toy(), "vpnoise", **{name: kind(number)}, **theirs)
+        assert json.dumps(one.question) == json.dumps(other.question)
+
+
+def test_numbers_of_numpy_are_numbers_in_recipes_and_budgets():
+    assert repr(gp.Recipe(np.int64(4), learning_rate=np.float64(0.5))) == repr(gp.Recipe(4, learning_rate=0.5))
+    assert repr(gp.vlm.Budget(k=np.int64(4))) == repr(gp.vlm.Budget(k=4))
+
+
 def test_fidelity_makes_the_reference_that_nobody_gave(monkeypatch):
     from gradprobe.probes.fidelity import measure as fidelity
 
@@ -123,6 +141,8 @@ def test_retention_without_a_recipe_trains_as_the_command_does():
         (type(gp.build("vpnoise").throttle), r"vpnoise is a throttle alone.*lapsum\+vpnoise"),
         (gp.Operator, "give every field that has no default"),
         (gp.About("x", "exact", source="y" * 100), "^a About cannot be called"),
+        (lambda patches, scores, k: scores, r"cannot be called with .* the noise comes by that name"),
+        (lambda patches, scores, k, generator: scores, r"cannot be called with .* the noise comes by that name"),
         (gp.classification, r"classification cannot be called with \(patches, scores, k, noise\)"),
     ],
 )
@@ -144,11 +164,23 @@ def test_what_is_no_operator_is_one_line_that_says_what_to_give(op, words):
         (lambda: gp.classification("scenes", scorer=torch.nn.Linear(2, 1)), "is not the name of a scorer"),
         (lambda: gp.classification("scenes", denoiser=3), "3 is not the name of a denoiser"),
         (lambda: gp.classification("scenes", data=5), "data=5 is not possible; give the path"),
-        (lambda: gp.classification("scenes", seed="a"), "seed='a' is not possible; give a whole number"),
+        (
+            lambda: gp.classification("scenes", seed="a"),
+            "--seed 'a' is not possible; give a whole number of at least 0",
+        ),
+        (lambda: gp.classification("scenes", seed=-1), "--seed -1 is not possible; give a whole number of at least 0"),
+        (lambda: gp.classification("scenes", seed=2**64), "--seed 18446744073709551616 is not possible"),
+        (lambda: gp.equivalence(Toy(), "vpnoise", k=True), "k=True is not possible; give a whole number, 1 to"),
         (lambda: gp.classification("scenes", loss=None), "--loss None is not possible; Known: ce, kl"),
         (lambda: gp.classification("scenes", dtype=torch.float32), "did you mean 'float32'"),
         (lambda: gp.Backbone.of(5), "5 is no model; give a torch.nn.Module"),
         (lambda: gp.vlm.captioning(5), "5 is no name of a model"),
+        (
+            lambda: gp.coherence(Toy(), k=4),
+            "coherence: missing a required argument: 'operator'; call it as",
+        ),
+        (lambda: gp.coherence(Toy(), "vpnoise", 4, None, 3), r"too many .*; call it as coherence\(task, operator"),
+        (lambda: gp.coherence(Toy(), op="vpnoise", k=4), "takes no op=; .*Known: .*operator"),
     ],
 )
 def test_a_wrong_call_is_one_line(call, words):
@@ -183,6 +215,9 @@ def test_a_name_of_a_file_is_looked_up_where_the_user_is_now(tmp_path, monkeypat
 def test_check_takes_a_class_and_a_function():
     gp.check_operator(SoftMask)
     gp.check_operator(soft_mask)
+
+
+CALL = "    def __call__(self, patches, scores, k, noise):\n        return scores * {}\n"
 
 
 class Plain:
@@ -232,6 +267,55 @@ def test_two_lambdas_are_two_questions():
         lambda patches, scores, k, noise: SoftMask(5.0)(patches, scores, k, noise),
     )
     assert registry.code_of(first) != registry.code_of(second)
+
+
+CELLS = {
+    "a default of a field": "@dataclass(frozen=True)\nclass Op:\n    slope: float = {0}\n" + CALL.format("self.slope"),
+    "a class attribute": "class Op:\n    slope = {0}\n" + CALL.format("self.slope"),
+    "a static method": "class Op:\n    @staticmethod\n    def f(x):\n        return x * {0}\n"
+    + CALL.format("self.f(1)"),
+    "a property": "class Op:\n    @property\n    def f(self):\n        return {0}\n" + CALL.format("self.f"),
+    "a default": "def Op(patches, scores, k, noise, slope={0}):\n    return scores * slope",
+    "a default by name": "def Op(patches, scores, k, noise, *, slope={0}):\n    return scores * slope",
+    "a lambda's default": "Op = lambda patches, scores, k, noise, slope={0}: scores * slope",
+    "a constant of the notebook": "SLOPE = {0}\ndef Op(patches, scores, k, noise):\n    return scores * SLOPE",
+    "a tensor of the notebook": "T = torch.tensor({0})\ndef Op(patches, scores, k, noise):\n    return scores * T",
+    "a function of the notebook": "def f():\n    return {0}\ndef Op(patches, scores, k, noise):\n    return f()",
+    "a function of a function": "def g():\n    return {0}\ndef f():\n    return g()\n"
+    "def Op(patches, scores, k, noise):\n    return [f() for _ in scores]",
+    "a class of the notebook": "class F:\n    by = {0}\ndef Op(patches, scores, k, noise):\n    return F.by",
+    "functions that call each other": "def f(n):\n    return g(n)\ndef g(n):\n    return f(n) * {0}\n"
+    "def Op(patches, scores, k, noise):\n    return f(3)",
+    "what is no field": "@dataclass\nclass Op:\n    a: InitVar[float] = 0.0\n    def __post_init__(self, a):\n"
+    "        self.b = {0}\n" + CALL.format("self.b"),
+    "a slot": "class Op:\n    __slots__ = ('b',)\n    def __init__(self):\n        self.b = float('{0}')\n"
+    + CALL.format("self.b"),
+    "a parameter": "class Op(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+    "        self.p = torch.nn.Parameter(torch.tensor(float('{0}')))\n" + CALL.format("self.p"),
+}
+
+
+def in_notebook(cell):
+    """Return the operator of a cell as a kernel that has just been started has it."""
+    space = {"__name__": "a_notebook", "torch": torch, "dataclass": dataclass, "InitVar": InitVar}
+    exec(compile(cell, "<cell>", "exec"), space)
+    return space["Op"]() if isinstance(space["Op"], type) else space["Op"]
+
+
+@pytest.mark.parametrize("what", CELLS)
+def test_a_cell_that_is_changed_makes_its_answers_stale_and_one_that_is_run_again_does_not(what):
+    one, same, other = (registry.code_of(in_notebook(CELLS[what].replace("{0}", x))) for x in ("4.0", "4.0", "8.0"))
+    assert one == same != other
+
+
+def test_what_is_cached_or_counted_leaves_the_key_as_it_was():
+    counting = "COUNT = []\ndef Op(patches, scores, k, noise):\n    COUNT.append(1)\n    return scores"
+    caching = "import functools\nclass Op:\n    @functools.cached_property\n    def f(self):\n        return 3\n"
+    for cell in (counting, caching + CALL.format("self.f")):
+        op = in_notebook(cell)
+        before = registry.code_of(op)
+        op(1, 2, 3, 4)
+        assert registry.code_of(op) == before
 
 
 def test_an_operator_typed_at_a_prompt_is_measured():

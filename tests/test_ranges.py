@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 import typing
 from copy import deepcopy
 
+import numpy as np
 import pytest
 from campaign_cli import commands, wrong
 
@@ -25,6 +27,13 @@ def test_a_range_refuses_what_is_no_number_of_it(option):
     check_number(option, kind.most)
     if not kind.above:
         check_number(option, kind.least)
+
+
+def test_a_value_of_another_type_is_shown_as_python_writes_it():
+    """Else ``--batches 3 is not possible; give a whole number of at least 3`` contradicts itself."""
+    for value, shown in (("3", "'3'"), (np.int64(3), "np.int64(3)"), (True, "True")):
+        with pytest.raises(UsageError, match=re.escape(f"--batches {shown} is not possible")):
+            check_number("batches", value)
 
 
 def test_every_number_of_the_command_line_has_a_range():

@@ -15,6 +15,7 @@ from gradprobe.errors import GradprobeError
 from gradprobe.files import atomic_write
 from gradprobe.probes.contract import Progress
 from gradprobe.probes.retention.deployed import Deployment
+from gradprobe.store.leftovers import temporary
 from gradprobe.training.memory import training_rows
 from gradprobe.training.scorer_trainer import ScorerTrainer
 from gradprobe.training.train import Recipe
@@ -97,7 +98,7 @@ def remembered(path: Path, about: Mapping[str, Any], make: Callable[[], Costs]) 
         pass  # not asked before, or not readable: timed again
     costs = make()
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, json.dumps({**about, "costs": asdict(costs)}, indent=2).encode())
+    atomic_write(path, json.dumps({**about, "costs": asdict(costs)}, indent=2).encode(), temporary(path.parent))
     return costs
 
 

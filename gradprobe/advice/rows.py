@@ -12,6 +12,7 @@ from gradprobe.advice.plan import Plan
 from gradprobe.probes.metrics import FEWEST_SEEDS
 from gradprobe.probes.retention.result import over_seeds
 from gradprobe.statistics.estimates import finite
+from gradprobe.store.record import key_of
 
 Row = dict[str, Any]
 ENDS = {"": "value", "_low": "low", "_high": "high"}  # of an estimate
@@ -78,12 +79,17 @@ def candidate_rows(evidence: Evidence) -> list[Row]:
 
 
 def rung_rows(evidence: Evidence, seeds: Sequence[int]) -> list[Row]:
-    """Return a row for each rung, with what was trained in it."""
-    rows = []
+    """Return a row for each rung, with what was trained in it; ``spent`` leaves out trainings of an earlier rung."""
+    rows, before = [], set[str]()
     for planned, t in zip(evidence.plan.trainings, evidence.rungs, strict=True):
-        trained = [{"label": label, **_trained(results)} for label, results in t.results.items()]
+        new = {label: [r for r in results if key_of(r.question) not in before] for label, results in t.results.items()}
+        before |= {key_of(r.question) for results in new.values() for r in results}
+        trained = [
+            {"label": label, **_trained(results), "spent": seconds_of(new[label])}
+            for label, results in t.results.items()
+        ]
         row: Row = {"steps": t.rung.steps, "seeds": list(seeds[: t.rung.seeds]), "images": t.rung.images}
-        spent = sum(seconds_of(results) for results in t.results.values())
+        spent = sum(each["spent"] for each in trained)
         rows.append({**row, "planned": planned, "spent": spent, "trained": trained, "failed": dict(t.failed)})
     return rows
 

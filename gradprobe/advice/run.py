@@ -85,10 +85,15 @@ def advise(given: Arguments) -> Advice:
         raise UsageError(f"k={k} keeps every token, so there is nothing to choose; give --k 1 to --k {k - 1}")
     resources = Resources.of(given)
     means = Means((Store(given.results),), resources, given.jobs, given.cluster)
-    costs = _costs(task, every, k, seeds[0], given)
+    costs, note = _costs(task, every, k, seeds[0], given)
     every = sorted((c for c in every if c.op in costs.step), key=lambda c: costs.step[c.op])  # equals: the cheaper
     wanted = Wanted(given.budget, given.steps, given.batch_size, seeds, given.seeds is not None, given.confirm)
-    plan = planned(task, [c.op for c in every], costs, wanted)
+    try:
+        plan = planned(task, [c.op for c in every], costs, wanted)
+    except UsageError as error:
+        if note is None:
+            raise
+        raise UsageError(f"{error}, or remove {note}, the timing of an earlier call, to time anew") from None
     asking = Asking(given, task, k, given.batch_size, seeds, means, plan)
     placed, failed, spent = asking.measured(every, measure) if measure else ([], {}, 0.0)
     order = {each.label: i for i, each in enumerate(placed)}
@@ -100,20 +105,27 @@ def advise(given: Arguments) -> Advice:
     return advice_of(evidence, asking, measure, name, given)
 
 
-def _costs(task: Any, every: Sequence[Candidate], k: int, seed: int, given: Arguments) -> Costs:
-    """Return the seconds of a training step of each operator, timed when this advice was first asked for."""
+def _costs(task: Any, every: Sequence[Candidate], k: int, seed: int, given: Arguments) -> tuple[Costs, Path | None]:
+    """Return the seconds of a training step of each operator, and the note of an earlier call that they are from.
+
+    They are timed when this advice is first asked for: the note is None then.
+    """
     operators = {c.op: c.operator for c in every}
     codes = [registry.code_of(op) for op in operators.values()]
     about: dict[str, Any] = {"ops": list(operators), "codes": codes, "k": k, "seed": seed, "task": task.question}
-    about |= {"batch_size": given.batch_size}
+    device = str(next(task.scorer.parameters()).device)
+    about |= {"batch_size": given.batch_size, "device": device, "workers": given.workers}
     key = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     Store(given.results).check_writable()
 
+    note, now = Path(given.results) / f"advise-{key}.json", list[Costs]()
+
     def make() -> Costs:
         fresh = task.with_new_scorer(seed)
-        return timed(fresh, operators, k, seed, given.batch_size, given.workers, given.progress)
+        now.append(timed(fresh, operators, k, seed, given.batch_size, given.workers, given.progress))
+        return now[0]
 
-    return remembered(Path(given.results) / f"advise-{key}.json", about, make)
+    return remembered(note, about, make), None if now else note
 
 
 def _check(given: Arguments) -> None:

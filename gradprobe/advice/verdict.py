@@ -58,7 +58,7 @@ def advice_of(evidence: Evidence, asking: Asking, measure: str | None, model: st
         rankings=tuple(rankings),
         changes=tuple(_changes(evidence, expected)),
         missing=dict(evidence.failed) | {label: why for t in evidence.rungs for label, why in t.failed.items()},
-        seconds=_seconds(evidence, wanted.budget),
+        seconds=_seconds(evidence, rungs, wanted.budget),
         settings=settings,
     )  # fmt: skip
 
@@ -154,8 +154,8 @@ def _changes(evidence: Evidence, expected: Row | None) -> list[str]:
     return [*lines, "Another model, scorer, data or K: nothing here carries over to it."]
 
 
-def _seconds(evidence: Evidence, budget: float) -> Row:
-    trainings = sum(seconds_of(results) for t in evidence.rungs for results in t.results.values())
+def _seconds(evidence: Evidence, rungs: Sequence[Row], budget: float) -> Row:
+    trainings = sum(row["spent"] for row in rungs)
     rankings = sum(seconds_of(results) for results in evidence.floors.values())
     spent = {"timing": evidence.costs.spent, "measure": evidence.measured, "trainings": trainings, "rankings": rankings}
     return {"budget": budget, "planned": evidence.plan.total, **spent, "spent": sum(spent.values())}

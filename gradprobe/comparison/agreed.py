@@ -9,6 +9,7 @@ from typing import Any
 
 from gradprobe.comparison.sizes import SIZES
 from gradprobe.files import atomic_write
+from gradprobe.store.leftovers import temporary
 
 
 @dataclass
@@ -70,7 +71,7 @@ def write_note(path: Path, asked: Mapping[str, Any], agreed: Agreed) -> None:
     Raises:
         GradprobeError: the file cannot be written.
     """
-    atomic_write(path, json.dumps({**asked, "agreed": asdict(agreed)}, indent=2).encode())
+    atomic_write(path, json.dumps({**asked, "agreed": asdict(agreed)}, indent=2).encode(), temporary(path.parent))
 
 
 def left_lines(agreed: Agreed) -> list[str]:

@@ -11,6 +11,7 @@ import json
 import os
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from string import Template
@@ -18,12 +19,13 @@ from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.files import open_regular
+from gradprobe.operators.built_in import ALIASES, RELAXATIONS, THROTTLES
 from gradprobe.parallel.driver import Asked, Crew, answer_all
 from gradprobe.probes import probe_of
 from gradprobe.probes.ask import stored
-from gradprobe.probes.contract import Progress, Resources, check_keys
+from gradprobe.probes.contract import Progress, Resources, check_keys, codes_of
 from gradprobe.probes.opened import OpenTasks, answered
-from gradprobe.settings import settings_from
+from gradprobe.settings import RANKED, settings_from
 from gradprobe.store.presets import shipped
 from gradprobe.store.results import Store, key_of
 
@@ -212,13 +214,17 @@ def row_panels(experiment: Experiment, answers: Sequence[Answer]) -> list[tuple[
     A row's baseline is the answer of its panel to the same question asked of ``experiment.baseline``.
     """
     drawn: dict[str, list[dict[str, Any]]] = {}
-    bases = {(a.run.panel, key_of(a.run.question)): a.result for a in answers}
-    for answer in answers:
-        asked = answer.run.question
-        base = bases.get((answer.run.panel, key_of({**asked, "op": experiment.baseline})))
+    every = [(answer, (answer.run.panel, _of_any_operator(answer.run.question))) for answer in answers]
+    bases = {key: answer.result for answer, key in every if answer.run.question["op"] == experiment.baseline}
+    for answer, key in every:
+        asked, base = answer.run.question, bases.get(key)
         base = None if asked["op"] == experiment.baseline else base
         drawn.setdefault(answer.run.panel, []).append(answer.result.row(baseline=base, path=answer.path))
     return list(drawn.items())
+
+
+def _of_any_operator(question: Mapping[str, Any]) -> str:
+    return key_of({name: value for name, value in question.items() if name not in ("op", "op_code")})
 
 
 def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
@@ -226,7 +232,6 @@ def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
     own = {name: value for name, value in table.items() if name not in ("panel", "where")}
     fields = own | {name: value for name, value in preset["question"].items() if name not in own}
     where = {**preset.get("where", {}), **table.get("where", {})}
-    codes: Mapping[str, str | None] = {}
     if REGISTERED in (asked := fields.get("op", [])):
         from gradprobe.operators import registry  # torch
 
@@ -236,14 +241,24 @@ def _runs(table: Mapping[str, Any], preset: Mapping[str, Any]) -> list[Run]:
             for each in (registry.registered() if op == REGISTERED else [op])
         ]
         fields["op"] = list(dict.fromkeys(named))
-        codes = {op: registry.code_of(registry.build(op)) for op in fields["op"]}
     choices = [value if isinstance(value, list) else [value] for value in fields.values()]
     panel = str(table.get("panel", preset["title"]))
     questions = [dict(zip(fields, values, strict=True)) for values in itertools.product(*choices)]
-    for question in questions:
-        if code := codes.get(question.get("op", "")):
-            question["op_code"] = code
-    return [Run(panel, question, where) for question in questions]
+    return [Run(panel, _codes(question) | question, where) for question in questions]
+
+
+def _codes(question: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes of third parties' code that a question names; what cannot be imported is told when asked."""
+    op, codes = str(question.get("op", "")), dict[str, str]()
+    parts = [part.partition(":")[0] for part in op.split("+", 1)]
+    with suppress(GradprobeError):
+        if op and not op.startswith(RANKED) and not {*parts} <= {*ALIASES, *RELAXATIONS, *THROTTLES}:
+            from gradprobe.operators import registry  # torch
+
+            code = registry.code_of(registry.build(op))
+            codes |= {} if code is None else {"op_code": code}
+        codes |= codes_of(question)
+    return codes
 
 
 def _check_settings(question: Mapping[str, Any], path: Path) -> None:

@@ -134,8 +134,7 @@ def mark(metric: Metric, cell: Mapping[str, Any]) -> str:
         return f"{SIGNS[found]} ({seeds(cell['seeds'])})" if few_seeds(cell) else SIGNS[found]
     if sign := verdict_mark(cell):
         return sign
-    several = len(cell.get("by_seed") or ())
-    count = cell.get("trainings", several if several > 1 else None)
+    count = cell.get("trainings", len(cell.get("by_seed") or ()))
     return f"({seeds(count)})" if count and count < FEWEST_SEEDS else ""
 
 

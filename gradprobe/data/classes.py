@@ -1,7 +1,7 @@
 """Labels of class folders: wnids and numbers are labels already, other names are numbered if their order is certain."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,6 +40,22 @@ def labels_of(
     folders = sorted(set(names))
     table = _table(root, folders, n_classes, class_order)
     return (None, table) if isinstance(table, str) else (tuple(table[name] for name in names), "")
+
+
+def check_same_classes(tested: Mapping[str, int], trained: Mapping[str, int]) -> None:
+    """Refuse two folders of which each gives a label to another class, by the labels of their sub-folders.
+
+    Raises:
+        UsageError: A label belongs to two names, and these are not one number.
+    """
+    names = {label: name for name, label in tested.items()}
+    for name, label in trained.items():
+        other = names.get(label, name)
+        if other != name and not (other.isdecimal() and name.isdecimal() and int(other) == int(name)):
+            raise UsageError(
+                f"class {label} is {other} in --data and {name} in --train-data; give both the same class folders, or "
+                f"{_KL}"
+            )
 
 
 def natural_key(name: str) -> list[str | int]:

@@ -105,6 +105,11 @@ class ImageFolder:
         """Files found to be unreadable so far."""
         return tuple(self.files[i] for i, good in sorted(self._readable.items()) if not good)
 
+    @property
+    def classes(self) -> dict[str, int]:
+        """Label of each class folder; empty without labels."""
+        return {} if self.labels is None else dict(zip((f.split("/")[0] for f in self.files), self.labels, strict=True))
+
     def order(self, seed: int) -> np.ndarray:
         """Return a permutation of all positions, which depends on the seed and the number of files alone."""
         return np.random.Generator(np.random.SFC64([seed])).permutation(len(self.files))

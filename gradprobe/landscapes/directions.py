@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
 from gradprobe.landscapes import ONE_D
+from gradprobe.ranges import plain
 
 Params = Mapping[str, Tensor]
 
@@ -58,6 +59,7 @@ def filter_normalized(params: Params, seed: int, one_d: str = "zero") -> dict[st
     """
     if one_d not in ONE_D:
         raise UsageError(f"one_d={one_d!r} says nothing about 1-D parameters; {nearest(str(one_d), ONE_D)}")
+    seed = plain(seed)
     if not isinstance(seed, int) or seed < 0:
         raise UsageError(f"seed={seed!r} is no seed; give a whole number >= 0")
     return {name: _scaled(p.detach(), name, seed, one_d) for name, p in _movable(params).items()}

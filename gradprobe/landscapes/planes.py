@@ -15,9 +15,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.errors import GradprobeError, UsageError, in_words
 from gradprobe.landscapes.directions import Params, along, check_directions
 from gradprobe.landscapes.functional import functional_call, safe_functional_calls
+from gradprobe.ranges import plain
 
 Loss = Callable[[dict[str, Tensor]], Tensor | float]
 Progress = Callable[[str, int, int], None]
@@ -35,10 +36,13 @@ def axis(reach: float, points: int) -> NDArray[np.float64]:
         >>> axis(0.3, 5)
         array([-0.3 , -0.15,  0.  ,  0.15,  0.3 ])
     """
+    points, reach = plain(points), plain(reach)
     if not isinstance(points, int) or points < 2:
-        raise UsageError(f"a grid of {points} points is no line; give at least 2, odd ones include the centre")
-    if not 0 < reach < math.inf:
-        raise UsageError(f"reach={reach:g} is no range; give a positive number, such as 0.3")
+        raise UsageError(
+            f"a grid of {in_words(points)} points is no line; give at least 2, odd ones include the centre"
+        )
+    if not isinstance(reach, int | float) or not 0 < reach < math.inf:
+        raise UsageError(f"reach={in_words(reach)} is no range; give a positive number, such as 0.3")
     return reach * (np.arange(1 - points, points, 2) / (points - 1))
 
 

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from inspect import signature
+from math import prod
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from timm.models.deit import VisionTransformerDistilled
@@ -19,9 +21,10 @@ from torch import Tensor, nn
 
 from gradprobe.core import Selection, Tokens
 from gradprobe.data.images import ImageFolder, transform_for
-from gradprobe.errors import UsageError
+from gradprobe.errors import UsageError, in_words
 from gradprobe.models.exact import exact_convolutions
 from gradprobe.models.wrappers import unwrapped
+from gradprobe.ranges import plain
 
 METHODS = ("forward", "forward_features", "pool")  # a model that overrides one cannot be split
 _frozen, _lock = Counter[int](), Lock()  # models inside `frozen`, by id
@@ -77,10 +80,11 @@ class Backbone:
         """
         name = name or type(model).__name__
         vit = check_splittable(unwrapped(model, name), name)
-        depth = len(vit.blocks)
-        if not isinstance(layer, int) or not 0 <= layer <= depth:
+        depth, layer = len(vit.blocks), plain(layer)
+        if not isinstance(layer, int) or isinstance(layer, bool) or not 0 <= layer <= depth:
             raise UsageError(
-                f"--layer {layer} is not possible: {name} has {depth} blocks; give --layer 0 to --layer {depth}"
+                f"--layer {in_words(layer)} is not possible: {name} has {depth} blocks; give --layer 0 to "
+                f"--layer {depth}"
             )
         return cls(name, vit, layer, vit.patch_embed.num_patches, vit.embed_dim, autocast)
 
@@ -89,6 +93,13 @@ class Backbone:
         """Rows and columns of the patches; () where they are not laid out in a grid."""
         rows, columns = getattr(self.model.patch_embed, "grid_size", (0, 0))
         return ((rows, columns),) if rows * columns == self.n_tokens else ()
+
+    @property
+    def classes(self) -> int:
+        """Number of logits: the head's own, since a head may be replaced without the model's ``num_classes``."""
+        weight = next(self.model.parameters())
+        with torch.no_grad(), self.running():
+            return self.model.forward_head(weight.new_zeros(1, self.model.num_prefix_tokens + 1, self.dim)).shape[-1]
 
     def embed(self, images: Tensor) -> Tokens:
         """Return the tokens of images ``(B, 3, H, W)`` at the insertion point, without gradient.
@@ -157,7 +168,30 @@ class Backbone:
         Raises:
             UsageError: The folder does not exist or has no image.
         """
-        return ImageFolder.open(path, transform_for(self.model), self.model.num_classes, class_order)
+        return ImageFolder.open(path, transform_for(self.model), self.classes, class_order)
+
+    def check_whole(self) -> None:
+        """Refuse a model with another output when it is called than on all its tokens, by hooks or methods put on it.
+
+        The model is called, on one image, only if there are some: others, such as accelerate's, leave the output alone.
+
+        Raises:
+            UsageError: The outputs differ.
+        """
+        model: Any = self.model
+        if not (model._forward_hooks or model._forward_pre_hooks or vars(model).keys() & {*METHODS, "forward_head"}):
+            return
+        shape = (1, self.model.in_chans, *_pair(self.model.patch_embed.img_size))
+        image = torch.linspace(-1, 1, prod(shape)).reshape(shape)
+        tokens = self.embed(image)
+        split = self.encode(tokens.prefix, Selection(tokens.patches, tokens.patches.new_ones(1, self.n_tokens)))
+        whole = self.full(image)
+        near = 1e-3 * float(whole.abs().max())
+        if whole.shape != split.shape or not torch.allclose(split, whole, rtol=1e-3, atol=near, equal_nan=True):
+            raise UsageError(
+                f"{self.name} cannot be split: called as a whole it gives another output than its patches, blocks and "
+                "head in turn; remove the hooks and methods that were put on it, or move them into these parts"
+            )
 
     @contextmanager
     def running(self) -> Iterator[None]:

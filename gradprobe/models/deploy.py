@@ -9,6 +9,7 @@ from gradprobe.errors import UsageError
 from gradprobe.models.backbones import Backbone
 from gradprobe.models.scorer_file import Scorer
 from gradprobe.models.wrappers import unwrapped
+from gradprobe.ranges import plain
 
 
 class Pruned(nn.Module):
@@ -51,7 +52,8 @@ def prune(model: nn.Module, scorer: nn.Module, k: int, layer: int | None = None)
         layer: Number of blocks before the selection; None: as the scorer was trained, else 0.
 
     Raises:
-        UsageError: The model cannot be split, the scorer has another width, or K is not possible.
+        UsageError: The model cannot be split, the scorer has another width, K is not possible, or hooks on the model
+            change its output.
 
     Example:
         >>> import timm, torch
@@ -64,7 +66,9 @@ def prune(model: nn.Module, scorer: nn.Module, k: int, layer: int | None = None)
     trained = unwrapped(scorer, "the scorer")
     metadata = trained.metadata if isinstance(trained, Scorer) else {}
     backbone = Backbone.of(model, metadata.get("layer", 0) if layer is None else layer)
+    k = plain(k)
     check_k(k, backbone.n_tokens)
+    backbone.check_whole()
     if metadata and metadata["dim"] != backbone.dim:
         home = metadata.get("backbone", metadata.get("model"))
         raise UsageError(

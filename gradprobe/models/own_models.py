@@ -27,7 +27,8 @@ def own_backbone(model: Any, *, layer: int = 0, device: str = "cpu", dtype: str 
         dtype: Data type, ``float32`` or that of its parameters; ``bfloat16`` runs float32 parameters under autocast.
 
     Raises:
-        UsageError: The object is no model, the model cannot be split, or its layer, device or dtype is another one.
+        UsageError: The object is no model, the model cannot be split, or its layer, device or dtype is another one; or
+            hooks on it change its output.
     """
     if isinstance(model, Backbone):
         if layer not in (0, model.layer):
@@ -51,6 +52,7 @@ def own_backbone(model: Any, *, layer: int = 0, device: str = "cpu", dtype: str 
         remedy = "Backbone.of(model, autocast=True)" if dtype == "bfloat16" else f"model.to(torch.{dtype})"
         raise UsageError(f"the model runs in {own}, not {dtype}; give {remedy}, or leave dtype= out")
     check_dtype(own, parameter.device, "dtype='float32' without autocast")
+    backbone.check_whole()
     return backbone
 
 
@@ -64,8 +66,9 @@ def own_names(backbone: Backbone) -> dict[str, str]:
 def state_fingerprint(model: VisionTransformer) -> str:
     """Return ``state:`` and 16 hex digits of a hash over everything that determines a model's output.
 
-    The hash covers names, shapes, types and values of the ``state_dict`` and, since they are not in it, the number of
-    heads, the pooling, and the size and preprocessing of images. It is the same in every process and on every device.
+    The hash covers names, shapes, types and values of the ``state_dict`` and, since they are not in it, the kinds of
+    modules, the number of heads, the pooling, and the size and preprocessing of images. It is the same in every process
+    and on every device.
 
     Args:
         model: A timm ``VisionTransformer``.
@@ -81,6 +84,7 @@ def state_fingerprint(model: VisionTransformer) -> str:
     heads = [module.num_heads for module in model.modules() if hasattr(module, "num_heads")]
     settings = {
         "heads": heads,
+        "modules": [_kind(module) for module in model.modules()],
         "pool": str(model.global_pool),
         "size": list(model.patch_embed.img_size),
         "images": resolve_model_data_config(model),
@@ -91,6 +95,12 @@ def state_fingerprint(model: VisionTransformer) -> str:
         digest.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return f"{STATE}{digest.hexdigest()[:16]}"
+
+
+def _kind(module: nn.Module) -> list[str | float]:
+    """Return the class of a module and the numbers that act in it beside its tensors."""
+    values = [getattr(module, name, None) for name in ("eps", "scale", "approximate")]
+    return [type(module).__name__, *(value for value in values if isinstance(value, int | float | str))]
 
 
 def _dtype(value: torch.Tensor) -> str:

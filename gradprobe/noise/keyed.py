@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from math import prod
+from math import isfinite, prod
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from gradprobe.errors import UsageError, nearest
+from gradprobe.errors import UsageError, in_words, nearest
 from gradprobe.noise import host, philox_numbers
+from gradprobe.noise.philox_bits import MOST
 
 HOST, PHILOX = "host", "philox"
 GENERATORS = {HOST: host, PHILOX: philox_numbers}
@@ -70,6 +73,11 @@ class Noise:
             raise UsageError(
                 f"no generator of noise is called {self.generator!r}; {nearest(self.generator, GENERATORS)}"
             )
+        if isinstance(self.seed, Integral):  # numpy's too
+            object.__setattr__(self, "seed", int(self.seed))
+        for name, value in (("seed", () if isinstance(self.seed, int) else self.seed), ("ids", self.ids)):
+            if not hasattr(value, "__len__"):
+                raise UsageError(f"{name}={in_words(value)} is no key of noise; give whole numbers: Noise(0, (7, 8))")
         if not isinstance(self.seed, int) and len(self.seed) != len(self.ids):
             raise UsageError(f"{len(self.seed)} seeds for {len(self.ids)} images; give one seed, or one for each image")
 
@@ -94,18 +102,44 @@ class Noise:
         return self._made("gumbel", shape, like)
 
     def gamma(self, concentration: float, shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-        """Draw gamma numbers of this concentration and scale 1, ``(B, *shape)``."""
+        """Draw gamma numbers of this concentration and scale 1, ``(B, *shape)``.
+
+        Raises:
+            UsageError: The concentration is not a finite number above 0.
+        """
+        if not (isfinite(concentration) and concentration > 0):
+            raise UsageError(f"there are no gamma numbers of concentration {concentration}; give one above 0")
         return self._made("gamma", shape, like, concentration)
 
     def _made(self, kind: str, shape: Sequence[int], like: Tensor | None, *parameters: float) -> Tensor:
-        seeds = [self.seed] * len(self.ids) if isinstance(self.seed, int) else self.seed
-        keys = [(int(seed), int(image)) for seed, image in zip(seeds, self.ids, strict=True)]
-        device = torch.device("cpu") if like is None else like.device
-        numbers = GENERATORS[self.generator].numbers(
-            kind, keys, (self.index, self.source), prod(shape), device, *parameters
-        )
-        made = numbers.reshape(len(keys), *shape).to(torch.float32 if like is None else like.dtype)
+        device, dtype = (torch.device("cpu"), torch.float32) if like is None else (like.device, like.dtype)
+        if not dtype.is_floating_point:
+            raise UsageError(f"there is no noise of {dtype}; give like= of a floating-point type")
+        keys, counter = self._keys(), (_whole(self.index), int(self.source))
+        if not keys:
+            return torch.empty(0, *shape, dtype=dtype, device=device)
+        numbers = GENERATORS[self.generator].numbers(kind, keys, counter, prod(shape), device, *parameters)
+        made = numbers.reshape(len(keys), *shape).to(dtype)
         if kind == "uniform":  # rounded to fewer digits, a number next to an end would be the end
             kept = torch.finfo(made.dtype)
             made = made.clamp(kept.tiny, 1 - kept.eps / 2)
         return made
+
+    def _keys(self) -> list[tuple[int, int]]:
+        """Return seed and id of each image."""
+        ids = [_whole(image) for image in self.ids]
+        seeds = [_whole(self.seed)] * len(ids) if isinstance(self.seed, int) else [_whole(seed) for seed in self.seed]
+        return list(zip(seeds, ids, strict=True))
+
+
+def _whole(value: Any) -> int:
+    """Return a part of a key as an integer; a fraction is refused, since rounding would give two images one noise."""
+    try:
+        number = int(value.__index__())
+    except (AttributeError, TypeError):
+        number = -1
+    if not 0 <= number < MOST:
+        raise UsageError(
+            f"noise cannot be keyed by {in_words(value)}; seeds, image ids and draws are whole numbers, 0 to 2^64 - 1"
+        )
+    return number

@@ -8,13 +8,12 @@ GPU one Triton kernel makes those of all images, elsewhere integer operations of
 import warnings
 from collections.abc import Sequence
 from functools import cache
-from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gradprobe.errors import Notice, UsageError
+from gradprobe.errors import Notice
 
 Key = tuple[int, int]  # seed and id of an image
 Tail = tuple[int, int, int]  # draw, stream and kind: the last three words of the counter
@@ -34,17 +33,11 @@ def words(keys: Sequence[Key], tail: Tail, count: int, device: torch.device) -> 
         count: Words for each image.
         device: Where they are made.
 
-    Raises:
-        UsageError: A seed, id or draw is not in 0 .. 2^64 - 1.
-
     Example:
         >>> first = words([(0, 7), (0, 8)], (0, 0, 0), 6, torch.device("cpu"))
         >>> torch.equal(first[1:], words([(0, 8)], (0, 0, 0), 6, torch.device("cpu")))
         True
     """
-    for value in (*chain.from_iterable(keys), *tail):
-        if not 0 <= value < MOST:
-            raise UsageError(f"noise cannot be keyed by {value}; seeds, image ids and draws are 0 to 2^64 - 1")
     if device.type == "cpu":
         return _on_cpu(keys, tail, count)
     blocks = -(-count // 4)

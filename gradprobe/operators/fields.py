@@ -3,19 +3,26 @@
 import dataclasses
 import inspect
 import re
+import types
 import typing
+from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from gradprobe.errors import GradprobeError, UsageError, nearest
+from gradprobe.operators.code_hash import digest
+from gradprobe.ranges import plain
 
 FLAG = "true"  # value of a field that is named alone
+LONG = 60  # characters; a longer value is named by its hash
 
 
 def split(spec: str) -> tuple[str, dict[str, str]]:
     """Split a name from its fields.
 
     Raises:
-        UsageError: There is no name, or something other than ``field=value`` or ``field``, which is ``field=true``.
+        UsageError: There is no name, something other than ``field=value`` or ``field``, which is ``field=true``, or a
+            field twice.
 
     Example:
         >>> split("lapsum:tau=0.3"), split("my_ops.py:Mine:width=2,tau=1")
@@ -33,7 +40,9 @@ def split(spec: str) -> tuple[str, dict[str, str]]:
         key, equals, value = item.partition("=")
         if not key.strip() or (equals and not value):
             raise UsageError(f"{spec!r}: fields are written field=value,field=value; got {item!r}")
-        fields[key.strip()] = value.strip() if equals else FLAG
+        if (name := key.strip()) in fields:
+            raise UsageError(f"{spec!r}: the field {name} is given twice; give each field once")
+        fields[name] = value.strip() if equals else FLAG
     return match["name"].strip(), fields
 
 
@@ -91,44 +100,101 @@ def changed(thing: Any) -> str:
     """
     if not dataclasses.is_dataclass(thing):
         return ""
-    values = {f.name: (getattr(thing, f.name), f.default) for f in dataclasses.fields(thing) if f.compare}
+    values = {f.name: (getattr(thing, f.name), _default(f)) for f in dataclasses.fields(thing) if f.compare}
     return ",".join(
         name if value is True else f"{name}={text(value)}"
         for name, (value, default) in values.items()
-        if value != default
+        if _differs(value, default)
     )
 
 
 def text(value: Any) -> str:
     """Return the shortest text that reads back as the same value; without a plus, which joins the parts of operators.
 
+    A value that has no such text, such as a tensor, is named by its type and a hash.
+
     Example:
         >>> text(1.0), text(2 / 3), text(1e6), text("rms")
         ('1', '0.6666666666666666', '1e06', 'rms')
     """
-    if not isinstance(value, float):
+    value = plain(value) if isinstance(value, Real) else value
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return (short if float(short) == value else str(value)).replace("e+", "e")
+    if isinstance(value, str) or not _hides(value):
         return str(value)
-    short = f"{value:g}"
-    return (short if float(short) == value else str(value)).replace("e+", "e")
+    return f"{getattr(value, '__name__', type(value).__name__).strip('<>')}-{digest(value)[:8]}"
+
+
+def _hides(value: Any) -> bool:
+    """Return True if the text of a value does not tell all of it: numbers are rounded, an object has an address."""
+    inner = value if isinstance(value, list | tuple) else ()
+    if dataclasses.is_dataclass(value) and not inspect.isclass(value):
+        inner = [getattr(value, field.name) for field in dataclasses.fields(value)]
+    elif callable(value) or hasattr(value, "__array__") or hasattr(value, "state_dict"):
+        return True
+    shown = str(value)
+    return any(map(_hides, inner)) or len(shown) > LONG or "\n" in shown or " at 0x" in shown
+
+
+def _default(field: dataclasses.Field) -> Any:
+    """Return the default of a field, also one that is made anew; `dataclasses.MISSING` if there is none."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _differs(value: Any, default: Any) -> bool:
+    if value is default:
+        return False
+    try:
+        return bool(value != default)
+    except Exception:  # an array has as many answers as numbers
+        return digest(value) != digest(default)
 
 
 def _value(text: str, hint: Any, typed: str) -> Any:
-    if typing.get_origin(hint) is typing.Literal:
-        if text not in typing.get_args(hint):
-            raise UsageError(f"{typed} is not possible; {nearest(text, map(str, typing.get_args(hint)))}")
-        return text
-    types = typing.get_args(hint) or (hint,)
-    if bool in types and text.lower() in ("true", "false"):
+    """Return the value of a field from its text.
+
+    Raises:
+        UsageError: The field's type does not take it; the message says what it takes.
+    """
+    kinds = _alternatives(hint)
+    literals = [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]
+    choices = [choice for kind in literals for choice in typing.get_args(kind)]
+    for choice in choices:
+        if text == str(choice):
+            return choice
+    if types.NoneType in kinds and text.lower() == "none":
+        return None
+    if bool in kinds and text.lower() in ("true", "false"):
         return text.lower() == "true"
     for number in (int, float):
-        if number in types:
+        if number in kinds:
             try:
                 return number(text)
             except ValueError:
                 continue
-    if str in types:
+    if str in kinds:
         return text
-    raise UsageError(
-        f"{typed} is not possible; it must be {' or '.join(getattr(each, '__name__', str(each)) for each in types)}, "
-        "written field=value"
-    )
+    if len(literals) == len(kinds):
+        raise UsageError(f"{typed} is not possible; {nearest(text, map(str, choices))}")
+    raise UsageError(f"{typed} is not possible; {_needed(kinds, choices)}")
+
+
+def _alternatives(hint: Any) -> Sequence[Any]:
+    """Return the members of a union, or a type alone."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [kind for member in typing.get_args(hint) for kind in _alternatives(member)]
+    return [hint]
+
+
+def _needed(kinds: Sequence[Any], choices: Sequence[Any]) -> str:
+    """Return words for what a field takes."""
+    names = {types.NoneType: "None", bool: "true or false", int: "int", float: "float", str: "str"}
+    named = [*map(str, choices), *(names[kind] for kind in kinds if kind in names)]
+    if not named:
+        return f"a value of type {' or '.join(map(_type_name, kinds))} cannot be typed: make the object in Python"
+    return f"it must be {' or '.join(named)}, written field=value"
+
+
+def _type_name(kind: Any) -> str:
+    return kind.__name__ if inspect.isclass(kind) and not typing.get_args(kind) else str(kind)

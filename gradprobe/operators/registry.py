@@ -13,8 +13,9 @@ from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.operator_info import about_of
 from gradprobe.operators import built_in, packages
 from gradprobe.operators.built_in import ALIASES, RELAXATIONS, TABLES, THROTTLES
+from gradprobe.operators.code_hash import code_of
 from gradprobe.operators.fields import changed, make, split, text, types_of
-from gradprobe.operators.third_party import code_of, defining, parts_of, role_of
+from gradprobe.operators.third_party import defining, parts_of, role_of
 from gradprobe.operators.user_files import PATH, all_named, check_trusted, from_file, reason_of, refuse_bare
 
 if TYPE_CHECKING:
@@ -178,6 +179,8 @@ def _other_kind(kind: str, name: str) -> str:
     if not others:
         return ""
     known = f", which is {'an' if others[0] == 'operator' else 'a'} {others[0]}"
+    if kind == "operator" and others[0] in ("relaxation", "throttle"):
+        known += f": join it, {f'{name}+gather' if others[0] == 'relaxation' else f'lapsum+{name}'}"
     if others[0] == "selector":
         known += f" and has no gradient: gradprobe retention --rankings {name} measures it"
     return known
@@ -218,7 +221,9 @@ def _whole(operator: Any, name: str) -> Any:
     """
     role = role_of(operator)
     if role == "none":
-        raise UsageError(f"{name} cannot be called with (patches, scores, k, noise), as an operator is")
+        raise UsageError(
+            f"{name} cannot be called with (patches, scores, k, noise), as an operator is; the noise comes by that name"
+        )
     if role == "selector":
         raise UsageError(f"{name} is a selector, called with (view, k), and no operator; see --select and --rankings")
     if role != "operator":

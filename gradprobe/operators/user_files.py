@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 from collections.abc import Collection
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
@@ -20,6 +21,7 @@ from gradprobe.operators.third_party import role_of
 from gradprobe.settings import RANKED
 
 PATH = re.compile(r"^(?P<file>[^:]+\.py):(?P<cls>\w+)")  # followed by fields or nothing
+SOURCE = "_gradprobe_source"  # attribute of a module: the bytes that were run, whatever the file holds by now
 _MODULE = "_gradprobe_user_"  # before a hash of the path
 _trusted: set[Path] = set()  # Python files that the user named in this process
 
@@ -144,7 +146,11 @@ def _module_of(path: Path) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module  # dataclasses look up their module while they are defined
         try:
-            spec.loader.exec_module(module)
+            source = path.read_bytes()
+            setattr(module, SOURCE, source)
+            code = compile(source, spec.origin or path, "exec", dont_inherit=True)  # never an older, cached compilation
+            with redirect_stdout(sys.stderr):  # what it prints is no part of a command's JSON
+                exec(code, vars(module))
         except (Exception, SystemExit) as error:
             del sys.modules[module_name]
             raise GradprobeError(f"{path} cannot be imported: {reason_of(error)}") from error

@@ -14,7 +14,7 @@ def check_sigma(sigma: float | str, name: str) -> None:
     Raises:
         UsageError: It is neither ``rms``, ``unit`` nor a number >= 0.
     """
-    if sigma not in ("rms", "unit") and not (isinstance(sigma, (int, float)) and sigma >= 0):
+    if sigma not in ("rms", "unit") and not (isinstance(sigma, (int, float)) and 0 <= sigma < float("inf")):
         raise UsageError(f"{name}:sigma={sigma}: possible are sigma=rms, sigma=unit or a number >= 0")
 
 

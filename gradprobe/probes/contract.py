@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from gradprobe.budget import budget, check_budget, check_k
 from gradprobe.errors import GradprobeError, UsageError, in_words, nearest
 from gradprobe.operators import registry
+from gradprobe.operators.user_files import PATH
 from gradprobe.ranges import check_number
 from gradprobe.settings import RANKED, argument, asked, check, declared
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 TASK = (  # keys of a question that the task decides
     "task", "backbone", "weights", "weights_key", "image_size", "data", "class_order", "train_data", "layer", "loss",
-    "scorer", "denoiser", "dtype", "generator",
+    "scorer", "scorer_code", "denoiser", "denoiser_code", "dtype", "generator",
 )  # fmt: skip
 OWN = ("probe", "op", "op_code", "probe_code", "k")  # and those of the subject
 
@@ -230,8 +231,20 @@ def question_of(probe: Probe, subject: Subject, settings: Any) -> dict[str, Any]
         question |= {"op": subject.name, "op_code": registry.code_of(subject.operator)}
     if not probe.settings.__module__.startswith("gradprobe."):
         question["probe_code"] = registry.code_of(probe.part("measure"))  # stored answers do not outlive the code
-    question |= extra
-    return {name: value for name, value in question.items() if value is not None}
+    question = {name: value for name, value in {**question, **extra}.items() if value is not None}
+    return question | codes_of(question)
+
+
+def codes_of(question: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes of a user's Python code that makes the scorer and the denoiser of a question, by their keys.
+
+    Raises:
+        GradprobeError: its code raised.
+    """
+    named = {kind: str(question.get(kind)) for kind in ("scorer", "denoiser")}
+    parts = {kind: registry.part(kind, name) for kind, name in named.items() if PATH.match(name)}
+    codes = {f"{kind}_code": registry.code_of(each) for kind, each in parts.items()}
+    return {name: code for name, code in codes.items() if code is not None}
 
 
 def check_keys(probe: Probe, question: Mapping[str, Any]) -> None:

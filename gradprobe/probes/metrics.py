@@ -147,11 +147,12 @@ def without_gradient(row: Row, otherwise: str | None = None) -> str | None:
 
 
 def trained(row: Row) -> int | None:
-    """Return the number of seeds that a row's comparison is of, None for one seed of what is not trained.
+    """Return the number of seeds that a row's comparison is of, None for what is asked with one seed and not trained.
 
-    One seed is a training after steps or along checkpoints; a row that is pooled counts those that are compared.
+    One seed is a training after steps or along checkpoints; a row that is pooled, if only of one of the seeds that
+    others have, counts those that are compared.
     """
-    if len(row.get("seeds", ())) > 1:
+    if "seeds" in row:
         return row["difference_seeds"] or len(row["seeds"])
     return 1 if row.get("steps") or row.get("axes", "random") != "random" else None
 

@@ -90,7 +90,9 @@ def over_seeds(results: Sequence[Any], baseline: Sequence[Any] | None = None, pa
 
 
 def row_of(results: Sequence[Any], base: Sequence[Any], every: Sequence[Any], alike: Any) -> Row:
-    """Return an operator's row in a comparison: of one answer its own, of several, one a seed, the pooled one.
+    """Return an operator's row in a comparison: its own where every operator has the same seed, else the pooled one.
+
+    An operator with one of several seeds has a pooled row too, of one seed, which decides as little as two do.
 
     Args:
         results: Of the operator, one a seed.
@@ -101,10 +103,9 @@ def row_of(results: Sequence[Any], base: Sequence[Any], every: Sequence[Any], al
     Raises:
         GradprobeError: The results differ in more than their seeds, or two are of one seed.
     """
-    if len(results) > 1:
+    if len({result.question.get("seed") for result in every}) > 1 or len(results) > 1:
         return over_seeds(results, base or None)
-    seed = results[0].question.get("seed")
-    same = [result for result in base if result.question.get("seed") == seed]
+    same = [result for result in base if result.question.get("seed") == results[0].question.get("seed")]
     return results[0].row(baseline=same[0] if same else None)
 
 

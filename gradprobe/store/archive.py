@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from gradprobe.files import atomic_write, open_regular
 from gradprobe.store import older
+from gradprobe.store.leftovers import temporary
 from gradprobe.store.record import RUN, checked, one_line
 from gradprobe.store.zips import digest, open_zip, packed, read_first, read_members
 
@@ -66,8 +67,11 @@ def read_files(path: Path) -> dict[str, bytes]:
 def compact(path: Path) -> int:
     """Compress the arrays of an answer in place; its checksum stays. Return the bytes that are saved.
 
+    Nothing keeps another process from replacing the answer meanwhile: see `gradprobe.store.results.Store.compact`.
+
     Raises:
-        GradprobeError: It cannot be read or written, or is damaged.
+        GradprobeError: It cannot be read, or is damaged.
+        OSError: It cannot be written.
     """
     if path.is_dir():
         return 0  # of the older layout, see ``gradprobe rekey``
@@ -76,8 +80,7 @@ def compact(path: Path) -> int:
     content = packed({name: value for name, value in run.items() if name != "sha256"}, members, files, small=True)
     if len(content) >= before:
         return 0
-    with one_line(path):
-        atomic_write(path, content)
+    atomic_write(path, content, temporary(path.parent))
     return before - len(content)
 
 

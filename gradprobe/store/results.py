@@ -172,6 +172,22 @@ class Store:
             sweep(Path(self.root))
         return path
 
+    def compact(self, path: Path) -> int:
+        """Compress the arrays of an answer in place, while no other process works on its question.
+
+        Args:
+            path: Of the answer.
+
+        Returns:
+            Bytes that are saved.
+
+        Raises:
+            Busy: Another process works on its question, and may replace it.
+            GradprobeError: It cannot be read or written, or is damaged.
+        """
+        with self.working(archive.read_run(path)["question"]), _told(self.root):
+            return archive.compact(path)
+
     def load(self, which: Path | str) -> Any:
         """Return the result of an answer.
 

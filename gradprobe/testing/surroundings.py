@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from gradprobe.testing.cases import TOKENS, normal_case
-from gradprobe.testing.findings import SHAPE, Broken, Subject
+from gradprobe.testing.findings import SHAPE, Broken, Subject, error_text
 from gradprobe.testing.properties import KEYED
 
 
@@ -21,7 +21,7 @@ def inputs_untouched(subject: Subject) -> str:
         try:
             subject.operator(case.patches, case.scores, case.k, noise=case.noise)
         except Exception as error:
-            raise Broken(case.describe(), f"raised {type(error).__name__}: {error}", SHAPE) from error
+            raise Broken(case.describe(), error_text(error, subject.name), SHAPE) from error
         for i, (name, is_now, was) in enumerate(
             (("patches", case.patches, plain.patches), ("scores", case.scores, plain.scores))
         ):

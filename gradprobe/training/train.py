@@ -12,6 +12,7 @@ from gradprobe.core import Noise, RaggedBatch, SelectionOperator, Task
 from gradprobe.deferred import deferring, refuse
 from gradprobe.errors import GradprobeError
 from gradprobe.operators.registry import label
+from gradprobe.ranges import make_plain
 from gradprobe.training.surrogate_loss import training_loss
 
 
@@ -48,6 +49,9 @@ class Recipe:
     tau_end: float | None = 0.1
     seed: int = 0
     tau_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        make_plain(self)
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from gradprobe.errors import UsageError
-from gradprobe.ranges import check_numbers
+from gradprobe.ranges import check_numbers, make_plain
 from gradprobe.selectors.plan import Counts, Plan
 
 
@@ -32,6 +32,7 @@ class Budget:
     average: float | None = None
 
     def __post_init__(self) -> None:
+        make_plain(self)
         if sum(each is not None for each in (self.k, self.ratio, self.average)) != 1:
             raise UsageError(
                 "give one of --k (tokens kept an image), --ratio (their share, e.g. --ratio 0.111) and --average "

@@ -14,6 +14,7 @@ from gradprobe.advice.run import advise
 from gradprobe.advice.tables import by_seed, candidate_table
 from gradprobe.cli.screen import Screen
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.store.results import Store
 
 AWAY = [Away(sharpness) for sharpness in (1.0, 4.0)]
 BEHAVIOURS = ["fidelity", "descent", None]
@@ -255,6 +256,32 @@ def test_a_budget_that_is_too_short_says_the_least_and_the_least_works(place, mo
     assert advice.seconds["planned"] <= least
     assert advice.rungs[-1]["steps"] < SMALL["steps"]
     assert any(f"of {SMALL['steps']} steps" in line for line in advice.verdict)
+
+
+def test_a_timing_that_is_kept_is_named_where_it_leaves_a_budget_too_short(place, monkeypatch, answered):
+    slow(monkeypatch, 1.0)
+    with pytest.raises(UsageError, match="is too short") as first:
+        asked(budget=20.0)
+    assert "remove" not in str(first.value)
+    slow(monkeypatch, 1e-3)  # the machine is quiet now
+    with pytest.raises(UsageError, match=r"is too short.*or remove .*advise-") as again:
+        asked(budget=20.0)
+    (place / re.search(r"or remove (\S+),", str(again.value))[1]).unlink()
+    assert not answered and asked(budget=20.0).op == RIGHT
+    assert len(list((place / "runs").glob("advise-*.json"))) == 1
+    asked(budget=20.0, workers=2)  # takes another time
+    assert len(list((place / "runs").glob("advise-*.json"))) == 2
+
+
+def test_a_training_of_two_rungs_is_paid_for_once(place):
+    """A budget that is ample trains at full length from the first rung on."""
+    advice = asked(seeds=(1, 2))
+    assert len(advice.rungs) > 1 and {row["steps"] for row in advice.rungs} == {SMALL["steps"]}
+    answers = [Store("runs").load(path) for path in Store("runs").paths().values()]
+    trained = [each for each in answers if each.question.get("steps")]
+    assert advice.seconds["trainings"] == pytest.approx(sum(each.environment["seconds"] for each in trained))
+    for row in advice.rungs:
+        assert row["spent"] == pytest.approx(sum(each["spent"] for each in row["trained"]))
 
 
 def test_few_test_images_are_all_that_is_asked_for(place, answered):

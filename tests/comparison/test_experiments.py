@@ -13,6 +13,7 @@ from gradprobe.cli.figures import figures
 from gradprobe.comparison.drawings import drawings
 from gradprobe.comparison.experiments import load_experiment, row_panels, run_experiment
 from gradprobe.errors import GradprobeError, UsageError
+from gradprobe.operators import user_files
 from gradprobe.probes import opened
 from gradprobe.probes.coherence import PROBE, measure
 from gradprobe.probes.contract import TASK, question_of
@@ -269,6 +270,43 @@ def test_panels_compare_with_the_baseline_of_the_same_panel_and_fields(preset, p
         assert row == answer.result.row(baseline=base, path=answer.path)
     assert found["DeiT"][0]["ratio"] is None  # its panel has no baseline
     assert found["scenes"][2]["ratio"] is not None
+
+
+MINE = """
+from dataclasses import dataclass
+import torch
+from gradprobe import Selection
+
+@dataclass(frozen=True)
+class Op:
+    def __call__(self, patches, scores, k, noise):
+        weights = scores.sigmoid()
+        return Selection(patches * weights[..., None], weights)
+
+@dataclass(frozen=True)
+class Scorer:
+    def make(self, dim, seed):
+        return torch.nn.Sequential(torch.nn.Linear(dim, 1), torch.nn.Flatten(-2))
+"""
+
+
+def test_a_users_code_is_part_of_the_question_and_its_rows_are_compared(preset, probe, tmp_path):
+    """Its answers do not outlive the code of operator or scorer, and a preset that names it can be computed."""
+    file, keys = tmp_path / "mine.py", []
+    scenes = PRESET.partition("[[run]]")[0]
+    text = f'{scenes}[[run]]\nop = ["{GUMBEL}", "{file}:Op"]\nscorer = ["mlp", "{file}:Scorer"]\n'
+    for number, code in enumerate((MINE, f"{MINE}# changed\n")):
+        file.write_text(code)
+        user_files.forget()
+        experiment = load_experiment(preset(text), trust=[file])
+        named = [{each for each in run.question if each.endswith("_code")} for run in experiment.runs]
+        assert named == [set(), {"scorer_code"}, {"op_code"}, {"op_code", "scorer_code"}]
+        answers, missing = run_experiment(experiment, [Store(tmp_path / "runs")])
+        assert not missing and [each.computed for each in answers] == [number == 0, True, True, True]
+        ((_, rows),) = row_panels(experiment, answers)
+        assert [row["ratio"] is None for row in rows] == [True, True, False, False]
+        keys.append([key_of(run.question) for run in experiment.runs])
+    assert keys[0][0] == keys[1][0] and not {*keys[0][1:]} & {*keys[1]}
 
 
 # --- the command ---

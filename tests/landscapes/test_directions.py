@@ -18,6 +18,7 @@ from gradprobe.landscapes.directions import (
     pca_directions,
     select,
 )
+from gradprobe.landscapes.planes import axis
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "linear.weight": (5, 7), "norm.weight": (7,), "scale": ()}
 
@@ -270,3 +271,12 @@ def test_pca_refuses_what_spans_no_plane():
         pca_directions([a, b | {"bias": torch.full((5,), float("nan"))}, z])
     with pytest.raises(GradprobeError, match=r"checkpoints \[2\]"):
         pca_directions([a, b, z | {"scale": torch.tensor(float("inf"))}])
+
+
+def test_numbers_of_numpy_lay_a_grid_and_seed_a_direction():
+    assert np.array_equal(axis(np.float32(0.5), np.int64(5)), axis(0.5, 5))
+    theta = {"w": torch.ones(2, 3)}
+    assert torch.equal(filter_normalized(theta, np.int64(3))["w"], filter_normalized(theta, 3)["w"])
+    for reach, points, words in ((0.3, "5", "a grid of '5' points"), ("0.3", 5, "reach='0.3' is no range")):
+        with pytest.raises(UsageError, match=words):
+            axis(reach, points)

@@ -1,5 +1,6 @@
 """The frozen backbone: split bit for bit, masked exactly, left as found; what cannot be is refused in one line."""
 
+import numpy as np
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -245,8 +246,10 @@ def test_changed_transformers_are_refused():
         Backbone.of(vit("deit", global_pool=""))
     with pytest.raises(UsageError, match=r"--layer 4 is not possible: .* has 3 blocks"):
         Backbone.of(vit("deit"), 4)
-    with pytest.raises(UsageError, match="--layer -1"):
-        Backbone.of(vit("deit"), -1)
+    for layer in (-1, True, "1"):
+        with pytest.raises(UsageError, match=f"--layer {layer!r} is not possible"):
+            Backbone.of(vit("deit"), layer)
+    assert Backbone.of(vit("deit"), np.int64(2)).layer == 2
 
 
 def test_a_frozen_model_that_is_put_in_training_mode_is_frozen_again_by_the_next_call():

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -151,6 +152,10 @@ def test_a_loaded_scorer_knows_its_layer_and_its_width(tmp_path):
 def test_an_impossible_k_is_one_line(k, reason):
     with pytest.raises(UsageError, match=f"k={k} {reason}"):
         prune(small(), MLP(width=7).make(192, 0), k)
+
+
+def test_a_k_of_numpy_is_a_k():
+    assert type(prune(small(), MLP(width=7).make(192, 0), np.int64(3)).k) is int
 
 
 def test_a_model_that_cannot_be_split_is_one_line():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,8 @@ def test_the_fingerprint_is_of_the_contents_and_follows_them(photos):
     assert before.startswith("state:")
     others = [
         model(seed=1), model().double(), model(global_pool="avg"), model(num_heads=1),
-        timm.create_model("deit_tiny_patch16_224", img_size=48, depth=2, num_classes=3),
+        timm.create_model("deit_tiny_patch16_224", img_size=48, depth=2, num_classes=3), model(act_layer=nn.ReLU),
+        model(norm_layer=partial(nn.LayerNorm, eps=1e-3)), model(act_layer=partial(nn.GELU, approximate="tanh")),
     ]  # fmt: skip
     normalised = model()
     normalised.pretrained_cfg = {**normalised.pretrained_cfg, "mean": (0.1, 0.1, 0.1)}
@@ -125,9 +127,65 @@ def test_a_stored_question_about_such_a_model_says_that_no_file_holds_it(photos)
         OpenTasks().task(question, {"data": str(photos / "classes")})
 
 
+def with_head(head):
+    own = model()
+    own.head = head
+    return own
+
+
+def hooked(own):
+    own.register_forward_pre_hook(lambda module, args: (2 * args[0],))
+    return own
+
+
+def doubled(own):
+    plain = own.forward_features
+    own.forward_features = lambda x, **options: plain(2 * x, **options)
+    return own
+
+
+@pytest.mark.parametrize("head", [nn.Linear(192, 3), nn.Sequential(nn.LayerNorm(192), nn.Linear(192, 3))])
+def test_a_head_put_in_the_place_of_another_decides_the_classes(photos, head):
+    own = timm.create_model("deit_tiny_patch16_224", img_size=32, depth=2)  # num_classes goes on saying 1000
+    own.head = head
+    task = gp.classification(own, data=str(photos / "classes"))
+    assert sorted(task.source.folder.labels) == [0] * 4 + [1] * 4 + [2] * 4
+    assert gp.equivalence(task, "hard", k=2, images=12).ranks.max() <= 2
+
+
+def test_training_images_of_other_classes_are_refused_by_name(photos, tmp_path):
+    for kind in "bcd":
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "0.png").write_bytes((photos / "flat" / "a0.png").read_bytes())
+    folders = {"data": str(photos / "classes"), "train_data": str(tmp_path)}
+    with pytest.raises(gp.UsageError, match="class 0 is a in --data and b in --train-data; give both the same class"):
+        gp.classification(model(), **folders)
+    gp.classification(model(), **folders, loss="kl")
+    (tmp_path / "d").rename(tmp_path / "a")
+    assert gp.classification(model(), **folders).source.training.labels == (0, 1, 2)
+
+
+def test_hooks_that_only_look_on_are_no_reason_to_refuse_a_model(photos):
+    own, seen = model(), []
+    own.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    gp.classification(own, data=str(photos / "classes"))
+    gp.prune(own, nn.Sequential(nn.Linear(192, 1), nn.Flatten(1)), k=2)
+    assert seen
+
+
+@pytest.mark.parametrize("change", [hooked, doubled])
+def test_a_model_whose_output_is_changed_from_outside_is_not_deployed_without_it(change):
+    with pytest.raises(gp.UsageError, match="remove the hooks and methods that were put on it"):
+        gp.prune(change(model()), nn.Sequential(nn.Linear(192, 1), nn.Flatten(1)), k=2)
+
+
 @pytest.mark.parametrize(
     ("given", "options", "words"),
     [
+        (with_head(nn.Linear(192, 2)), {}, "the model has 2 classes, not 3"),
+        (with_head(nn.Identity()), {}, "has no classifier"),
+        (hooked(model()), {}, "called as a whole it gives another output than its patches, blocks and head in turn"),
+        (doubled(model()), {}, "called as a whole it gives another output than its patches, blocks and head in turn"),
         (42, {}, "backbone=42 is no model; give a name, a timm VisionTransformer or a gp.Backbone"),
         (nn.Linear(2, 2), {}, "Linear is a Linear and cannot be split"),
         (model(), {"data": None}, r"needs images; give data='photos/' \(with loss='kl' where there are no labels\)"),

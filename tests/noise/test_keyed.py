@@ -32,7 +32,7 @@ def drawn(noise, kind, shape, like=None):
 @kinds
 @generators
 @given(ids=st.lists(st.integers(0, 2**63), min_size=1, max_size=6, unique=True), data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_an_images_noise_does_not_depend_on_its_batch_or_order(kind, generator, ids, data):
     order = data.draw(st.permutations(ids))
     here, there = (drawn(Noise(3, each, generator=generator), kind, (5, 3)) for each in (ids, order))
@@ -129,10 +129,45 @@ def test_the_numbers_of_the_streams_never_change():
     assert Noise(4, (5,)).draw(3).stream(Stream.SMOOTHING).normal((7,))[0].tolist() == by_hand.tolist()
 
 
-def test_wrong_words_are_refused():
+@kinds
+@generators
+def test_a_batch_without_images_has_noise_of_its_shape_on_either_generator(generator, kind):
+    values = drawn(Noise(0, (), generator=generator), kind, (4, 3), torch.zeros(1, dtype=torch.float64))
+    assert values.shape == (0, 4, 3) and values.dtype == torch.float64
+
+
+@generators
+def test_numpys_whole_numbers_are_keys_as_pythons_are(generator):
+    here = Noise(np.int64(3), np.array([7, 2**62]), generator=generator).draw(np.int64(2)).normal((5,))
+    assert torch.equal(here, Noise(3, (7, 2**62), generator=generator).draw(2).normal((5,)))
+
+
+KEYED = "seeds, image ids and draws are whole numbers, 0 to 2\\^64 - 1"
+WRONG = {
+    "a negative id": (lambda make: make(ids=(-1,)).normal((1,)), f"cannot be keyed by -1; {KEYED}"),
+    "a negative seed": (lambda make: make(seed=-1).normal((1,)), f"cannot be keyed by -1; {KEYED}"),
+    "a negative draw": (lambda make: make().draw(-1).normal((1,)), f"cannot be keyed by -1; {KEYED}"),
+    "an id of 65 bits": (lambda make: make(ids=(2**64,)).normal((1,)), f"cannot be keyed by {2**64}; {KEYED}"),
+    "a share as id": (lambda make: make(ids=(1.5,)).normal((1,)), f"cannot be keyed by 1.5; {KEYED}"),
+    "a share as draw": (lambda make: make().draw(1.5).normal((1,)), f"cannot be keyed by 1.5; {KEYED}"),
+    "a word as id": (lambda make: make(ids=("a.png",)).normal((1,)), f"cannot be keyed by 'a.png'; {KEYED}"),
+    "a share as one of the seeds": (lambda make: make(seed=(0.5,)).normal((1,)), f"cannot be keyed by 0.5; {KEYED}"),
+    "a share as seed": (lambda make: make(seed=0.5), "seed=0.5 is no key of noise; give whole numbers: Noise"),
+    "one id without brackets": (lambda make: make(ids=7), "ids=7 is no key of noise; give whole numbers: Noise"),
+    "seeds for other images": (lambda make: make(seed=(1, 2)), "2 seeds for 1 images"),
+    "whole numbers": (lambda make: make().normal((1,), torch.zeros(1, dtype=torch.int64)), "no noise of torch.int64"),
+    "a concentration of 0": (lambda make: make().gamma(0.0, (1,)), "no gamma numbers of concentration 0.0; give one"),
+    "no concentration": (lambda make: make().gamma(float("nan"), (1,)), "no gamma numbers of concentration nan"),
+}
+
+
+@pytest.mark.parametrize(("wrong", "match"), WRONG.values(), ids=WRONG)
+@generators
+def test_what_keys_no_noise_is_refused_alike_by_both_generators(generator, wrong, match):
+    with pytest.raises(UsageError, match=match):
+        wrong(lambda seed=0, ids=(7,): Noise(seed, ids, generator=generator))
+
+
+def test_an_unknown_generator_is_refused():
     with pytest.raises(UsageError, match="no generator of noise is called 'filox'; did you mean 'philox'"):
         Noise(0, (1,), generator="filox")
-    with pytest.raises(UsageError, match="2 seeds for 3 images"):
-        Noise((1, 2), (1, 2, 3))
-    with pytest.raises(UsageError, match="cannot be keyed by -1; seeds, image ids and draws are 0 to"):
-        Noise(0, (-1,), generator="philox").normal((1,))

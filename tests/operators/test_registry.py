@@ -1,12 +1,19 @@
 """Names to operators and back, and the errors about wrong names."""
 
+import importlib
+import re
 import textwrap
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint
+from typing import Any, Literal
 
+import numpy as np
 import pytest
+import torch
 
 from gradprobe.errors import GradprobeError, UsageError
-from gradprobe.operators import packages, registry
+from gradprobe.operators import packages, registry, user_files
+from gradprobe.operators.fields import changed, make, split
 
 EVERY = [f"{r}+{t}" for r in registry.RELAXATIONS for t in registry.THROTTLES]
 
@@ -61,6 +68,10 @@ def test_the_canonical_name_can_be_typed_back(typed, canonical):
         ("", "is no name"),
         ("nowhere.py:Op", "no such file"),
         ("hard:tau=1", "no field 'tau'"),
+        ("VPNoise", "did you mean 'vpnoise'"),
+        ("vpnoise:TAU=1", "did you mean 'tau'"),
+        ("vpnoise:tau=1, tau=2", "the field tau is given twice"),
+        ("vpnoise:sigma=1e400", "a number >= 0"),
     ],
 )
 def test_a_wrong_name_is_a_usage_error_that_says_what_to_type(spec, words):
@@ -68,6 +79,69 @@ def test_a_wrong_name_is_a_usage_error_that_says_what_to_type(spec, words):
         registry.build(spec)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@dataclass(frozen=True)
+class Typed:
+    """Fields of many types."""
+
+    mode: Literal[1, 2] = 1
+    norm: float | Literal["l1"] | None = 0.5
+    label: str | None = "a"
+    flag: bool = False
+    layers: tuple[int, ...] = (1, 2)
+    table: Any = None
+    names: list = field(default_factory=list)
+
+    def __call__(self, patches, scores, k, noise):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("mode=2", 2), ("norm=None", None), ("norm=none", None), ("norm=l1", "l1"), ("norm=2", 2.0),
+        ("label=None", None), ("label=b", "b"), ("flag", True),
+    ],
+)  # fmt: skip
+def test_a_field_takes_what_its_type_says(text, value):
+    name = text.partition("=")[0]
+    made = make(Typed, split(f"typed:{text}")[1], "typed")
+    assert getattr(made, name) == value
+    assert make(Typed, split(f"typed:{changed(made)}")[1], "typed") == made
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mode=3", "mode=3 is not possible; Known: 1, 2"),
+        ("norm=l2", "it must be l1 or float or None"),
+        ("flag=yes", "it must be true or false"),
+        ("layers=3", "a value of type tuple[int, ...] cannot be typed: make the object in Python"),
+    ],
+)
+def test_a_field_says_what_it_takes(text, words):
+    with pytest.raises(UsageError) as caught:
+        make(Typed, split(f"typed:{text}")[1], "typed")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "value", [torch.randn, np.arange(2000.0), torch.zeros(2, 2), (torch.ones(1),), torch.nn.Linear(2, 1), object()]
+)
+def test_a_field_that_no_text_tells_is_in_the_name_by_its_hash(value):
+    """Numbers in a text are rounded or left out, so two tensors would have one name and one stored answer."""
+    name = changed(Typed(table=value))
+    assert re.fullmatch(r"table=\w+-[0-9a-f]{8}", name)
+    assert name == changed(Typed(table=value))
+    assert name != changed(Typed(table=np.nextafter(np.arange(2000.0), 9e9)))
+
+
+def test_a_tensor_of_equal_numbers_has_one_name_and_a_default_none():
+    assert changed(Typed(table=torch.ones(2))) == changed(Typed(table=torch.ones(2)))
+    assert changed(Typed(table=torch.ones(2))) != changed(Typed(table=torch.ones(2) + 1e-6))
+    assert changed(Typed(names=[])) == "" == changed(Typed())
+    assert changed(Typed(norm=np.float32(0.1))) == f"norm={float(np.float32(0.1))}"
 
 
 MINE = textwrap.dedent("""
@@ -113,6 +187,34 @@ def test_a_file_that_cannot_be_imported_is_one_line(tmp_path):
         registry.build(f"{path}:Op")
 
 
+def test_what_a_file_prints_is_no_part_of_the_output(tmp_path, capsys):
+    path = tmp_path / "prints.py"
+    path.write_text(f"print('hello')\n{MINE}")
+    registry.build(f"{path}:Half")
+    assert capsys.readouterr() == ("", "hello\n")
+
+
+def test_the_hash_is_of_the_code_that_runs_though_its_file_is_edited_meanwhile(tmp_path, monkeypatch):
+    """Else what the old code gives in the rest of a run is stored as an answer of the new code."""
+    path = tmp_path / "meanwhile.py"
+    path.write_text(MINE)
+    early, late = registry.build(f"{path}:Half"), registry.build(f"{path}:Sigmoid+vpnoise")
+    before = registry.code_of(early)
+    path.write_text(MINE.replace("self.by * weights", "weights * weights"))
+    assert registry.code_of(early) == registry.code_of(registry.build(f"{path}:Half:by=0.5")) == before
+    late_hash = registry.code_of(late)  # first hashed after the edit
+    user_files.forget()
+    new = registry.build(f"{path}:Half"), registry.build(f"{path}:Sigmoid+vpnoise")
+    assert registry.code_of(new[0]) != before and registry.code_of(new[1]) != late_hash
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "imported_meanwhile.py").write_text(MINE)
+    half = importlib.import_module("imported_meanwhile").Half()
+    before = registry.code_of(half)
+    (tmp_path / "imported_meanwhile.py").write_text(f"{MINE}\n# changed\n")
+    assert registry.code_of(half) == before
+    assert registry.code_of(importlib.reload(importlib.import_module("imported_meanwhile")).Half()) != before
+
+
 def test_the_hash_of_the_code_changes_with_the_code(tmp_path):
     hashes = []
     for i, text in enumerate((MINE, MINE + "\n# changed\n", MINE)):
@@ -134,6 +236,8 @@ def test_entry_points_are_names_like_any_other(tmp_path, monkeypatch):
     assert registry.label(registry.build("half:by=2")) == "half:by=2"
     assert registry.label(registry.build("sig+vpnoise")) == "sig+vpnoise"
     assert "half" in registry.names("operator")
+    with pytest.raises(UsageError, match=r"'sig', which is a relaxation: join it, sig\+gather; "):
+        registry.build("sig")
     with pytest.raises(UsageError, match="did you mean 'half'"):
         registry.build("halff")
 

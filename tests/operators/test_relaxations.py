@@ -250,6 +250,18 @@ def test_perturbed_and_its_jacobian_have_the_mean_of_gaussian_smoothing(samples)
         ("hard-concrete:ratio=-1", "must be 0 or more"),
         ("hard-concrete:beta=0", "must be positive"),
         ("shiva:sigma=-1", "must be 0 or more"),
+        *(
+            (f"{field}=inf", "must be 0 or more, and finite")
+            for field in (
+                "sigmoid:ratio",
+                "gumbel-softmax:ratio",
+                "hard-concrete:ratio",
+                "gumbel-ste:scale",
+                "shiva:sigma",
+            )
+        ),
+        ("sigmoid:threshold=nan", "must be a finite number"),
+        ("sigmoid:threshold=inf", "must be a finite number"),
         ("shiva:tau_r=0", "must be positive"),
         ("shiva:tau_s=-1", "must be positive"),
         ("reinmax:tau_q=0", "must be positive"),

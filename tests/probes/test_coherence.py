@@ -204,3 +204,8 @@ def test_where_memory_is_full_a_batch_is_measured_in_parts(spec):
         values = getattr(whole, name)
         assert np.allclose(getattr(parts, name), values, rtol=1e-5, atol=1e-9 * np.abs(values).max())
     assert (parts.losses[:, 0] == parts.losses[:, 1]).all() == (spec != "vpnoise")
+
+
+def test_the_score_of_a_single_token_has_no_spread():
+    result = coherence(Toy(n_tokens=1), registry.build("vpnoise"), 1, batches=3, batch_size=2)
+    assert result.spread.tolist() == [0, 0, 0] and result.gradient == "none"

@@ -242,6 +242,8 @@ def test_impossible_numbers_are_refused(asked, words):
 def test_keeping_all_is_refused():
     with pytest.raises(UsageError, match="keeps every token"):
         reference(Additive(), 10, **SMALL)
+    with pytest.raises(UsageError, match="k=1 keeps every token, so no score matters; give images with more tokens"):
+        reference(Toy(n_tokens=1), 1, **SMALL)
 
 
 def test_random_scores_name_no_scorer():

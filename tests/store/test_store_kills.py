@@ -65,6 +65,16 @@ while True:
         break
 print(n - 1)
 """
+COMPACTS = """
+n = 0
+while True:
+    n += 1
+    root = Path(sys.argv[1]) / f"{n}"
+    path = Store(root).save(result(seed=1))
+    if not killed(lambda: Store(root).compact(path), n, str(root)):
+        break
+print(n - 1)
+"""
 
 
 def run_python(code, *arguments):
@@ -104,6 +114,18 @@ def test_a_kill_at_any_step_of_save_keeps_the_older_or_the_newer_answer(tmp_path
         assert seed_of(store.load(KEY)) == 2
         assert names_in(tmp_path / f"{n}") == [NAME] and len(list((tmp_path / f"{n}").iterdir())) == 1
     assert seen == sorted(seen) and seen[-1] == 2 and (kind == "first" or seen[0] == 1)
+
+
+def test_a_kill_at_any_step_of_compact_keeps_the_answer_and_leaves_nothing_for_long(tmp_path, monkeypatch):
+    points = int(run_python(KILLER + COMPACTS, tmp_path))
+    assert points >= 6
+    for n in range(1, points + 1):
+        store = Store(tmp_path / f"{n}")
+        assert seed_of(store.load(KEY)) == 1 and [entry.problem for entry in store.entries()] == [""]
+        with monkeypatch.context() as patch:
+            patch.setattr(leftovers.time, "time", lambda: time.monotonic() + 10**10)  # long after
+            store.save(result(seed=2))
+        assert names_in(tmp_path / f"{n}") == [NAME] and len(list((tmp_path / f"{n}").iterdir())) == 1
 
 
 def test_an_answer_that_cannot_be_put_in_place_leaves_the_older_one(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Contract of operators: every built-in keeps it, and each property detects the fault planted for it."""
 
+import itertools
 import random
 import threading
 from collections.abc import Callable
@@ -81,6 +82,15 @@ def infinite_backward(selection, patches, scores, k, noise):
     return replace(selection, tokens=selection.tokens + 0 * torch.nan_to_num(spread)[:, None, None])
 
 
+CALLS = itertools.count(1)
+
+
+def another_each_time(selection, patches, scores, k, noise):
+    if k == scores.shape[1]:
+        return selection
+    return replace(selection, tokens=selection.tokens + 1e-6 * next(CALLS))
+
+
 def off_thread(selection, *_):
     here = threading.current_thread() is threading.main_thread()
     return selection if here else replace(selection, tokens=selection.tokens + 1e-6)
@@ -154,6 +164,7 @@ FAULTS = {
     "a bias": (Planted(then(lambda s, p, x, *_: replace(s, key_bias=torch.full_like(x, 1e-2)))), {"identity"}),
     "by place": (Planted(uneven), {"equivariance"}),
     "tokens by place": (Planted(then(half_the_first)), {"equivariance"}),
+    "another each time": (Planted(then(another_each_time)), {"repeatable", "keyed by image"}),
     "by thread": (Planted(then(off_thread)), {"repeatable"}),
     "by grad mode": (
         Planted(then(lambda s, p, x, *_: replace(s, tokens=s.tokens + 1e-9 * x.requires_grad) if len(x) == 4 else s)),
@@ -229,6 +240,13 @@ def test_an_exception_is_told_with_its_line_and_its_input():
     assert call.told.startswith("raised ValueError: one is not enough (test_testing.py, line ")
     assert "K = 1" in call.case
 
+    def of_lines(patches, scores, k, noise):
+        raise ValueError("first line\nsecond line")
+
+    findings = {f.property: f.told for f in examine(Planted(of_lines)) if f.status == "failed"}
+    assert findings["call"] == findings["inputs"]
+    assert findings["call"].startswith("raised ValueError: first line second line (test_testing.py, line ")
+
     def tied(patches, scores, k, noise):
         if (scores == 0).all(1).any():
             raise ValueError("ties")
@@ -253,6 +271,22 @@ def test_without_a_declaration_what_needs_one_is_skipped_and_says_what_to_declar
     check_operator(Planted(about=None))
     steps = Planted(lambda p, s, k, noise: exact(p, s.float().to(s), k, noise), None)
     assert "it looks biased" in {f.property: f for f in examine(steps)}["gradient"].told
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ({"gradient": "Exact"}, "About(gradient='Exact'): did you mean 'exact'? Known: biased, exact, none, unbiased"),
+        ({"stochastic": "no"}, "About(stochastic='no') is not possible; give True or False"),
+        ({"budget": True}, "About(budget=True) is not possible; give the tolerance, such as 1e-9"),
+        ({"budget": float("nan")}, "About(budget=nan)"),
+        ({"cite": "diffprune"}, "About(cite='diffprune') is not possible; give a tuple, such as ('diffprune',)"),
+    ],
+)
+def test_a_declaration_that_means_nothing_is_refused_where_it_is_written(declared, words):
+    with pytest.raises(gp.UsageError) as caught:
+        About(**{"formula": "x", "gradient": "exact"} | declared)
+    assert words in str(caught.value)
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,10 @@ class GumbelSoftmax:
 
     def __post_init__(self) -> None:
         check_positive("gumbel-softmax", "temperature", self.temperature)
-        if not self.ratio >= 0:
-            raise UsageError(f"gumbel-softmax:ratio={self.ratio:g}: the weight of the ratio loss must be 0 or more")
+        if not 0 <= self.ratio < float("inf"):
+            raise UsageError(
+                f"gumbel-softmax:ratio={self.ratio:g}: the weight of the ratio must be 0 or more, and finite"
+            )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

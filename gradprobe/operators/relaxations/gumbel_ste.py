@@ -35,8 +35,8 @@ class GumbelSTE:
 
     def __post_init__(self) -> None:
         check_positive("gumbel-ste", "tau", self.tau)
-        if not self.scale >= 0:
-            raise UsageError(f"gumbel-ste:scale={self.scale:g}: the scale of the noise must be 0 or more")
+        if not 0 <= self.scale < float("inf"):
+            raise UsageError(f"gumbel-ste:scale={self.scale:g}: the scale of the noise must be 0 or more, and finite")
 
     @property
     def about(self) -> About:

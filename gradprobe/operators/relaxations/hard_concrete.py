@@ -41,8 +41,10 @@ class HardConcrete:
 
     def __post_init__(self) -> None:
         check_positive("hard-concrete", "beta", self.beta)
-        if not self.ratio >= 0:
-            raise UsageError(f"hard-concrete:ratio={self.ratio:g}: the weight of the budget loss must be 0 or more")
+        if not 0 <= self.ratio < float("inf"):
+            raise UsageError(
+                f"hard-concrete:ratio={self.ratio:g}: the weight of the budget must be 0 or more, and finite"
+            )
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

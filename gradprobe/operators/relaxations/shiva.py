@@ -40,8 +40,8 @@ class Shiva:
     def __post_init__(self) -> None:
         check_positive("shiva", "tau_r", self.tau_r)
         check_positive("shiva", "tau_s", self.tau_s)
-        if not self.sigma >= 0:
-            raise UsageError(f"shiva:sigma={self.sigma:g}: the scale of the noise must be 0 or more")
+        if not 0 <= self.sigma < float("inf"):
+            raise UsageError(f"shiva:sigma={self.sigma:g}: the scale of the noise must be 0 or more, and finite")
 
     @property
     def about(self) -> About:

@@ -39,8 +39,12 @@ class Sigmoid:
 
     def __post_init__(self) -> None:
         check_positive("sigmoid", "tau", self.tau)
-        if not self.ratio >= 0:
-            raise UsageError(f"sigmoid:ratio={self.ratio:g}: the weight of the budget loss must be 0 or more")
+        if not abs(self.threshold) < float("inf"):
+            raise UsageError(
+                f"sigmoid:threshold={self.threshold:g}: it must be a finite number, e.g. sigmoid:threshold=0"
+            )
+        if not 0 <= self.ratio < float("inf"):
+            raise UsageError(f"sigmoid:ratio={self.ratio:g}: the weight of the budget must be 0 or more, and finite")
 
     def __call__(self, scores: Tensor, k: int, noise: Noise) -> Tensor:
         if k == scores.shape[-1]:

@@ -162,7 +162,8 @@ def _add_part(
     (b, start, size), task, k, name = place, subject.task, subject.k, subject.name
     scores, share = task.scorer(part.tokens.patches), len(part.ids) / size
     noise = Noise(seed, range(start, start + len(part.ids)), generator=task.generator)
-    rows.spread[b] += scores.detach().std(-1).mean() * share
+    if scores.shape[1] > 1:  # a single score has no spread
+        rows.spread[b] += scores.detach().std(-1).mean() * share
     for r in range(rows.raw.shape[1]):
         if r and rows.deterministic:
             return

@@ -102,7 +102,8 @@ def check(subject: Subject, settings: ReferenceSettings) -> dict[str, Any]:
         UsageError: all tokens kept, draws that are no multiple of 32, or no numbers where some are needed.
     """
     if subject.k == subject.task.n_tokens:
-        raise UsageError(f"k={subject.k} keeps every token, so no score matters; give --k 1 to --k {subject.k - 1}")
+        remedy = f"give --k 1 to --k {subject.k - 1}" if subject.k > 1 else "give images with more tokens"
+        raise UsageError(f"k={subject.k} keeps every token, so no score matters; {remedy}")
     if settings.draws % BLOCK:
         above = settings.draws - settings.draws % BLOCK + BLOCK
         raise UsageError(f"--draws {settings.draws} is not possible; give a multiple of {BLOCK}, such as {above}")

@@ -25,7 +25,7 @@ class Outcome:
         correct: whether each image is right with its K deployed tokens, ``(I,)``.
         unpruned: whether it is right with all N, ``(I,)``; empty if not asked for.
         auc: AUC of its scores against the tokens that matter, ``(I,)``; empty if those are not known.
-        spread: standard deviation of an image's scores, mean over groups.
+        spread: standard deviation of an image's scores, mean over images.
     """
 
     correct: np.ndarray
@@ -101,7 +101,7 @@ class Deployment:
                 torch.cat(correct).cpu().numpy(),
                 torch.cat(unpruned).cpu().numpy(),
                 areas,
-                float(np.mean(torch.stack(spreads).tolist())),
+                float(np.average(torch.stack(spreads).tolist(), weights=[len(each) for each in correct])),
             )
 
     def _answers(self, batch: Batch, whole: bool) -> tuple[Tensor, Tensor, Tensor]:

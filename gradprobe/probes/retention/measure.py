@@ -29,6 +29,7 @@ from gradprobe.probes.retention.deployed import Deployment, columns
 from gradprobe.probes.retention.result import RetentionResult
 from gradprobe.probes.retention.shared import complete_once, test_images
 from gradprobe.probes.retention.side_by_side import measure_all
+from gradprobe.ranges import plain
 from gradprobe.selectors.plan import Plan, plan_of
 from gradprobe.settings import argument, takes
 from gradprobe.training.train import Recipe
@@ -68,7 +69,7 @@ def retention(task: Task, operator: AnyOperator, given: Arguments) -> RetentionR
     subject, recipe = Subject.of(task, operator, given), given.recipe
     if recipe is not None and not isinstance(recipe, Recipe):
         raise UsageError(f"recipe={in_words(recipe)} is no recipe; give gradprobe.Recipe(steps=100)")
-    settings: dict[str, Any] = {} if recipe is None else asdict(recipe)
+    settings: dict[str, Any] = {} if recipe is None else {name: plain(value) for name, value in asdict(recipe).items()}
     return measure(subject, RetentionSettings(**settings, images=given.images), Resources.of(given))
 
 
@@ -93,9 +94,9 @@ def ranked(
         GradprobeError: the task has too few images.
     """
     made = plan_of(plan)
-    subject = Subject(task, Ranking(made.label), tokens_kept(task, k, keep))
-    resources = Resources(workers=workers, progress=progress)
-    settings = RetentionSettings(steps=0, images=images, seed=seed, positions=made.positions)
+    subject = Subject(task, Ranking(made.label), tokens_kept(task, plain(k), plain(keep)))
+    resources = Resources(workers=plain(workers), progress=progress)
+    settings = RetentionSettings(steps=0, images=plain(images), seed=plain(seed), positions=made.positions)
     return measure(subject, settings, resources)
 
 
