@@ -25,7 +25,7 @@ PRESETS = (
     "fidelity", "fig2_landscape", "leaderboard", "lines_deit_tiny", "predict_confirm", "predict_deit_tiny",
     "predict_retention", "retention", "fig5_ranking", "vispco_front", "fig1c_coherence", "fig4_equivalence",
     "figA1_scaling", "operators_deit_tiny", "operators_vit_small", "table5_ablation", "table5_scenes",
-    "table1_llava15", "table2_llavanext", "table3_qwen", "table4_cost",
+    "table1_llava15", "table2_llavanext", "table3_qwen", "table4_cost", "predict_leaderboard",
 )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def test_the_leaderboard_names_directions_and_units():
     assert models == list(dict.fromkeys(answer.run.panel for answer in answers))  # on one page each, in order
 
 
-@pytest.mark.parametrize("name", ["predict_retention", "predict_confirm"])
+@pytest.mark.parametrize("name", ["predict_retention", "predict_confirm", "predict_leaderboard"])
 def test_an_operator_has_a_number_in_every_panel_and_a_line_over_its_seeds(name):
     (figure,), _ = drawn(name)
     panels = [axes for axes in figure.axes if "(n = " in axes.get_xlabel()]

@@ -202,7 +202,7 @@ def test_curves_are_those_of_the_k_where_operators_differ_most_and_their_mean():
     alike = [retained(30, op=op, k=5) for op in (GUMBEL, VPNOISE)]
     apart = [retained(right, op=op, k=20) for op, right in ((GUMBEL, 10), (VPNOISE, 30))]
     _, curves = retention_figure([("scenes", [*alike, *apart])]).axes
-    assert curves.get_xlabel() == "training steps, K = 20"
+    assert curves.get_xlabel() == "training steps, K = 20; thin: each seed"
 
 
 def test_a_panel_a_model_and_one_colour_an_operator():
