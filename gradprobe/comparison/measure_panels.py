@@ -96,9 +96,15 @@ def _number(axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[t
     wide, high = (72 * side for side in figure.get_size_inches())  # type: ignore[union-attr]
     size = np.array([box.width * wide, box.height * high])
     spots = (axes.transData + axes.transAxes.inverted()).transform(np.array(points)) * size
-    order = np.lexsort((spots[:, 1], spots[:, 0]))
-    sizes = [(width + 1.5, height) for width, height in (text_size(texts[i][0], NUMBER) for i in order)]
-    boxes = placed([(float(x), float(y)) for x, y in spots[order]], sizes, Box(0, 0, *map(float, size)))
+    order = np.lexsort((spots[:, 1], spots[:, 0])).tolist()
+    sizes = [(width + 1.5, height) for width, height in (text_size(text, NUMBER) for text, _ in texts)]
+    for _ in order:  # where many points are close, those without a place choose before the others
+        at = [(float(x), float(y)) for x, y in spots[order]]
+        boxes = placed(at, [sizes[i] for i in order], Box(0, 0, *map(float, size)))
+        without = [i for i, to in zip(order, boxes, strict=True) if to is None]
+        if not without:
+            break
+        order = [*without, *(i for i in order if i not in without)]
     for i, to in zip(order, boxes, strict=True):
         if to is None:
             continue
